@@ -1,1 +1,21 @@
-//! Placeholder.
+//! The seam between vmette and whatever runs its virtual machines.
+//!
+//! An engine is a [`Hypervisor`]: it says what it can do here ([`Hypervisor::probe`]) and makes a [`Machine`] from a
+//! [`MachineSpec`]. A machine, once started, hands over one [`ControlStream`] to the agent in its guest; everything
+//! else that vmette does goes over that stream and needs to know nothing of the engine.
+//!
+//! Nothing above this crate asks which engine it has: differences are data in [`Capabilities`].
+#![forbid(unsafe_code)]
+
+mod capabilities;
+mod error;
+pub mod fake;
+mod machine;
+mod slot;
+mod spec;
+
+pub use capabilities::{Accelerator, Capabilities, Isolation};
+pub use error::{Error, Result};
+pub use machine::{ControlStream, Hypervisor, Machine, MachineEnd};
+pub use slot::Slot;
+pub use spec::{AcceleratorChoice, Console, Disk, MachineSpec, Origin, Share};
