@@ -1,0 +1,95 @@
+//! The checks of this workspace that no off-the-shelf tool makes: who may use whom, where `unsafe` may live, how
+//! files are named and sized, and whether the documentation names the flags the program has.
+//!
+//! `cargo run -p xtask -- architecture` and `cargo run -p xtask -- docs-flags target/debug/vmette docs/CLI.md`. Each
+//! prints every violation with its remedy, not only the first, and exits 1 if there was one.
+
+mod flags;
+mod layers;
+mod layout;
+mod masked;
+mod sources;
+mod unsafety;
+mod violation;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use cargo_metadata::MetadataCommand;
+
+use crate::violation::Violation;
+
+/// Exit code of a call that could not be understood, as opposed to a check that failed.
+const USAGE: u8 = 2;
+
+/// Why a check could not be made at all.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// Printed with the usage when the arguments name no check.
+    #[error("usage: xtask architecture | xtask docs-flags VMETTE_BINARY CLI_MARKDOWN")]
+    Usage,
+    /// Cargo did not describe the workspace.
+    #[error("cannot read the workspace with `cargo metadata`: {0}; run this from inside the repository")]
+    Metadata(#[from] cargo_metadata::Error),
+    /// A file of the workspace could not be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The binary whose help is to be compared did not give any.
+    #[error(transparent)]
+    Help(#[from] flags::HelpError),
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let found = match words.as_slice() {
+        ["architecture"] => architecture(),
+        ["docs-flags", binary, document] => docs_flags(Path::new(binary), Path::new(document)),
+        _ => Err(Error::Usage),
+    };
+    match found {
+        Ok(violations) if violations.is_empty() => {
+            println!("{}: in order", words[0]);
+            ExitCode::SUCCESS
+        }
+        Ok(violations) => {
+            for violation in &violations {
+                eprintln!("{violation}");
+            }
+            eprintln!("{}: {} found", words[0], violations.len());
+            ExitCode::FAILURE
+        }
+        Err(error @ Error::Usage) => {
+            eprintln!("{error}");
+            ExitCode::from(USAGE)
+        }
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn architecture() -> Result<Vec<Violation>, Error> {
+    let metadata = MetadataCommand::new().no_deps().exec()?;
+    let root = metadata.workspace_root.as_std_path();
+    let files =
+        sources::read(root).map_err(|sources::Unreadable { path, source }| Error::Read { path, source })?;
+
+    let mut violations = layers::check(&layers::edges(&metadata));
+    violations.extend(layout::check(&files));
+    violations.extend(unsafety::check(&files));
+    Ok(violations)
+}
+
+fn docs_flags(binary: &Path, document: &Path) -> Result<Vec<Violation>, Error> {
+    let text = std::fs::read_to_string(document)
+        .map_err(|source| Error::Read { path: document.to_path_buf(), source })?;
+    let help = flags::Help::of(binary)?;
+    Ok(flags::check(&help, &document.display().to_string(), &text))
+}
