@@ -1,0 +1,108 @@
+//! Builds the guest's `/init` and lays it where the library embeds it.
+//!
+//! The guest is a program for another machine: a static, non-PIE Linux binary, whatever the host's flags, profile or
+//! lint wrapper are. Cargo cannot yet depend on such an artifact, so a nested cargo builds it, into a target folder of
+//! its own (the outer one is locked by the cargo that waits for us).
+
+use std::env;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+/// Names a prebuilt `vmette-guest` to embed instead of building one.
+const PREBUILT: &str = "VMETTE_GUEST_BIN";
+
+/// Static and non-PIE: nothing to relocate before the first instruction of PID 1, which counts under emulation.
+/// Separated by 0x1f, as `CARGO_ENCODED_RUSTFLAGS` asks.
+const RUSTFLAGS: &str = "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static\u{1f}-Cpanic=abort";
+
+/// What the outer cargo, clippy or a coverage tool set for the host's crates and must not reach the guest's.
+/// The wrappers are emptied, not removed: an empty value also outranks one in a configuration file.
+const EMPTIED: [&str; 2] = ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"];
+const REMOVED: [&str; 7] = [
+    "RUSTFLAGS",
+    "CARGO_BUILD_RUSTFLAGS",
+    "CARGO_BUILD_TARGET",
+    "CARGO_TARGET_DIR",
+    "CARGO_BUILD_TARGET_DIR",
+    "CARGO_MAKEFLAGS",
+    "CLIPPY_ARGS",
+];
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed={PREBUILT}");
+    let out = PathBuf::from(var("OUT_DIR"));
+    let guest = match env::var_os(PREBUILT).filter(|path| !path.is_empty()) {
+        Some(path) => {
+            println!("cargo:rerun-if-changed={}", Path::new(&path).display());
+            read(Path::new(&path))
+        }
+        // A host that cannot build for Linux embeds nothing; the library then says so when a machine is started.
+        None if !var("HOST").contains("linux") || var("CARGO_CFG_TARGET_OS") != "linux" => Vec::new(),
+        None => read(&build(&out)),
+    };
+    let mut digest = String::new();
+    for byte in Sha256::digest(&guest) {
+        write!(digest, "{byte:02x}").expect("writing to a string");
+    }
+    println!("cargo:rustc-env=VMETTE_GUEST_SHA256={digest}");
+    let embedded = out.join("vmette-guest");
+    fs::write(&embedded, guest).unwrap_or_else(|error| panic!("{}: {error}", embedded.display()));
+}
+
+/// Runs the nested cargo and returns the binary's path.
+fn build(out: &Path) -> PathBuf {
+    let workspace = PathBuf::from(var("CARGO_MANIFEST_DIR")).join("../..");
+    for input in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "crates/guest/Cargo.toml",
+        "crates/guest/src",
+        "crates/wire/Cargo.toml",
+        "crates/wire/src",
+    ] {
+        println!("cargo:rerun-if-changed={}", workspace.join(input).display());
+    }
+    let triple = var("TARGET");
+    let target_dir = guest_target_dir(out);
+    let mut cargo = Command::new(var("CARGO"));
+    cargo
+        .current_dir(&workspace)
+        .args(["build", "--release", "--locked", "-p", "vmette-guest", "--bin", "vmette-guest"])
+        .args(["--target", &triple])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS);
+    for name in EMPTIED {
+        cargo.env(name, "");
+    }
+    for name in REMOVED {
+        cargo.env_remove(name);
+    }
+    let status = cargo.status().unwrap_or_else(|error| panic!("cargo for the guest: {error}"));
+    assert!(status.success(), "building vmette-guest for {triple} failed ({status}); its errors are above");
+    target_dir.join(triple).join("release/vmette-guest")
+}
+
+/// `<target>/guest`, found from `<target>/<profile>/build/<package>/out`, so that debug, release and clippy builds of
+/// the library share one guest.
+fn guest_target_dir(out: &Path) -> PathBuf {
+    out.ancestors()
+        .find(|folder| folder.file_name() == Some(OsStr::new("build")))
+        .and_then(|build| build.parent()?.parent())
+        .unwrap_or(out)
+        .join("guest")
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("the guest binary {}: {error}", path.display()))
+}
+
+fn var(name: &str) -> String {
+    env::var(name).unwrap_or_else(|error| panic!("{name}: {error}"))
+}

@@ -1,0 +1,129 @@
+//! What a machine boots: a Linux kernel, and an initramfs with the guest's `/init` and the kernel's modules.
+//!
+//! The kernel is the distribution's, fetched once without privileges and without installing it; the guest is embedded
+//! in this library; the rest is derived from both and kept in the cache. Nothing is ever taken from the current
+//! folder: running inside of a hostile checkout must not boot its kernel.
+
+mod apt;
+mod busybox;
+mod cache;
+mod decompress;
+mod elf;
+mod error;
+mod guest;
+mod image;
+mod initramfs;
+mod kernel;
+mod key;
+mod modules;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use busybox::busybox;
+pub use cache::CacheRoot;
+pub use error::AssetError;
+pub use guest::{GUEST, GUEST_SHA256};
+pub use image::vmlinux_of;
+pub use initramfs::initramfs;
+pub use kernel::{Kernel, Origin};
+pub use key::{FileStamp, Key};
+
+/// The guest's architecture, as a folder of `VMETTE_ASSETS_DIR` is named: `x86_64` or `aarch64`. It is the host's.
+pub const ARCH: &str = std::env::consts::ARCH;
+
+/// Where to take boot assets from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AssetOptions {
+    /// Boot this kernel, as it is.
+    pub kernel: Option<PathBuf>,
+    /// Boot this initramfs, as it is: its `/init` must be a vmette guest of this version.
+    pub initramfs: Option<PathBuf>,
+    /// The cache.
+    pub cache: CacheRoot,
+    /// A folder with `<arch>/vmlinuz`, `<arch>/modules/`, `<arch>/busybox`, each optional: `VMETTE_ASSETS_DIR`.
+    pub assets_dir: Option<PathBuf>,
+    /// Kernel modules to load besides those that every guest has, for example `kvm-amd`. All are required.
+    pub extra_modules: Vec<String>,
+}
+
+impl AssetOptions {
+    /// Nothing is explicit, and this is the cache.
+    #[must_use]
+    pub fn new(cache: CacheRoot) -> Self {
+        Self { kernel: None, initramfs: None, cache, assets_dir: None, extra_modules: Vec::new() }
+    }
+
+    /// Cache and assets folder as this process's environment names them.
+    pub fn from_env() -> Result<Self, AssetError> {
+        let mut options = Self::new(CacheRoot::from_env()?);
+        options.assets_dir =
+            std::env::var_os("VMETTE_ASSETS_DIR").filter(|value| !value.is_empty()).map(PathBuf::from);
+        Ok(options)
+    }
+
+    /// The part of the assets folder for this architecture. A named folder that is not there is an error; one that
+    /// holds only some of the assets is none.
+    fn assets_for_arch(&self) -> Result<Option<PathBuf>, AssetError> {
+        let Some(folder) = &self.assets_dir else { return Ok(None) };
+        if !folder.is_absolute() {
+            return Err(AssetError::Relative { variable: "VMETTE_ASSETS_DIR", path: folder.clone() });
+        }
+        fs::read_dir(folder).map_err(|source| AssetError::AssetsDir { path: folder.clone(), source })?;
+        Ok(Some(folder.join(ARCH)))
+    }
+}
+
+/// What a machine boots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootAssets {
+    /// The kernel for the engine: an uncompressed one with a PVH entry where there is such a one, else the image.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+    /// The kernel's version as in `uname -r`, or `unknown`.
+    pub version: String,
+    /// Where the kernel was found.
+    pub origin: Origin,
+}
+
+/// Finds, fetches and derives what is missing. Takes about a millisecond when everything is there; up to minutes, on
+/// the network, on the first run. `progress` gets a line before each step that takes its time.
+pub fn boot_assets(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<BootAssets, AssetError> {
+    let given = options.initramfs.as_deref().map(readable_initramfs).transpose()?;
+    let kernel = Kernel::locate(options, progress)?;
+    let extra: Vec<&str> = options.extra_modules.iter().map(String::as_str).collect();
+    let initramfs = match given.or_else(|| kernel.initramfs.clone()) {
+        Some(path) if !extra.is_empty() => {
+            return Err(AssetError::GivenInitramfs { modules: extra.join(", "), path });
+        }
+        Some(path) => path,
+        None => initramfs(&kernel, &extra, &options.cache, progress)?,
+    };
+    let vmlinux = match kernel.origin {
+        Origin::Explicit => None,
+        _ => vmlinux_of(&kernel.image, &options.cache, progress)?,
+    };
+    Ok(BootAssets {
+        kernel: vmlinux.unwrap_or(kernel.image),
+        initramfs,
+        version: kernel.version,
+        origin: kernel.origin,
+    })
+}
+
+/// A given initramfs must at least be a file that can be read and is not empty.
+fn readable_initramfs(path: &Path) -> Result<PathBuf, AssetError> {
+    let check = || {
+        let meta = File::open(path)?.metadata()?;
+        if !meta.is_file() || meta.len() == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an initramfs: not a file, or empty"));
+        }
+        fs::canonicalize(path)
+    };
+    check().map_err(AssetError::file("initramfs", path))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+use std::cell::RefCell;
+
+use super::modules::tests::{built_in, kernel, module, put};
+use super::*;
+
+fn options(folder: &Path) -> AssetOptions {
+    AssetOptions::new(CacheRoot::at(folder.join("cache")))
+}
+
+#[test]
+fn explicit_files_are_booted_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = fs::canonicalize(folder.path()).unwrap();
+    let mut options = options(&root);
+    fs::write(root.join("vmlinuz-1.2"), b"\x7fELF").unwrap();
+    fs::write(root.join("initramfs"), "archive").unwrap();
+    options.kernel = Some(root.join("vmlinuz-1.2"));
+    options.initramfs = Some(root.join("initramfs"));
+    let assets = boot_assets(&options, &|line| panic!("nothing to do: {line}")).unwrap();
+    let expected = BootAssets {
+        kernel: root.join("vmlinuz-1.2"),
+        initramfs: root.join("initramfs"),
+        version: "1.2".to_owned(),
+        origin: Origin::Explicit,
+    };
+    assert_eq!(assets, expected);
+    assert!(!root.join("cache").exists(), "explicit files need no cache");
+
+    options.extra_modules = vec!["kvm".to_owned()];
+    let error = boot_assets(&options, &|_| {}).unwrap_err().to_string();
+    assert!(error.contains("kvm"), "{error}");
+}
+
+#[test]
+fn a_wrong_explicit_initramfs_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options(folder.path());
+    fs::write(folder.path().join("empty"), "").unwrap();
+    for name in ["gone", "empty", "."] {
+        let path = folder.path().join(name);
+        options.initramfs = Some(path.clone());
+        let error = boot_assets(&options, &|_| {}).unwrap_err().to_string();
+        assert!(error.starts_with("initramfs ") && error.contains(path.to_str().unwrap()), "{error}");
+    }
+}
+
+#[test]
+fn a_second_run_has_nothing_to_do() {
+    if GUEST.is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = kernel(folder.path());
+    fs::write(&kernel.image, b"\x7fELF").unwrap();
+    built_in(&kernel);
+    put(&kernel, "kernel/vsock.ko", &module("depends=\n"));
+    let mut options = options(folder.path());
+    options.assets_dir = Some(folder.path().join("assets"));
+    fs::create_dir(folder.path().join("assets")).unwrap();
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("assets").join(ARCH)).unwrap();
+
+    let lines = RefCell::new(Vec::new());
+    let note = |line: &str| lines.borrow_mut().push(line.to_owned());
+    let first = boot_assets(&options, &note).unwrap();
+    assert_eq!(first.origin, Origin::AssetsDir);
+    assert_eq!(lines.take(), ["assembling the initramfs", "unpacking the kernel"]);
+    assert_eq!(boot_assets(&options, &note).unwrap(), first);
+    assert_eq!(lines.take(), Vec::<String>::new());
+}
