@@ -23,13 +23,12 @@ const RUSTFLAGS: &str = "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=st
 /// What the outer cargo, clippy or a coverage tool set for the host's crates and must not reach the guest's.
 /// The wrappers are emptied, not removed: an empty value also outranks one in a configuration file.
 const EMPTIED: [&str; 2] = ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"];
-const REMOVED: [&str; 7] = [
+const REMOVED: [&str; 6] = [
     "RUSTFLAGS",
     "CARGO_BUILD_RUSTFLAGS",
     "CARGO_BUILD_TARGET",
     "CARGO_TARGET_DIR",
     "CARGO_BUILD_TARGET_DIR",
-    "CARGO_MAKEFLAGS",
     "CLIPPY_ARGS",
 ];
 

@@ -19,8 +19,8 @@ use super::cache::CacheRoot;
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
 /// How much of a command's output is kept.
 const MAX_OUTPUT: u64 = 4 << 20;
-/// How much of its last words goes into an error.
-const LAST_WORDS: usize = 400;
+/// How many characters of its own words go into an error.
+const LONGEST_CAUSE: usize = 300;
 
 /// Sees to it that the command does not outlive us, also if we are killed.
 const SETPRIV: &str = "/usr/bin/setpriv";
@@ -48,8 +48,9 @@ impl Apt {
     ) -> Result<T, AssetError> {
         let host = Self { lists: Lists::Host };
         host.run("apt-get", &["--version"])?;
-        if let Ok(done) = work(&host) {
-            return Ok(done);
+        match work(&host) {
+            Err(AssetError::Tool { .. } | AssetError::Package { .. }) => {}
+            result => return result,
         }
         let shelf = cache.shelf("apt")?;
         let _lock = shelf.lock(progress)?;
@@ -59,8 +60,9 @@ impl Apt {
             fs::create_dir_all(&path).map_err(AssetError::cache(path))?;
         }
         progress("updating private package lists");
-        own.run("apt-get", &["-q", "update"])?;
-        let done = work(&own);
+        // One source out of order does not matter if another one has the package; if none has, it is the reason.
+        let updated = own.run("apt-get", &["-q", "update"]);
+        let done = work(&own).map_err(|error| updated.err().unwrap_or(error));
         // The lists are 100 MiB of parsed text, and stale tomorrow.
         for folder in ["lists", "cache"] {
             let path = shelf.path().join(folder);
@@ -114,6 +116,7 @@ impl Apt {
         let mut options = vec![
             "APT::Get::AllowUnauthenticated=false".to_owned(),
             "Acquire::AllowInsecureRepositories=false".to_owned(),
+            "APT::Update::Error-Mode=any".to_owned(),
             "Acquire::Languages=none".to_owned(),
             "Acquire::Retries=2".to_owned(),
             // The unprivileged `_apt` cannot write into a private folder of ours.
@@ -135,15 +138,19 @@ pub(super) fn unpack(deb: &Path, folder: &Path) -> Result<(), AssetError> {
 
 /// The package's version.
 pub(super) fn version(deb: &Path) -> Result<String, AssetError> {
-    let output =
-        output_of(contained("dpkg-deb").arg("-f").arg(deb).arg("Version"), &format!("dpkg-deb -f {}", deb.display()))?;
+    let output = output_of(
+        contained("dpkg-deb").arg("-f").arg(deb).arg("Version"),
+        &format!("dpkg-deb -f {}", deb.display()),
+    )?;
     Ok(output.trim().to_owned())
 }
 
 /// As Debian's policy has it. A name that begins otherwise could be taken for an option, or leave the folder.
 pub(super) fn is_package_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte))
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte))
 }
 
 /// A command that ends with us, speaks English and asks nothing.
@@ -178,9 +185,15 @@ fn output_of(command: &mut Command, line: &str) -> Result<String, AssetError> {
     if status.success() {
         return Ok(stdout);
     }
-    let words = stderr.trim();
-    let tail = words.char_indices().rev().nth(LAST_WORDS).map_or(words, |(at, _)| &words[at..]);
-    Err(failed(format!("failed ({status}): {tail}")))
+    Err(failed(format!("failed ({status}): {}", cause(&stderr))))
+}
+
+/// The line that says why: apt's first error, for the others follow from it; of a command that marks none, its last
+/// words.
+fn cause(stderr: &str) -> String {
+    let mut lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty());
+    let marked = lines.clone().find_map(|line| line.strip_prefix("E: "));
+    marked.or_else(|| lines.next_back()).unwrap_or("it said nothing").chars().take(LONGEST_CAUSE).collect()
 }
 
 /// Reads a pipe to its end on a thread of its own, so that neither of two pipes fills up; keeps the first part.
@@ -232,15 +245,28 @@ mod tests {
     }
 
     #[test]
+    fn the_cause_is_the_first_error_or_the_last_words() {
+        assert_eq!(cause("W: odd\nE: no network\nE: nothing fetched\n"), "no network");
+        assert_eq!(cause("reading\ncannot read\n\n"), "cannot read");
+        assert_eq!(cause(""), "it said nothing");
+        assert_eq!(cause(&"x".repeat(1000)).len(), LONGEST_CAUSE);
+    }
+
+    #[test]
     fn a_failing_command_is_quoted_with_its_last_words() {
-        let error = output_of(contained("sh").args(["-c", "echo out; echo why >&2; exit 3"]), "sh -c …").unwrap_err();
+        let error =
+            output_of(contained("sh").args(["-c", "echo out; echo why >&2; exit 3"]), "sh -c …").unwrap_err();
         let text = error.to_string();
-        assert!(text.starts_with("`sh -c …` failed") && text.contains('3') && text.ends_with("why"), "{text}");
+        assert!(
+            text.starts_with("`sh -c …` failed") && text.contains('3') && text.ends_with("why"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_loud_command_neither_blocks_nor_fills_memory() {
-        let script = format!("head -c {} /dev/zero | tr '\\0' x; head -c 1000000 /dev/zero >&2", MAX_OUTPUT * 2);
+        let script =
+            format!("head -c {} /dev/zero | tr '\\0' x; head -c 1000000 /dev/zero >&2", MAX_OUTPUT * 2);
         let output = output_of(contained("sh").args(["-c", &script]), "sh").unwrap();
         assert_eq!(output.len() as u64, MAX_OUTPUT);
     }

@@ -49,7 +49,8 @@ fn cached(options: &AssetOptions) -> Result<Option<PathBuf>, AssetError> {
     // A folder that another user could fill must not supply the guest's shell.
     options.cache.ensure()?;
     let versions = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let files = versions.filter(|version| is_version(version)).map(|version| folder.join(version).join("busybox"));
+    let files =
+        versions.filter(|version| is_version(version)).map(|version| folder.join(version).join("busybox"));
     Ok(files.filter(|path| check(path).is_ok()).max())
 }
 
@@ -68,6 +69,11 @@ fn check(path: &Path) -> io::Result<()> {
 }
 
 fn obtain(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<PathBuf, AssetError> {
+    if options.offline {
+        return Err(AssetError::NoBusybox {
+            reason: "none is here, and --offline forbids to fetch one".to_owned(),
+        });
+    }
     let shelf = options.cache.shelf("busybox")?;
     let lock = shelf.lock(progress)?;
     if let Some(path) = cached(options)? {
@@ -81,14 +87,17 @@ fn obtain(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<PathBuf, As
         let version = apt::version(&deb)?;
         Ok((staging, version))
     });
-    let (staging, version) = fetched.and_then(|(staging, version)| {
-        arrange(staging.path(), &version)?;
-        Ok((staging, version))
-    })
-    .map_err(|error| match error {
-        AssetError::Tool { .. } | AssetError::Package { .. } => AssetError::NoBusybox { reason: error.to_string() },
-        other => other,
-    })?;
+    let (staging, version) = fetched
+        .and_then(|(staging, version)| {
+            arrange(staging.path(), &version)?;
+            Ok((staging, version))
+        })
+        .map_err(|error| match error {
+            AssetError::Tool { .. } | AssetError::Package { .. } => {
+                AssetError::NoBusybox { reason: error.to_string() }
+            }
+            other => other,
+        })?;
     Ok(lock.publish(&staging.path().join("busybox"), &version)?.join("busybox"))
 }
 
@@ -98,7 +107,8 @@ fn arrange(staging: &Path, version: &str) -> Result<(), AssetError> {
     if !is_version(version) {
         return Err(lacks("its version is no version"));
     }
-    let program = PLACES.iter().map(|place| staging.join("root").join(place)).find(|path| check(path).is_ok());
+    let program =
+        PLACES.iter().map(|place| staging.join("root").join(place)).find(|path| check(path).is_ok());
     let program = program.ok_or_else(|| lacks("it has no static /bin/busybox"))?;
     let folder = staging.join("busybox");
     let target = folder.join("busybox");

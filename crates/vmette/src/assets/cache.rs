@@ -165,7 +165,9 @@ impl Shelf {
             .and_then(|()| staged.as_file().metadata())
             .map_err(AssetError::cache(&path))?
             .len();
-        staged.persist(&path).map_err(|error| AssetError::Cache { path: path.clone(), source: error.error })?;
+        staged
+            .persist(&path)
+            .map_err(|error| AssetError::Cache { path: path.clone(), source: error.error })?;
         let note = size_note(&path);
         fs::write(&note, size.to_string()).map_err(AssetError::cache(&note))?;
         lock.prune(&path).map_err(AssetError::cache(&self.path))?;
@@ -234,7 +236,8 @@ impl ShelfLock<'_> {
         let now = SystemTime::now();
         for entry in fs::read_dir(&self.shelf.path)? {
             let path = entry?.path();
-            if path == keep || path == size_note(keep) || path.file_name().is_some_and(|name| name == ".lock") {
+            if path == keep || path == size_note(keep) || path.file_name().is_some_and(|name| name == ".lock")
+            {
                 continue;
             }
             let meta = fs::symlink_metadata(&path)?;

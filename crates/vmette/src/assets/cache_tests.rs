@@ -93,7 +93,9 @@ fn a_damaged_file_is_built_again() {
     let folder = tempfile::tempdir().unwrap();
     let shelf = CacheRoot::at(folder.path()).shelf("kind").unwrap();
     let make = || {
-        shelf.file("name", &quiet, |out| out.write_all(b"content").map_err(AssetError::cache("name"))).unwrap()
+        shelf
+            .file("name", &quiet, |out| out.write_all(b"content").map_err(AssetError::cache("name")))
+            .unwrap()
     };
     let path = make();
     let damages: [&dyn Fn(); 4] = [

@@ -28,7 +28,10 @@ pub(super) fn decompress(data: &[u8], limit: usize) -> io::Result<Vec<u8>> {
         bounded(lzma_rust2::XzReader::new_mem_limit(data, false, XZ_MEMORY_KIB), limit)
     } else if data.starts_with(ZSTD) {
         let decoder = ruzstd::decoding::StreamingDecoder::new_with_max_window_size(data, ZSTD_WINDOW);
-        bounded(decoder.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?, limit)
+        bounded(
+            decoder.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?,
+            limit,
+        )
     } else if data.starts_with(&LZ4_LEGACY) {
         lz4_legacy(data, limit)
     } else if data.len() <= limit {

@@ -134,7 +134,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_module_tells_its_dependencies() {
-        let module = image(elf::PT_LOAD.0, b"", b"license=GPL\0depends=a,b\0\0softdep=pre: c\0name=m\0junk\0");
+        let module =
+            image(elf::PT_LOAD.0, b"", b"license=GPL\0depends=a,b\0\0softdep=pre: c\0name=m\0junk\0");
         let info = modinfo(&module).unwrap();
         assert_eq!(info, [("license", "GPL"), ("depends", "a,b"), ("softdep", "pre: c"), ("name", "m")]);
         assert_eq!(modinfo(b"\x7fELF"), None);

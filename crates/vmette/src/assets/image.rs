@@ -42,7 +42,10 @@ impl Head {
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file; a Linux kernel image is needed"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a file; a Linux kernel image is needed",
+            ));
         }
         let mut head = Vec::new();
         file.take(HEAD).read_to_end(&mut head)?;
@@ -234,7 +237,8 @@ pub(super) mod tests {
             let file = folder.path().join("vmlinuz");
             let mut beyond = bzimage("1", b"");
             beyond[PAYLOAD_OFFSET..PAYLOAD_OFFSET + 8].fill(0xff);
-            for image in [bzimage("1", b"\x7fELF"), bzimage("1", &[0x1f, 0x8b, 9]), bzimage("1", b""), beyond] {
+            for image in [bzimage("1", b"\x7fELF"), bzimage("1", &[0x1f, 0x8b, 9]), bzimage("1", b""), beyond]
+            {
                 fs::write(&file, image).unwrap();
                 assert_eq!(vmlinux_of(&file, &cache, &|_| {}).unwrap(), None);
                 assert_eq!(vmlinux_of(&file, &cache, &|_| panic!("asked again")).unwrap(), None);

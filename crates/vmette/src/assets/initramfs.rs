@@ -35,7 +35,10 @@ pub fn initramfs(
     let guest = GUEST.ok_or(AssetError::NoGuest)?;
     let name = format!("{}.cpio", key(kernel, extra_modules)?);
     cache.shelf("initramfs")?.file(&name, progress, |out| {
-        progress("assembling the initramfs");
+        match &kernel.modules {
+            Some(_) => progress("assembling the initramfs"),
+            None => progress("assembling an initramfs without modules: none were found beside the kernel"),
+        }
         let modules = modules::resolve(kernel, extra_modules)?;
         write(out, guest, &modules).map_err(AssetError::cache(cache.path()))
     })
@@ -80,8 +83,9 @@ struct Archive<W> {
 
 impl<W: Write> Archive<W> {
     fn add(&mut self, path: &str, kind: ModeFileType, mode: u32, content: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(content.len())
-            .map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, format!("{path} is too long for an initramfs")))?;
+        let length = u32::try_from(content.len()).map_err(|_| {
+            io::Error::new(io::ErrorKind::FileTooLarge, format!("{path} is too long for an initramfs"))
+        })?;
         let entry = self.entry(path, kind, mode);
         let mut file = entry.write(&mut self.out, length);
         file.write_all(content)?;

@@ -136,18 +136,15 @@ fn installed(host: &Path) -> Option<Kernel> {
     let debian = PACKAGE.rsplit_once('-').map_or(PACKAGE, |(_, arch)| arch);
     let ending = format!("-cloud-{debian}");
     let entries = fs::read_dir(host.join("boot")).ok()?;
-    let found = entries.filter_map(|entry| {
-        let image = entry.ok()?.path();
-        let version = image.file_name()?.to_str()?.strip_prefix("vmlinuz-")?.to_owned();
-        let modules = host.join("lib/modules").join(&version);
-        (version.ends_with(&ending) && Head::read(&image).is_ok() && is_tree(&modules)).then_some(Kernel {
-            image,
-            modules: Some(modules),
-            version,
-            origin: Origin::Installed,
-            initramfs: None,
-        })
-    });
+    let found =
+        entries.filter_map(|entry| {
+            let image = entry.ok()?.path();
+            let version = image.file_name()?.to_str()?.strip_prefix("vmlinuz-")?.to_owned();
+            let modules = host.join("lib/modules").join(&version);
+            (version.ends_with(&ending) && Head::read(&image).is_ok() && is_tree(&modules)).then_some(
+                Kernel { image, modules: Some(modules), version, origin: Origin::Installed, initramfs: None },
+            )
+        });
     found.max_by(|a, b| by_version(&a.version, &b.version))
 }
 
@@ -176,6 +173,10 @@ fn by_version(a: &str, b: &str) -> Ordering {
 /// Fetches the distribution's kernel and unpacks it into the cache. It is not installed: that takes privileges, runs
 /// hooks for half a minute and changes what the host boots.
 fn obtain(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<Kernel, AssetError> {
+    if options.offline {
+        let reason = "none is here, and --offline forbids to fetch one".to_owned();
+        return Err(AssetError::NoKernel { reason, package: PACKAGE });
+    }
     let shelf = options.cache.shelf("kernel")?;
     let lock = shelf.lock(progress)?;
     // Another run may have done it while we waited.
@@ -220,7 +221,10 @@ fn parts(apt: &Apt) -> Result<Vec<String>, AssetError> {
         },
     };
     if parts.is_empty() {
-        return Err(AssetError::Package { package: PACKAGE.to_owned(), reason: "it needs no kernel image".to_owned() });
+        return Err(AssetError::Package {
+            package: PACKAGE.to_owned(),
+            reason: "it needs no kernel image".to_owned(),
+        });
     }
     let mut seen = 0;
     while seen < parts.len().min(MAX_PARTS) {
@@ -238,7 +242,8 @@ fn parts(apt: &Apt) -> Result<Vec<String>, AssetError> {
 /// Moves image, configuration and modules of an unpacked kernel from `root` to `kernel`; returns its version.
 fn arrange(staging: &Path) -> Result<String, AssetError> {
     let (root, kernel) = (staging.join("root"), staging.join("kernel"));
-    let lacks = |what: &str| AssetError::Package { package: PACKAGE.to_owned(), reason: format!("it has no {what}") };
+    let lacks =
+        |what: &str| AssetError::Package { package: PACKAGE.to_owned(), reason: format!("it has no {what}") };
     let version = fs::read_dir(root.join("boot"))
         .map_err(|_| lacks("/boot"))?
         .filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.strip_prefix("vmlinuz-")?.to_owned()))
@@ -257,10 +262,18 @@ fn arrange(staging: &Path) -> Result<String, AssetError> {
     if config.is_file() {
         rename(&config, "config")?;
     }
-    // Everything is on the disk before it is visible under its name.
-    let image = kernel.join("vmlinuz");
-    File::open(&image).and_then(|file| file.sync_all()).map_err(AssetError::cache(&image))?;
+    flush(&kernel).map_err(AssetError::cache(&kernel))?;
     Ok(version)
+}
+
+/// Brings a thousand files to the disk before they are visible under their name: a crash of the host must not leave
+/// empty modules in a folder that counts as whole.
+fn flush(folder: &Path) -> io::Result<()> {
+    let folder = File::open(folder)?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::syncfs(&folder)?;
+    // Elsewhere there are no packages to unpack.
+    folder.sync_all()
 }
 
 #[cfg(test)]

@@ -113,7 +113,9 @@ fn a_cache_that_others_can_write_to_supplies_no_kernel() {
 
 #[test]
 fn modules_of_an_explicit_kernel_are_beside_it() {
-    for tree in ["sys/boot/modules", "sys/lib/modules/5.4.1", "cache/kernel/5.4.1/modules", "lib/modules/5.4.1"] {
+    for tree in
+        ["sys/boot/modules", "sys/lib/modules/5.4.1", "cache/kernel/5.4.1/modules", "lib/modules/5.4.1"]
+    {
         let mut host = Host::new();
         host.options.kernel = Some(host.put("sys/boot/vmlinuz-5.4.1", ELF));
         host.put(&format!("{tree}/modules.builtin"), b"");

@@ -44,23 +44,31 @@ pub struct AssetOptions {
     pub cache: CacheRoot,
     /// A folder with `<arch>/vmlinuz`, `<arch>/modules/`, `<arch>/busybox`, each optional: `VMETTE_ASSETS_DIR`.
     pub assets_dir: Option<PathBuf>,
+    /// Do not fetch anything: what is neither given, nor in the cache, nor on the host is an error.
+    pub offline: bool,
     /// Kernel modules to load besides those that every guest has, for example `kvm-amd`. All are required.
     pub extra_modules: Vec<String>,
 }
 
 impl AssetOptions {
-    /// Nothing is explicit, and this is the cache.
+    /// Nothing is explicit, this is the cache, and the environment is not looked at.
     #[must_use]
     pub fn new(cache: CacheRoot) -> Self {
-        Self { kernel: None, initramfs: None, cache, assets_dir: None, extra_modules: Vec::new() }
+        Self {
+            kernel: None,
+            initramfs: None,
+            cache,
+            assets_dir: None,
+            offline: false,
+            extra_modules: Vec::new(),
+        }
     }
 
-    /// Cache and assets folder as this process's environment names them.
-    pub fn from_env() -> Result<Self, AssetError> {
-        let mut options = Self::new(CacheRoot::from_env()?);
-        options.assets_dir =
-            std::env::var_os("VMETTE_ASSETS_DIR").filter(|value| !value.is_empty()).map(PathBuf::from);
-        Ok(options)
+    /// Nothing is explicit, this is the cache, and `VMETTE_ASSETS_DIR` of this process counts.
+    #[must_use]
+    pub fn from_env(cache: CacheRoot) -> Self {
+        let assets_dir = std::env::var_os("VMETTE_ASSETS_DIR").filter(|value| !value.is_empty());
+        Self { assets_dir: assets_dir.map(PathBuf::from), ..Self::new(cache) }
     }
 
     /// The part of the assets folder for this architecture. A named folder that is not there is an error; one that
@@ -118,7 +126,10 @@ fn readable_initramfs(path: &Path) -> Result<PathBuf, AssetError> {
     let check = || {
         let meta = File::open(path)?.metadata()?;
         if !meta.is_file() || meta.len() == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an initramfs: not a file, or empty"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not an initramfs: not a file, or empty",
+            ));
         }
         fs::canonicalize(path)
     };

@@ -63,7 +63,11 @@ fn soft_dependencies_are_loaded_where_they_exist() {
     let kernel = kernel(folder.path());
     built_in(&kernel);
     put(&kernel, "kernel/erofs.ko", &module("depends=libcrc32c\n"));
-    put(&kernel, "kernel/libcrc32c.ko", &module("softdep=pre: crc32c_generic crypto-gone post: late\ndepends=\n"));
+    put(
+        &kernel,
+        "kernel/libcrc32c.ko",
+        &module("softdep=pre: crc32c_generic crypto-gone post: late\ndepends=\n"),
+    );
     put(&kernel, "kernel/crc32c_generic.ko", &module("depends=\n"));
     put(&kernel, "kernel/late.ko", &module("depends=\n"));
     assert_eq!(names(&kernel, &[]), ["crc32c_generic", "libcrc32c", "erofs"]);

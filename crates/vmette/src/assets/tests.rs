@@ -67,3 +67,17 @@ fn a_second_run_has_nothing_to_do() {
     assert_eq!(boot_assets(&options, &note).unwrap(), first);
     assert_eq!(lines.take(), Vec::<String>::new());
 }
+
+#[test]
+fn offline_nothing_is_fetched() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options(folder.path());
+    options.offline = true;
+    if Kernel::find(&options).unwrap().is_some() {
+        return; // One is installed on this host, so there is nothing to fetch.
+    }
+    let error = boot_assets(&options, &|line| panic!("fetched: {line}")).unwrap_err().to_string();
+    for word in ["--offline", "--kernel", "VMETTE_ASSETS_DIR", "apt-get install linux-image-cloud-"] {
+        assert!(error.contains(word), "{word}: {error}");
+    }
+}
