@@ -70,6 +70,9 @@ pub struct Capabilities {
     pub accelerator: Accelerator,
     /// Why it is this one, and what would have to change to get a better one. One sentence each.
     pub reasons: Vec<String>,
+    /// Whether a machine boots the spec's kernel and mounts its rootfs. The in-process engine does not, and needs
+    /// neither to be there.
+    pub boots: bool,
     /// Whether [`Machine::save`](crate::Machine::save) and [`Origin::Snapshot`](crate::Origin::Snapshot) work.
     pub snapshots: bool,
     /// Most virtual CPUs of one machine.

@@ -37,6 +37,7 @@ impl Hypervisor for FakeHypervisor {
             engine: "fake".into(),
             accelerator: Accelerator::None,
             reasons: vec!["the in-process engine of the test suite isolates nothing".into()],
+            boots: false,
             snapshots: false,
             max_vcpus: 1,
         })

@@ -1,0 +1,223 @@
+//! The command line, as data. Parsing has no side effects; [`crate::request`] gives it a meaning.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use vmette::ShareMount;
+
+use crate::values::{self, Volume};
+
+const AFTER_HELP: &str = "\
+The flags of earlier versions work too:
+  vmette --rootfs SPEC [--exec COMMAND] [OPTIONS of `vmette run`]
+         [--build-snapshot PATH | --resume-snapshot PATH] [--guest-vsock-port PORT]
+
+Exit status: the command's own; 128+n when signal n killed it; 127 when it does not exist, 126 when it
+cannot be executed; 124 after --timeout; 2 for a wrong command line; 1 for everything else.";
+
+/// Runs untrusted work in a Linux microVM of its own.
+#[derive(Debug, Parser)]
+#[command(name = "vmette", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command in a fresh machine
+    Run(Box<RunArgs>),
+    /// Open a shell in a fresh machine
+    Shell(Box<ShellArgs>),
+    /// Say what a run would have here, and why not more
+    Doctor(DoctorArgs),
+    /// List the forms that a rootfs can be named in
+    Providers,
+    /// Run a first command and say what to try next
+    Quickstart,
+    /// Print a completion script
+    Completions {
+        /// For this shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    #[command(hide = true)]
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
+    /// Folder, squashfs+file:///…, tar+file:///…, or nothing for the built-in one
+    pub(crate) rootfs: Option<String>,
+    /// What to run; a shell when there is nothing
+    #[arg(last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShellArgs {
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
+    /// Folder, squashfs+file:///…, tar+file:///…, or nothing for the built-in one
+    pub(crate) rootfs: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Judge for this accelerator
+    #[arg(long, value_name = "WHICH", default_value = "auto")]
+    pub(crate) accel: Accel,
+}
+
+/// Which accelerator.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accel {
+    /// The best there is
+    #[default]
+    Auto,
+    /// Linux KVM
+    Kvm,
+    /// Software emulation
+    Tcg,
+}
+
+/// What the command is given.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ProcessArgs {
+    /// Pass stdin on (this is the default; accepted for habit's sake)
+    #[arg(short = 'i', long)]
+    pub(crate) interactive: bool,
+    /// Give the command no stdin
+    #[arg(short = 'n', long, conflicts_with_all = ["interactive", "tty"])]
+    pub(crate) no_stdin: bool,
+    /// Give the command a terminal
+    #[arg(short = 't', long)]
+    pub(crate) tty: bool,
+    /// Start in this folder of the guest
+    #[arg(short = 'w', long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// Run as this user of the guest: name or uid, with :group or :gid behind it
+    #[arg(short = 'u', long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+}
+
+/// What the machine is, and what it is granted.
+#[derive(Debug, Default, Args)]
+pub(crate) struct MachineArgs {
+    /// Set a variable (KEY alone passes the caller's on)
+    #[arg(short = 'e', long = "env", value_name = "KEY=VALUE", value_parser = values::env, allow_hyphen_values = true)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Grant a folder, at this path of the guest
+    #[arg(short = 'v', long = "volume", value_name = "HOST:GUEST[:ro]", value_parser = values::volume)]
+    pub(crate) volumes: Vec<Volume>,
+    /// Grant a folder, at /mnt/TAG
+    #[arg(long = "share", value_name = "TAG=PATH[:ro]", value_parser = values::share)]
+    pub(crate) shares: Vec<ShareMount>,
+    /// Grant a raw disk image or device, read-write
+    #[arg(long = "disk", value_name = "PATH")]
+    pub(crate) disks: Vec<PathBuf>,
+    /// Let a disk of that size take the root's writes instead of memory
+    #[arg(long, value_name = "SIZE", value_parser = values::mib)]
+    pub(crate) scratch: Option<u64>,
+    /// Make the root read-only
+    #[arg(long)]
+    pub(crate) rootfs_ro: bool,
+    /// Make the command PID 1
+    #[arg(long)]
+    pub(crate) switch_root: bool,
+    /// Grant a network
+    #[arg(long)]
+    pub(crate) net: bool,
+    /// Fetch nothing
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// End the machine after that many seconds, with status 124
+    #[arg(long, value_name = "SECONDS", value_parser = values::number::<u32>)]
+    pub(crate) timeout: Option<u32>,
+    /// Virtual CPUs
+    #[arg(long, value_name = "N", value_parser = values::number::<u8>, default_value = "1")]
+    pub(crate) vcpus: u8,
+    /// Memory: MiB, or with M or G behind it
+    #[arg(short = 'm', long = "mem-mib", visible_alias = "memory", value_name = "SIZE", value_parser = values::mib, default_value = "512")]
+    pub(crate) mem_mib: u64,
+    /// Choose the accelerator
+    #[arg(long, value_name = "WHICH", default_value = "auto")]
+    pub(crate) accel: Accel,
+    /// Refuse to run without hardware virtualisation
+    #[arg(long)]
+    pub(crate) require_hardware: bool,
+    /// Boot from power-on, and leave no template behind
+    #[arg(long)]
+    pub(crate) no_template: bool,
+    /// Use this kernel
+    #[arg(long, value_name = "PATH")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Use this initramfs
+    #[arg(long, value_name = "PATH")]
+    pub(crate) initramfs: Option<PathBuf>,
+    /// Replace the base kernel command line
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) cmdline: Option<String>,
+    /// Trust the certificates in this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ca_certs: Option<PathBuf>,
+    /// vsock port on the host: negative none, 0 any
+    #[arg(long, value_name = "PORT", value_parser = values::number::<i64>, allow_negative_numbers = true, default_value = "0")]
+    pub(crate) vsock_port: i64,
+    /// Write what the run had as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Show the guest kernel's messages on stderr
+    #[arg(long)]
+    pub(crate) console: bool,
+    /// Print nothing but errors
+    #[arg(short = 'q', long)]
+    pub(crate) quiet: bool,
+}
+
+/// The flags of the original command.
+#[derive(Debug, Parser)]
+#[command(name = "vmette", disable_version_flag = true)]
+pub(crate) struct LegacyArgs {
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
+    /// Rootfs
+    #[arg(long, value_name = "SPEC", required = true)]
+    pub(crate) rootfs: Option<String>,
+    /// Shell command; without it, a shell
+    #[arg(long, value_name = "CMD", allow_hyphen_values = true)]
+    pub(crate) exec: Option<String>,
+    /// Save a snapshot (not supported by this version)
+    #[arg(long, value_name = "PATH", conflicts_with = "resume_snapshot")]
+    pub(crate) build_snapshot: Option<PathBuf>,
+    /// Start from a snapshot (not supported by this version)
+    #[arg(long, value_name = "PATH", requires = "exec")]
+    pub(crate) resume_snapshot: Option<PathBuf>,
+    /// vsock port in the guest
+    #[arg(long, value_name = "PORT", value_parser = values::number::<u32>, default_value = "1025")]
+    pub(crate) guest_vsock_port: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+        LegacyArgs::command().debug_assert();
+    }
+}

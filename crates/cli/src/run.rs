@@ -1,0 +1,157 @@
+//! One run: resolve, start, attach, wait, report.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use vmette::{Console, Notice, Report, Session, SessionEnd, StopHandle};
+
+use crate::request::Request;
+use crate::signals::RunSignals;
+use crate::stdio::say;
+use crate::terminal::RawMode;
+use crate::{exit, stdio};
+
+/// Carries the request out; returns the exit status.
+pub(crate) fn run(request: Request) -> u8 {
+    let stop = StopHandle::new();
+    let signals = match RunSignals::install(stop.clone()) {
+        Ok(signals) => signals,
+        Err(e) => {
+            say(&format!("error: signal handlers: {e}"));
+            return exit::FAILURE;
+        }
+    };
+    let result = attempt(request, &stop, &signals);
+    if let Some(signal) = signals.fatal() {
+        return exit::signalled(signal);
+    }
+    match result {
+        Ok(code) => code,
+        Err(e) => {
+            say(&format!("error: {e:#}"));
+            e.downcast_ref::<vmette::Error>().map_or(exit::FAILURE, |e| exit::status(e.exit_code()))
+        }
+    }
+}
+
+fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> anyhow::Result<u8> {
+    resolve_rootfs(&mut request)?;
+    if request.console {
+        request.config.console = Console::File(Arc::new(duplicate_stderr()?));
+    }
+    let quiet = request.quiet;
+    let session = Session::builder(&request.config)
+        .stop_handle(stop)
+        .observer(Arc::new(move |notice: &Notice| match notice {
+            Notice::Progress(text) if !quiet => say(text),
+            Notice::Warning(text) if !quiet => say(&format!("warning: {text}")),
+            _ => {}
+        }))
+        .piped()
+        .start_with(Some(request.exec.clone()))?;
+    if let (Some(report), false) = (session.report(), quiet) {
+        banner(report);
+    }
+    let result = attach(&session, &request, signals);
+    // Output that could not be passed on ends the session: nobody would see the rest.
+    if result.is_err() {
+        session.stop();
+    }
+    let end = session.wait();
+    if let Some(path) = &request.report {
+        write_report(path, session.report(), &end)?;
+    }
+    drop(session);
+    if signals.fatal().is_none() {
+        match &end {
+            SessionEnd::TimedOut if !quiet => say(&format!(
+                "timed out after {} s; exit status 124",
+                request.config.timeout_seconds.unwrap_or_default()
+            )),
+            SessionEnd::Error(message) => say(&format!("error: {message}")),
+            _ => {}
+        }
+    }
+    match result {
+        // The connection's end is the session's, which was reported.
+        Err(vmette::Error::Agent(_)) | Ok(()) => Ok(exit::status(end.exit_code())),
+        Err(e) => Err(e).context("the command's output"),
+    }
+}
+
+/// Connects the caller's streams with the command's until it ends.
+fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<(), vmette::Error> {
+    let Some(process) = session.process() else { return Ok(()) };
+    let _raw = if request.tty { RawMode::enter()? } else { None };
+    signals.command_runs(process, request.tty);
+    if request.stdin {
+        stdio::forward_stdin(process)?;
+    }
+    vmette::forward(process, &mut std::io::stdout(), &mut std::io::stderr())
+}
+
+fn resolve_rootfs(request: &mut Request) -> anyhow::Result<()> {
+    let Some(spec) = request.rootfs.as_deref().filter(|spec| *spec != "builtin") else { return Ok(()) };
+    let quiet = request.quiet;
+    let artifact = vmette::resolve_rootfs(
+        spec,
+        &request.config,
+        Arc::new(move |text: &str| {
+            if !quiet {
+                say(text);
+            }
+        }),
+    )?;
+    request.config.set_rootfs_artifact(artifact, request.config.rootfs_read_only);
+    Ok(())
+}
+
+fn duplicate_stderr() -> anyhow::Result<File> {
+    let fd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).context("duplicate stderr")?;
+    Ok(File::from(fd))
+}
+
+/// One line: what stands between the guest and the host, and what was granted.
+fn banner(report: &Report) {
+    let from = match report.started_from {
+        vmette::StartedFrom::Template => "template",
+        vmette::StartedFrom::Cold => "cold boot",
+    };
+    let mut line = format!(
+        "{}, {} ({}), {from}, ready in {:.2} s",
+        report.engine,
+        report.accelerator,
+        report.isolation,
+        report.timings.ready_ms / 1000.0
+    );
+    for share in &report.grants.shares {
+        let access = if share.read_only { "read-only" } else { "read-write" };
+        line.push_str(&format!("; {} at {} {access}", share.host, share.guest));
+    }
+    for disk in &report.grants.disks {
+        line.push_str(&format!("; disk {disk} read-write"));
+    }
+    say(&line);
+}
+
+fn write_report(path: &Path, report: Option<&Report>, end: &SessionEnd) -> anyhow::Result<()> {
+    let (kind, message) = match end {
+        SessionEnd::Exited(_) => ("exited", None),
+        SessionEnd::TimedOut => ("timed_out", None),
+        SessionEnd::Stopped => ("stopped", None),
+        SessionEnd::Error(message) => ("error", Some(message)),
+    };
+    let mut value = serde_json::to_value(report).context("report")?;
+    if !value.is_object() {
+        value = serde_json::json!({});
+    }
+    value["end"] = serde_json::json!({ "kind": kind, "exit_code": end.exit_code(), "message": message });
+    let mut text = serde_json::to_vec_pretty(&value).context("report")?;
+    text.push(b'\n');
+    File::create(path)
+        .and_then(|mut file| file.write_all(&text))
+        .with_context(|| format!("report {}", path.display()))
+}

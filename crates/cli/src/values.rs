@@ -1,0 +1,141 @@
+//! Values on the command line: each parser says what it wants.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use vmette::ShareMount;
+
+/// A number, or the words that the original used.
+pub(crate) fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "expects a number".to_owned())
+}
+
+/// A size in MiB: `512`, `512M`, `2G`.
+pub(crate) fn mib(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let (digits, unit) = match text.as_bytes().last() {
+        Some(b'm' | b'M') => (&text[..text.len() - 1], 1),
+        Some(b'g' | b'G') => (&text[..text.len() - 1], 1 << 10),
+        _ => (text, 1),
+    };
+    let number: u64 = digits
+        .trim()
+        .parse()
+        .map_err(|_| "expects a number of MiB, or one with M or G behind it".to_owned())?;
+    match number.checked_mul(unit) {
+        Some(0) => Err("expects more than 0".into()),
+        Some(mib) => Ok(mib),
+        None => Err("is too large".into()),
+    }
+}
+
+/// `KEY=VALUE`, or `KEY` for the caller's own value.
+pub(crate) fn env(text: &str) -> Result<(String, String), String> {
+    let (key, value) = match text.split_once('=') {
+        Some((key, value)) => (key, value.to_owned()),
+        None => (
+            text,
+            std::env::var(text)
+                .map_err(|_| format!("expects KEY=VALUE; there is no variable {text:?} to pass on"))?,
+        ),
+    };
+    if !vmette::is_valid_env_key(key) {
+        return Err(format!(
+            "{key:?} is no variable name: letters, digits and _ only, and no digit in front"
+        ));
+    }
+    Ok((key.to_owned(), value))
+}
+
+/// `TAG=PATH[:ro|:rw]`.
+pub(crate) fn share(text: &str) -> Result<ShareMount, String> {
+    let (tag, path) = text.split_once('=').ok_or("expects TAG=PATH")?;
+    let (path, read_only) = access(path);
+    if path.is_empty() {
+        return Err("expects TAG=PATH; the path is empty".into());
+    }
+    Ok(ShareMount { read_only, ..ShareMount::new(tag, path) })
+}
+
+/// `HOST:GUEST[:ro|:rw]`. The tag is made when all volumes are known.
+pub(crate) fn volume(text: &str) -> Result<Volume, String> {
+    let (paths, read_only) = access(text);
+    // The last colon: a host path may contain one, a guest path starts with a slash.
+    let (host, guest) =
+        paths.rsplit_once(":/").ok_or("expects HOST:GUEST[:ro], GUEST being an absolute path")?;
+    if host.is_empty() {
+        return Err("expects HOST:GUEST[:ro]; the host path is empty".into());
+    }
+    Ok(Volume { host: host.into(), guest: format!("/{guest}"), read_only })
+}
+
+fn access(text: &str) -> (&str, bool) {
+    if let Some(path) = text.strip_suffix(":ro") {
+        return (path, true);
+    }
+    (text.strip_suffix(":rw").unwrap_or(text), false)
+}
+
+/// What `-v` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Volume {
+    pub(crate) host: PathBuf,
+    pub(crate) guest: String,
+    pub(crate) read_only: bool,
+}
+
+impl Volume {
+    /// A share with a tag of its own.
+    pub(crate) fn into_share(self, index: usize) -> ShareMount {
+        ShareMount {
+            tag: format!("volume{index}"),
+            path: self.host,
+            read_only: self.read_only,
+            target: Some(self.guest),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(mib("512"), Ok(512));
+        assert_eq!(mib(" 700M "), Ok(700));
+        assert_eq!(mib("2g"), Ok(2048));
+        for wrong in ["", "0", "0G", "-1", "1T", "1.5G", "18446744073709551615G", "G"] {
+            assert!(mib(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn shares_and_volumes() {
+        let s = share("work=/a=b:ro").unwrap();
+        assert_eq!((s.tag.as_str(), s.path.to_str(), s.read_only), ("work", Some("/a=b"), true));
+        assert!(!share("w=/a:rw").unwrap().read_only);
+        assert!(share("/a").is_err() && share("w=").is_err());
+        let v = volume("./a:b:/work/c:ro").unwrap();
+        assert_eq!(v, Volume { host: "./a:b".into(), guest: "/work/c".into(), read_only: true });
+        assert_eq!(volume("/a:/b").unwrap().into_share(3).tag, "volume3");
+        for wrong in ["/a", "/a:b", ":/b", "", ":ro"] {
+            assert!(volume(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn environment() {
+        assert_eq!(env("A=b=c"), Ok(("A".into(), "b=c".into())));
+        assert_eq!(env("PATH").unwrap().0, "PATH");
+        for wrong in ["1=2", "=x", "A B=c", "VMETTE_SURELY_NOT_SET"] {
+            assert!(env(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_say_so_in_the_words_of_the_original() {
+        assert_eq!(number::<i64>("1234x"), Err("expects a number".into()));
+        assert_eq!(number::<i64>("-1"), Ok(-1));
+    }
+}

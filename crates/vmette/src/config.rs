@@ -1,0 +1,230 @@
+//! What a session is to be.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+pub use vmette_image::{BlockFs, RootfsArtifact};
+use vmette_vmm::{AcceleratorChoice, Console};
+
+/// Base kernel command line.
+pub const DEFAULT_CMDLINE: &str = "console=hvc0 quiet";
+
+/// What the machine is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WorkloadStrategy {
+    /// Runs [`Config::exec_cmd`] or [`Config::argv`] and ends with it. Without either, as [`WorkloadStrategy::Agent`].
+    #[default]
+    OneShot,
+    /// Stays up until it is stopped; commands come with [`Session::exec`](crate::Session::exec).
+    Agent,
+}
+
+/// The guest's vsock port on the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum VsockPort {
+    /// None.
+    Disabled,
+    /// One that is free, where the engine has vsock.
+    #[default]
+    Auto,
+    /// This one, or an error.
+    Fixed(u32),
+}
+
+/// A rootfs that is a host folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootfsShare {
+    /// The folder. The guest never writes to it: writes go to an overlay.
+    pub path: PathBuf,
+    /// Whether the guest's root is read-only, without an overlay.
+    pub read_only: bool,
+}
+
+/// A rootfs that is a block image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootfsBlock {
+    /// The image. It is never written to.
+    pub path: PathBuf,
+    /// Its file system.
+    pub fstype: BlockFs,
+}
+
+/// The workload's root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rootfs {
+    /// A folder.
+    Share(RootfsShare),
+    /// An image.
+    Block(RootfsBlock),
+}
+
+/// A host folder granted to the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareMount {
+    /// Its name: ASCII letters, digits, `-`, `_`, `.`; unique; not `ctl`, `rootfs`, `certs` or `agent`.
+    pub tag: String,
+    /// The folder.
+    pub path: PathBuf,
+    /// Whether the host refuses writes.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Where it appears in the guest; `/mnt/<tag>` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+impl ShareMount {
+    /// A writable share at `/mnt/<tag>`.
+    pub fn new(tag: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        Self { tag: tag.into(), path: path.into(), read_only: false, target: None }
+    }
+
+    /// Where it appears in the guest.
+    #[must_use]
+    pub fn guest_path(&self) -> String {
+        self.target.clone().unwrap_or_else(|| format!("{}/{}", vmette_wire::agent::SHARE_DIR, self.tag))
+    }
+}
+
+/// What a session is to be. Nothing is granted that is not named here.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Linux kernel; empty: the one that vmette provides.
+    pub kernel: PathBuf,
+    /// initramfs; empty: the one that vmette provides.
+    pub initramfs: PathBuf,
+    /// Base kernel command line.
+    pub cmdline: String,
+    /// The workload's root; `None`: the built-in one.
+    pub rootfs: Option<Rootfs>,
+    /// Whether the root is read-only whatever the rootfs is. [`RootfsShare::read_only`] says the same for a folder.
+    pub rootfs_read_only: bool,
+    /// Host folders.
+    pub shares: Vec<ShareMount>,
+    /// Raw images, read-write.
+    pub disks: Vec<PathBuf>,
+    /// A shell command line to run.
+    pub exec_cmd: Option<String>,
+    /// A program and its arguments to run; wins over `exec_cmd`.
+    pub argv: Option<Vec<String>>,
+    /// Where the command starts.
+    pub cwd: Option<String>,
+    /// Who runs the command.
+    pub user: Option<String>,
+    /// Whether the command is PID 1 of its namespace, as an init system wants to be.
+    pub switch_root: bool,
+    /// Whether the guest has a network.
+    pub net: bool,
+    /// Whether vmette prints nothing of its own.
+    pub quiet: bool,
+    /// Whether the command's output is kept for [`Session::wait_captured`](crate::Session::wait_captured) and
+    /// [`Session::capture_rx`](crate::Session::capture_rx) rather than passed to this process's stdout and stderr.
+    pub capture_output: bool,
+    /// The guest's vsock port.
+    pub vsock_port: VsockPort,
+    /// vsock port in the guest for snapshots.
+    pub guest_vsock_port: u32,
+    /// Ends the session after that many seconds, counted from the start of the machine.
+    pub timeout_seconds: Option<u32>,
+    /// Virtual CPUs, 1 or more.
+    pub vcpus: u8,
+    /// Memory in MiB.
+    pub mem_mib: u64,
+    /// A snapshot to make. Not supported by this version.
+    pub build_snapshot: Option<PathBuf>,
+    /// A snapshot to start from. Not supported by this version.
+    pub resume_snapshot: Option<PathBuf>,
+    /// What the machine is for.
+    pub workload: WorkloadStrategy,
+    /// Width and height of the desktop, in pixels.
+    pub display_size: (u32, u32),
+    /// The workload's environment; later ones win.
+    pub env: Vec<(String, String)>,
+    /// Size of a scratch disk that takes the root's writes, in MiB; without it they go to the guest's memory.
+    pub scratch_mib: Option<u64>,
+    /// Which accelerator.
+    pub accelerator: AcceleratorChoice,
+    /// Where the guest kernel's messages go.
+    pub console: Console,
+    /// Whether the session may start from, and leave behind, a template of a booted machine.
+    pub template: bool,
+    /// Folder with CA certificates (`*.pem`, `*.crt`, `*.cer`) that the workload trusts.
+    pub ca_certs: Option<PathBuf>,
+    /// Cache folder; `None`: the user's.
+    pub cache_dir: Option<PathBuf>,
+    /// Further kernel modules that the guest loads when it boots, for example `kvm-amd`.
+    pub extra_modules: Vec<String>,
+    /// Whether nothing may be fetched over the network on the host.
+    pub offline: bool,
+}
+
+impl Config {
+    /// A one-shot machine with one CPU, 512 MiB, the built-in rootfs and no grants. Empty paths stand for the kernel
+    /// and the initramfs that vmette provides.
+    pub fn new(kernel: impl Into<PathBuf>, initramfs: impl Into<PathBuf>) -> Self {
+        Self {
+            kernel: kernel.into(),
+            initramfs: initramfs.into(),
+            cmdline: DEFAULT_CMDLINE.into(),
+            rootfs: None,
+            rootfs_read_only: false,
+            shares: Vec::new(),
+            disks: Vec::new(),
+            exec_cmd: None,
+            argv: None,
+            cwd: None,
+            user: None,
+            switch_root: false,
+            net: false,
+            quiet: false,
+            capture_output: false,
+            vsock_port: VsockPort::Auto,
+            guest_vsock_port: 1025,
+            timeout_seconds: None,
+            vcpus: 1,
+            mem_mib: 512,
+            build_snapshot: None,
+            resume_snapshot: None,
+            workload: WorkloadStrategy::OneShot,
+            display_size: (1280, 800),
+            env: Vec::new(),
+            scratch_mib: None,
+            accelerator: AcceleratorChoice::Auto,
+            console: Console::Discard,
+            template: true,
+            ca_certs: None,
+            cache_dir: None,
+            extra_modules: Vec::new(),
+            offline: false,
+        }
+    }
+
+    /// Takes over what a provider resolved. The image's environment goes in front of the caller's, so that the
+    /// caller's values win.
+    pub fn set_rootfs_artifact(&mut self, artifact: RootfsArtifact, force_read_only: bool) {
+        self.rootfs_read_only |= force_read_only;
+        match artifact {
+            RootfsArtifact::Directory { path, read_only, image_env } => {
+                self.rootfs =
+                    Some(Rootfs::Share(RootfsShare { path, read_only: read_only || force_read_only }));
+                self.env.splice(0..0, image_env);
+            }
+            RootfsArtifact::BlockImage { path, fstype, image_env } => {
+                self.env.splice(0..0, image_env);
+                self.rootfs = Some(Rootfs::Block(RootfsBlock { path, fstype }));
+            }
+        }
+    }
+
+    /// Whether the workload's root takes no writes.
+    #[must_use]
+    pub fn is_root_read_only(&self) -> bool {
+        self.rootfs_read_only || matches!(&self.rootfs, Some(Rootfs::Share(share)) if share.read_only)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new("", "")
+    }
+}

@@ -1,0 +1,316 @@
+//! The demultiplexer: many callers, one byte stream to the agent.
+//!
+//! One thread owns all reads. A caller registers a waiter under a fresh id, writes its frame under a short lock, and
+//! waits on its own channel. A late answer is dropped by its id, and the stream stays in step. Whatever ends the stream
+//! poisons the connection once: every waiter and every later caller fails at once with the first cause.
+
+use std::collections::HashMap;
+use std::io::{BufReader, Write};
+use std::net::Shutdown;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use vmette_vmm::ControlStream;
+use vmette_wire::agent::{Op, Reply};
+use vmette_wire::frame::{self, Frame};
+use vmette_wire::{Action, ResponseHeader};
+
+use crate::Error;
+use crate::stream::StreamQueue;
+
+/// How long a request waits for its answer.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a frame may take to be written: a guest that stops reading must not block every caller for ever.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Most requests under way at once. The guest cannot raise this number; it bounds what a caller in a loop can do.
+const WAITERS_MAX: usize = 1 << 14;
+
+/// An answer with its payload.
+pub(crate) type Response = (ResponseHeader, Vec<u8>);
+
+enum Waiter {
+    /// One answer.
+    Once(SyncSender<Result<Response, String>>),
+    /// Events until the last one.
+    Stream(Arc<StreamQueue>),
+}
+
+#[derive(Default)]
+struct State {
+    waiters: HashMap<u32, Waiter>,
+    next_id: u32,
+    poison: Option<String>,
+}
+
+struct Inner {
+    writer: Mutex<ControlStream>,
+    /// A second handle on the stream: it can be shut down while a writer is blocked on the first.
+    plug: ControlStream,
+    state: Mutex<State>,
+}
+
+/// A handle on the connection; clones share it.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    inner: Arc<Inner>,
+}
+
+impl Connection {
+    /// Takes over the stream. `cause_of_end` is asked once when the stream ends: it may know better than "the
+    /// connection ended" why, for example because the machine was stopped.
+    pub(crate) fn new<F>(stream: ControlStream, cause_of_end: F) -> std::io::Result<Self>
+    where
+        F: FnOnce() -> Option<String> + Send + 'static,
+    {
+        let reader = stream.try_clone()?;
+        let plug = stream.try_clone()?;
+        let inner = Arc::new(Inner { writer: Mutex::new(stream), plug, state: Mutex::default() });
+        let for_reader = inner.clone();
+        thread::Builder::new().name("vmette-reader".into()).spawn(move || {
+            let end = for_reader.read_until_end(reader);
+            let cause = match end {
+                ReadEnd::Closed(what) => cause_of_end().unwrap_or(what),
+                ReadEnd::Protocol(what) => what,
+            };
+            for_reader.poison(&cause);
+        })?;
+        Ok(Self { inner })
+    }
+
+    /// Sends one request and waits for its one answer.
+    pub(crate) fn request<T: Serialize>(
+        &self,
+        header: &T,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Response, Error> {
+        self.send_request(header, payload)?.wait(timeout)
+    }
+
+    /// Sends one request whose answer is waited for later.
+    pub(crate) fn send_request<T: Serialize>(&self, header: &T, payload: &[u8]) -> Result<Pending, Error> {
+        let (sender, receiver) = sync_channel(1);
+        let id = self.register(Waiter::Once(sender))?;
+        let pending = Pending { connection: self.clone(), id, receiver };
+        self.send(id, header, payload)?;
+        Ok(pending)
+    }
+
+    /// A request of the desktop.
+    pub(crate) fn action(&self, action: &Action) -> Result<Response, Error> {
+        let extra = match action {
+            Action::Wait { ms } => Duration::from_millis(*ms).min(REQUEST_TIMEOUT),
+            _ => Duration::ZERO,
+        };
+        self.request(action, &[], REQUEST_TIMEOUT + extra)
+    }
+
+    /// Opens a stream: events for the returned id go to `queue` until the last one.
+    pub(crate) fn open_stream(
+        &self,
+        op: &Op,
+        payload: &[u8],
+        queue: &Arc<StreamQueue>,
+    ) -> Result<u32, Error> {
+        let id = self.register(Waiter::Stream(queue.clone()))?;
+        self.send(id, op, payload)?;
+        Ok(id)
+    }
+
+    /// Sends one more frame of a stream.
+    pub(crate) fn send<T: Serialize>(&self, id: u32, header: &T, payload: &[u8]) -> Result<(), Error> {
+        let bytes = frame::encode(id, header, payload).map_err(|e| {
+            self.inner.lock().waiters.remove(&id);
+            Error::InvalidConfig(format!("request to the guest: {e}"))
+        })?;
+        let mut writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at under the write lock, so that nothing is written behind a frame that was cut.
+        self.inner.check()?;
+        if let Err(message) = write_all_until(&mut writer, &bytes, Instant::now() + WRITE_TIMEOUT) {
+            drop(writer);
+            self.inner.poison(&message);
+        }
+        self.inner.check()
+    }
+
+    /// Why the connection is unusable, if it is.
+    pub(crate) fn poison_cause(&self) -> Option<String> {
+        self.inner.lock().poison.clone()
+    }
+
+    /// Ends the connection: both sides see the end of the stream.
+    pub(crate) fn close(&self, cause: &str) {
+        self.inner.poison(cause);
+    }
+
+    fn register(&self, waiter: Waiter) -> Result<u32, Error> {
+        let mut state = self.inner.lock();
+        // Poisoning drains the waiters under this same lock: a waiter is either drained or never registered.
+        if let Some(cause) = &state.poison {
+            return Err(Error::Agent(cause.clone()));
+        }
+        if state.waiters.len() >= WAITERS_MAX {
+            return Err(Error::Agent(format!("more than {WAITERS_MAX} requests are under way")));
+        }
+        let mut id = state.next_id;
+        while state.waiters.contains_key(&id) {
+            id = id.wrapping_add(1);
+        }
+        state.next_id = id.wrapping_add(1);
+        state.waiters.insert(id, waiter);
+        Ok(id)
+    }
+
+    fn forget(&self, id: u32) {
+        self.inner.lock().waiters.remove(&id);
+    }
+}
+
+/// An answer that is under way. Dropping it gives up waiting.
+pub(crate) struct Pending {
+    connection: Connection,
+    id: u32,
+    receiver: std::sync::mpsc::Receiver<Result<Response, String>>,
+}
+
+impl Pending {
+    /// Waits for the answer; a late one is dropped.
+    pub(crate) fn wait(self, timeout: Duration) -> Result<Response, Error> {
+        match self.receiver.recv_timeout(timeout) {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(cause)) => Err(Error::Agent(cause)),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(Error::Timeout(u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX)))
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(Error::Agent(self.connection.poison_cause().unwrap_or_else(|| "request dropped".into())))
+            }
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.connection.forget(self.id);
+    }
+}
+
+enum ReadEnd {
+    Closed(String),
+    Protocol(String),
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match &self.lock().poison {
+            Some(cause) => Err(Error::Agent(cause.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn poison(&self, cause: &str) {
+        let waiters = {
+            let mut state = self.lock();
+            if state.poison.is_some() {
+                return;
+            }
+            state.poison = Some(cause.to_owned());
+            std::mem::take(&mut state.waiters)
+        };
+        for waiter in waiters.into_values() {
+            match waiter {
+                // The channel holds one message and has had none.
+                Waiter::Once(sender) => drop(sender.try_send(Err(cause.to_owned()))),
+                Waiter::Stream(queue) => queue.abort(cause),
+            }
+        }
+        // The reader sees the end of the stream, a blocked writer an error. Fails only when the peer closed it first.
+        let _ = self.plug.shutdown(Shutdown::Both);
+    }
+
+    fn read_until_end(&self, stream: ControlStream) -> ReadEnd {
+        let mut reader = BufReader::with_capacity(4 * frame::CHUNK_MAX, stream);
+        loop {
+            match frame::read_frame(&mut reader) {
+                Ok(Some(frame)) => {
+                    if let Err(what) = self.dispatch(frame) {
+                        return ReadEnd::Protocol(what);
+                    }
+                }
+                Ok(None) => return ReadEnd::Closed("the connection to the guest ended".into()),
+                Err(frame::FrameError::Io(e)) => {
+                    return ReadEnd::Closed(format!("the connection to the guest failed: {e}"));
+                }
+                Err(frame::FrameError::Truncated) => {
+                    return ReadEnd::Closed("the connection to the guest ended inside a message".into());
+                }
+                Err(e) => return ReadEnd::Protocol(format!("the guest broke the protocol: {e}")),
+            }
+        }
+    }
+
+    fn dispatch(&self, frame: Frame) -> Result<(), String> {
+        let reply = Reply::parse(&frame.header).map_err(|e| format!("the guest broke the protocol: {e}"))?;
+        let mut state = self.lock();
+        match (state.waiters.get(&frame.id), reply) {
+            (Some(Waiter::Once(_)), Reply::Response(header)) => {
+                if let Some(Waiter::Once(sender)) = state.waiters.remove(&frame.id) {
+                    // Fails only when the caller has given up.
+                    drop(sender.try_send(Ok((header, frame.payload))));
+                }
+                Ok(())
+            }
+            (Some(Waiter::Stream(queue)), Reply::Event(event)) => {
+                let queue = queue.clone();
+                if event.is_last() {
+                    state.waiters.remove(&frame.id);
+                }
+                drop(state);
+                queue.push(event, frame.payload).map_err(|e| format!("the guest broke the protocol: {e}"))
+            }
+            (Some(Waiter::Stream(queue)), Reply::Response(header)) if !header.ok => {
+                let queue = queue.clone();
+                state.waiters.remove(&frame.id);
+                drop(state);
+                queue.refuse(header.error.as_deref().unwrap_or("the agent refused the request"));
+                Ok(())
+            }
+            (Some(_), _) => Err("the guest broke the protocol: an answer of the wrong kind".into()),
+            // Nobody waits any more: late, or abandoned.
+            (None, _) => Ok(()),
+        }
+    }
+}
+
+/// `write_all` with a deadline for the whole.
+fn write_all_until(stream: &mut ControlStream, mut bytes: &[u8], deadline: Instant) -> Result<(), String> {
+    while !bytes.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(format!("the guest did not take a message within {} s", WRITE_TIMEOUT.as_secs()));
+        }
+        stream.set_write_timeout(Some(left)).map_err(|e| format!("set a write deadline: {e}"))?;
+        match stream.write(bytes) {
+            Ok(0) => return Err("the connection to the guest is closed".into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::Interrupted
+                        | std::io::ErrorKind::WouldBlock
+                        | std::io::ErrorKind::TimedOut
+                ) => {}
+            Err(e) => return Err(format!("write to the guest: {e}")),
+        }
+    }
+    Ok(())
+}

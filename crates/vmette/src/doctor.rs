@@ -1,0 +1,178 @@
+//! What a run would have on this host, and why not more. Nothing is started, fetched or changed.
+
+use std::fs;
+
+use serde::Serialize;
+
+use crate::assets::{self, CacheRoot, Kernel};
+use crate::launch::{asset_options, base_spec};
+use crate::resolve::cache_of;
+use crate::template::Template;
+use crate::{Config, Error, engine};
+
+/// Free memory below which a machine of the default size would make the host swap, in MiB.
+const SPARE_MEMORY_MIB: u64 = 128;
+
+/// Free space in the cache below which neither kernel nor template fit, in MiB.
+const SPARE_DISK_MIB: u64 = 512;
+
+/// Everything that was looked at.
+#[derive(Debug, Clone, Serialize)]
+pub struct Diagnosis {
+    /// Whether a run would work.
+    pub ok: bool,
+    /// One for each thing that a run needs, in the order in which it needs them.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that a run needs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// What: `engine`, `accelerator`, `kernel`, …
+    pub name: &'static str,
+    /// Whether a run could go on.
+    pub ok: bool,
+    /// What was found, or what is wrong and what to do.
+    pub value: String,
+    /// Why it is so, and what would be better.
+    pub details: Vec<String>,
+}
+
+impl Finding {
+    fn good(name: &'static str, value: impl Into<String>) -> Self {
+        Self { name, ok: true, value: value.into(), details: Vec::new() }
+    }
+
+    fn bad(name: &'static str, value: impl ToString) -> Self {
+        Self { name, ok: false, value: value.to_string(), details: Vec::new() }
+    }
+}
+
+/// Looks at everything that a run of `config` needs.
+#[must_use]
+pub fn examine(config: &Config) -> Diagnosis {
+    let mut findings = Vec::new();
+    match cache_of(config).and_then(|cache| cache.ensure().map(|()| cache).map_err(Error::from)) {
+        Ok(cache) => {
+            findings.extend(engine_findings(config, &cache));
+            findings.push(kernel(config, &cache));
+            findings.push(template(config, &cache));
+            findings.push(disk(&cache));
+        }
+        Err(e) => findings.push(Finding::bad("cache", e)),
+    }
+    findings.push(memory(config, fs::read_to_string("/proc/meminfo").ok().as_deref()));
+    Diagnosis { ok: findings.iter().all(|f| f.ok), findings }
+}
+
+fn engine_findings(config: &Config, cache: &CacheRoot) -> Vec<Finding> {
+    let spec = base_spec_of(config);
+    match engine::for_this_host(config, cache).and_then(|engine| Ok(engine.probe(&spec)?)) {
+        Ok(capabilities) => {
+            let accelerator = capabilities.accelerator;
+            let mut finding =
+                Finding::good("accelerator", format!("{accelerator}: {}", accelerator.isolation()));
+            finding.details = capabilities.reasons;
+            vec![Finding::good("engine", capabilities.engine), finding]
+        }
+        Err(e) => vec![Finding::bad("engine", e)],
+    }
+}
+
+fn base_spec_of(config: &Config) -> vmette_vmm::MachineSpec {
+    base_spec(&crate::launch::spec_of(config, config.kernel.clone(), config.initramfs.clone()))
+}
+
+fn kernel(config: &Config, cache: &CacheRoot) -> Finding {
+    match Kernel::find(&asset_options(config, cache)) {
+        Ok(Some(kernel)) => {
+            let mut finding = Finding::good("kernel", kernel.version);
+            finding.details.push(kernel.image.display().to_string());
+            finding
+        }
+        Ok(None) if config.offline || !is_on_path("apt-get") => Finding::bad(
+            "kernel",
+            "none: install linux-image-cloud-amd64, name one with --kernel, or set VMETTE_ASSETS_DIR",
+        ),
+        Ok(None) => {
+            Finding::good("kernel", "none yet; the first run fetches the distribution's with apt-get")
+        }
+        Err(e) => Finding::bad("kernel", e),
+    }
+}
+
+fn is_on_path(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}
+
+/// A missing template is no fault: the first run makes it.
+fn template(config: &Config, cache: &CacheRoot) -> Finding {
+    let mut options = asset_options(config, cache);
+    options.offline = true;
+    let found = assets::boot_assets(&options, &|_| {}).map_err(Error::from).and_then(|boot| {
+        let spec = base_spec(&crate::launch::spec_of(config, boot.kernel, boot.initramfs));
+        let engine = engine::for_this_host(config, cache)?;
+        Template::locate(&*engine, &spec, cache)
+    });
+    match found {
+        Ok(template) if template.exists() => {
+            Finding::good("template", format!("ready: {}", template.path().display()))
+        }
+        Ok(_) | Err(_) => {
+            Finding::good("template", "none yet for the default machine; the first run makes it")
+        }
+    }
+}
+
+fn memory(config: &Config, meminfo: Option<&str>) -> Finding {
+    let available = meminfo.and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    match available {
+        Some(kib) if kib >> 10 < config.mem_mib.saturating_add(SPARE_MEMORY_MIB) => Finding::bad(
+            "memory",
+            format!(
+                "{} MiB available; a machine of {} MiB needs {SPARE_MEMORY_MIB} MiB more than its own",
+                kib >> 10,
+                config.mem_mib
+            ),
+        ),
+        Some(kib) => Finding::good("memory", format!("{} MiB available", kib >> 10)),
+        None => Finding::good("memory", "unknown on this system"),
+    }
+}
+
+fn disk(cache: &CacheRoot) -> Finding {
+    match rustix::fs::statvfs(cache.path()) {
+        Ok(stat) => {
+            let mib = stat.f_bavail.saturating_mul(stat.f_frsize) >> 20;
+            let text = format!("{mib} MiB free in {}", cache.path().display());
+            if mib < SPARE_DISK_MIB {
+                Finding::bad(
+                    "disk",
+                    format!("{text}; {SPARE_DISK_MIB} MiB are needed (VMETTE_CACHE_DIR moves it)"),
+                )
+            } else {
+                Finding::good("disk", text)
+            }
+        }
+        Err(e) => Finding::bad("disk", format!("{}: {e}", cache.path().display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_little_memory_is_a_fault_and_an_unknown_amount_is_not() {
+        let config = Config::default();
+        let info = |kib: u64| format!("MemTotal: 1 kB\nMemAvailable:   {kib} kB\n");
+        assert!(memory(&config, Some(&info(1 << 20))).ok);
+        let finding = memory(&config, Some(&info(100 << 10)));
+        assert!(!finding.ok && finding.value.contains("100 MiB available"));
+        assert!(memory(&config, None).ok);
+    }
+}

@@ -1,0 +1,111 @@
+//! How sessions end, and the handle that ends them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use vmette_vmm::{Machine, Slot};
+
+/// How a session ended. The first cause wins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// The command exited with this status; 128 + n when signal n killed it.
+    Exited(i32),
+    /// [`Config::timeout_seconds`](crate::Config::timeout_seconds) passed.
+    TimedOut,
+    /// It was stopped by [`Session::stop`](crate::Session::stop) or a [`StopHandle`].
+    Stopped,
+    /// The machine or the connection to it failed.
+    Error(String),
+}
+
+impl SessionEnd {
+    /// The exit status for it: the command's, 124 for a timeout, 0 for a stop, 1 for an error.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Exited(code) => *code,
+            Self::TimedOut => 124,
+            Self::Stopped => 0,
+            Self::Error(_) => 1,
+        }
+    }
+}
+
+/// What a session and everything that may end it share.
+pub(crate) struct Shared {
+    end: Slot<SessionEnd>,
+    machine: Mutex<Option<Arc<dyn Machine>>>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { end: Slot::new(), machine: Mutex::default() }
+    }
+}
+
+impl Shared {
+    /// Records the end, unless there was one, and stops the machine.
+    pub(crate) fn finish(&self, end: SessionEnd) -> bool {
+        let first = self.end.set(end);
+        let machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(machine) = machine {
+            machine.stop();
+        }
+        first
+    }
+
+    /// Makes `machine` the one that an end stops. When the end has come already it is stopped here.
+    pub(crate) fn attach(&self, machine: &Arc<dyn Machine>) {
+        *self.machine.lock().unwrap_or_else(PoisonError::into_inner) = Some(machine.clone());
+        if self.end.get().is_some() {
+            machine.stop();
+        }
+    }
+
+    pub(crate) fn ended(&self) -> Option<SessionEnd> {
+        self.end.get()
+    }
+
+    pub(crate) fn wait(&self) -> SessionEnd {
+        self.end.wait()
+    }
+
+    /// Ends the session when `timeout` has passed since `start`.
+    pub(crate) fn watch_timeout(self: &Arc<Self>, start: Instant, timeout: Duration) -> std::io::Result<()> {
+        // Weak would not do: the thread waits on the slot. It ends with the session, which always ends when dropped.
+        let shared = self.clone();
+        std::thread::Builder::new().name("vmette-timeout".into()).spawn(move || {
+            if shared.end.wait_until(start + timeout).is_none() {
+                shared.finish(SessionEnd::TimedOut);
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// Stops a session from any thread, also while it starts: make one, hand it to
+/// [`SessionBuilder::stop_handle`](crate::SessionBuilder::stop_handle), keep a clone.
+#[derive(Clone, Default)]
+pub struct StopHandle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl StopHandle {
+    /// A handle for a session that is yet to be started.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends the session as [`SessionEnd::Stopped`]; nothing happens when it has ended. Returns when the machine is
+    /// gone.
+    pub fn stop(&self) {
+        self.shared.finish(SessionEnd::Stopped);
+    }
+}
+
+impl std::fmt::Debug for StopHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StopHandle").field("ended", &self.shared.ended()).finish()
+    }
+}

@@ -1,0 +1,50 @@
+//! What makes a clone a machine of its own.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use vmette_wire::agent::{ENTROPY_LEN, Hello, PROTOCOL_VERSION};
+
+use crate::Error;
+
+/// A `hello` with fresh randomness, the time, and a name; and its payload.
+pub(crate) fn hello() -> Result<(Hello, [u8; ENTROPY_LEN]), Error> {
+    let entropy = random()?;
+    let id: [u8; 16] = random()?;
+    let machine_id: String = id.iter().map(|b| format!("{b:02x}")).collect();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let hello = Hello {
+        protocol: PROTOCOL_VERSION,
+        realtime_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+        hostname: format!("vmette-{}", &machine_id[..8]),
+        machine_id,
+        payload_len: 0,
+    };
+    Ok((hello, entropy))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(n) => filled += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::Io(e.into())),
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_are_alike() {
+        let ((a, entropy_a), (b, entropy_b)) = (hello().unwrap(), hello().unwrap());
+        assert_ne!(a.machine_id, b.machine_id);
+        assert_ne!(entropy_a, entropy_b);
+        assert_eq!(a.machine_id.len(), 32);
+        assert!(a.machine_id.bytes().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()));
+    }
+}

@@ -1,0 +1,78 @@
+//! vmette runs untrusted work in a Linux microVM of its own: no network, no host files until they are granted, gone
+//! when it is done.
+//!
+//! ```no_run
+//! let mut config = vmette::Config::default();
+//! config.exec_cmd = Some("uname -a; exit 7".into());
+//! config.capture_output = true;
+//! let output = vmette::run(&config)?;
+//! assert_eq!(output.exit_code, 7);
+//! # Ok::<(), vmette::Error>(())
+//! ```
+//!
+//! [`run`] is one command from start to end. A [`Session`] is a machine that stays: commands with streams
+//! ([`Session::exec`]), files in and out, requests of the desktop's protocol. Everything is blocking and may be used
+//! from any thread; no signal handler is installed and the terminal is never touched.
+//!
+//! What the guest can reach of the host is what the [`Config`] names, and nothing else; [`Session::report`] says what a
+//! session really had, and whether hardware or an emulator stood between it and the host.
+#![forbid(unsafe_code)]
+
+pub mod assets;
+mod ca;
+mod config;
+mod connection;
+pub mod doctor;
+mod end;
+mod engine;
+mod error;
+mod files;
+mod identity;
+mod launch;
+mod notice;
+mod process;
+mod pump;
+mod report;
+mod resolve;
+mod run;
+mod session;
+mod stream;
+mod template;
+mod validate;
+
+pub use ca::default_ca_certs;
+pub use config::{
+    BlockFs, Config, DEFAULT_CMDLINE, Rootfs, RootfsArtifact, RootfsBlock, RootfsShare, ShareMount,
+    VsockPort, WorkloadStrategy,
+};
+pub use end::{SessionEnd, StopHandle};
+pub use error::Error;
+pub use files::FileInfo;
+pub use notice::{Notice, Observer};
+pub use process::{Collected, ExecOptions, Output, Process};
+pub use pump::{CAPTURE_MAX, forward};
+pub use report::{Grants, Report, ShareGrant, StartedFrom, Timings};
+pub use resolve::resolve_rootfs;
+pub use run::{RunOutput, run};
+pub use session::{Session, SessionBuilder, SessionClient};
+pub use validate::{MEM_MIB_MAX, MEM_MIB_MIN, SCRATCH_MIB_MAX, SCRATCH_MIB_MIN, VCPUS_MAX, is_valid_env_key};
+pub use vmette_vmm::{Accelerator, AcceleratorChoice, Console, Isolation};
+pub use vmette_wire::agent::{ExitStatus, FailureKind};
+pub use vmette_wire::{Action, ResponseHeader, ScrollDirection};
+
+/// From a rootfs spec to an artifact.
+pub mod provider {
+    pub use vmette_image::*;
+}
+
+/// The engines' seam, for embedders that bring their own.
+pub mod engine_api {
+    pub use vmette_vmm::*;
+}
+
+/// The frame codec of the desktop's protocol.
+pub mod desktop {
+    pub use vmette_wire::frame::{
+        Frame, FrameError, HEADER_MAX, PAYLOAD_MAX, encode_response, read_frame, write_frame,
+    };
+}

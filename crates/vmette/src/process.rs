@@ -1,0 +1,248 @@
+//! Commands in a running guest.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use vmette_wire::agent::{Command, Exec, ExitStatus, Op, TtySize, WINDOW};
+
+use crate::Error;
+use crate::connection::Connection;
+use crate::stream::{Channel, StreamEnd, StreamQueue};
+
+/// What to run in a guest, and how. Made by [`ExecOptions::argv`] or [`ExecOptions::shell`].
+#[derive(Debug, Clone, Default)]
+pub struct ExecOptions {
+    args: Vec<Vec<u8>>,
+    env: Vec<Vec<u8>>,
+    exec: Exec,
+}
+
+impl ExecOptions {
+    /// A program, looked up in `PATH`, and its arguments.
+    pub fn argv<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Self {
+        let args = args.into_iter().map(|a| a.as_ref().as_bytes().to_vec()).collect();
+        Self { args, ..Self::default() }
+    }
+
+    /// A command line for `/bin/sh -c`; it may be several MiB long.
+    pub fn shell(command: impl AsRef<OsStr>) -> Self {
+        Self {
+            args: vec![command.as_ref().as_bytes().to_vec()],
+            exec: Exec { shell: true, ..Exec::default() },
+            ..Self::default()
+        }
+    }
+
+    /// Adds an environment variable; a later one of the same name wins.
+    #[must_use]
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        let mut pair = key.as_ref().as_bytes().to_vec();
+        pair.push(b'=');
+        pair.extend_from_slice(value.as_ref().as_bytes());
+        self.env.push(pair);
+        self
+    }
+
+    /// Starts in that folder of the guest (absolute).
+    #[must_use]
+    pub fn cwd(mut self, cwd: impl Into<String>) -> Self {
+        self.exec.cwd = Some(cwd.into());
+        self
+    }
+
+    /// Runs as `name`, `uid`, `name:group` or `uid:gid` of the guest.
+    #[must_use]
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.exec.user = Some(user.into());
+        self
+    }
+
+    /// Runs on a terminal of that size.
+    #[must_use]
+    pub fn tty(mut self, rows: u16, cols: u16) -> Self {
+        self.exec.tty = Some(TtySize { rows, cols });
+        self
+    }
+
+    /// Gives the command a stdin that [`Process::write_stdin`] feeds; without it stdin is empty.
+    #[must_use]
+    pub fn stdin(mut self, open: bool) -> Self {
+        self.exec.stdin = open;
+        self
+    }
+
+    /// Runs as PID 1 of the workload's namespace; see [`Config::switch_root`](crate::Config::switch_root).
+    #[must_use]
+    pub(crate) fn init(mut self, init: bool) -> Self {
+        self.exec.init = init;
+        self
+    }
+
+    fn encode(&self) -> Result<(Exec, Vec<u8>), Error> {
+        let invalid = |message: String| Error::InvalidConfig(message);
+        let count = |n: usize| u32::try_from(n).map_err(|_| invalid(format!("{n} arguments")));
+        let exec = Exec { argc: count(self.args.len())?, envc: count(self.env.len())?, ..self.exec.clone() };
+        if exec.argc == 0 {
+            return Err(invalid("a command needs at least one argument".into()));
+        }
+        let command = Command { args: self.args.clone(), env: self.env.clone() };
+        let payload = command.encode().map_err(|e| invalid(format!("command: {e}")))?;
+        Ok((exec, payload))
+    }
+}
+
+/// A piece of a command's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// From its standard output, or its terminal.
+    Stdout(Vec<u8>),
+    /// From its standard error.
+    Stderr(Vec<u8>),
+}
+
+/// A command in a guest. All methods may be called from any thread; dropping the last handle of a command that still
+/// runs kills it.
+///
+/// Output has to be taken with [`Process::next_output`]: the guest holds the command back when about 1 MiB waits.
+pub struct Process {
+    connection: Connection,
+    queue: Arc<StreamQueue>,
+    id: u32,
+    pid: u32,
+}
+
+impl Process {
+    /// Starts a command and waits until it runs.
+    pub(crate) fn start(connection: &Connection, options: &ExecOptions) -> Result<Self, Error> {
+        let (exec, payload) = options.encode()?;
+        let queue = Arc::new(StreamQueue::new());
+        let id = connection.open_stream(&Op::Exec(exec), &payload, &queue)?;
+        let mut process = Self { connection: connection.clone(), queue, id, pid: 0 };
+        process.pid = process.queue.wait_started()?;
+        Ok(process)
+    }
+
+    /// Its process id, as the workload sees it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits for output. `None` when the command has ended and everything was taken.
+    ///
+    /// # Errors
+    /// The connection to the guest is gone.
+    pub fn next_output(&self) -> Result<Option<Output>, Error> {
+        let Some((channel, bytes, credit)) = self.queue.next_chunk() else { return Ok(None) };
+        if credit > 0 {
+            self.connection.send(self.id, &Op::Credit { bytes: credit }, &[])?;
+        }
+        Ok(Some(match channel {
+            Channel::Stderr => Output::Stderr(bytes),
+            Channel::Stdout | Channel::Data => Output::Stdout(bytes),
+        }))
+    }
+
+    /// Feeds its stdin; blocks while the guest holds about 1 MiB that the command has not read.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with `BrokenPipe` when the command has ended, or the connection is gone.
+    pub fn write_stdin(&self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let n = self.queue.reserve(bytes.len())?;
+            self.connection.send(self.id, &Op::Data, &bytes[..n])?;
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    /// Ends its stdin.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn close_stdin(&self) -> Result<(), Error> {
+        self.send_unless_ended(&Op::Eof)
+    }
+
+    /// Sends a signal (Linux number) to its process group.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        self.send_unless_ended(&Op::Signal { signal })
+    }
+
+    /// Tells its terminal the new size.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
+        self.send_unless_ended(&Op::Resize(TtySize { rows, cols }))
+    }
+
+    /// Waits for the command to end. Output must be taken meanwhile, by this thread before or by another.
+    ///
+    /// # Errors
+    /// The connection is gone, or the agent gave the command up.
+    pub fn wait(&self) -> Result<ExitStatus, Error> {
+        match self.queue.wait_end() {
+            StreamEnd::Exited(status) => Ok(status),
+            StreamEnd::Failed(failure) => Err(Error::Request(failure)),
+            StreamEnd::Aborted(cause) => Err(Error::Agent(cause)),
+            StreamEnd::Done => Err(Error::Agent("the guest ended a command as if it were a file".into())),
+        }
+    }
+
+    /// Takes all output until the command ends; `keep` bytes of each stream at most, the rest is dropped.
+    ///
+    /// # Errors
+    /// As [`Process::wait`].
+    pub fn collect(&self, keep: usize) -> Result<Collected, Error> {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        while let Some(output) = self.next_output()? {
+            let (kept, bytes) = match &output {
+                Output::Stdout(bytes) => (&mut stdout, bytes),
+                Output::Stderr(bytes) => (&mut stderr, bytes),
+            };
+            let room = keep.saturating_sub(kept.len()).min(bytes.len());
+            kept.extend_from_slice(&bytes[..room]);
+        }
+        Ok(Collected { status: self.wait()?, stdout, stderr })
+    }
+
+    fn send_unless_ended(&self, op: &Op) -> Result<(), Error> {
+        if self.queue.has_ended() { Ok(()) } else { self.connection.send(self.id, op, &[]) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.queue.has_ended() {
+            return;
+        }
+        // Best effort: when the connection is gone, so is the command. The credit lets the guest send what is left.
+        let _ = self.connection.send(self.id, &Op::Signal { signal: libc::SIGKILL }, &[]);
+        let credit = self.queue.abandon().min(WINDOW);
+        if credit > 0 {
+            let _ = self.connection.send(self.id, &Op::Credit { bytes: credit }, &[]);
+        }
+    }
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Process").field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+/// What [`Process::collect`] took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collected {
+    /// How the command ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+}

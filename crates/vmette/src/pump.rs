@@ -1,0 +1,76 @@
+//! From a command's output to wherever it should go.
+
+use std::io::{self, Write};
+use std::sync::mpsc::Sender;
+
+use crate::{Error, Output, Process};
+
+/// Bytes that a captured session keeps; the rest is read and dropped.
+pub const CAPTURE_MAX: usize = 1 << 20;
+
+/// Passes a command's output on until it ends. A reader that has gone away (`| head -1`) is the command's `SIGPIPE`, as
+/// it would be without a machine in between; what it prints after that is dropped.
+///
+/// # Errors
+/// The connection to the guest is gone, or a writer fails for another reason than a closed pipe.
+pub fn forward(process: &Process, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<(), Error> {
+    let (mut stdout, mut stderr) = (Sink::new(stdout), Sink::new(stderr));
+    while let Some(output) = process.next_output()? {
+        let broke = match &output {
+            Output::Stdout(bytes) => stdout.pass_on(bytes)?,
+            Output::Stderr(bytes) => stderr.pass_on(bytes)?,
+        };
+        if broke {
+            process.signal(libc::SIGPIPE)?;
+        }
+    }
+    Ok(())
+}
+
+/// Passes a command's output to a channel: [`CAPTURE_MAX`] bytes, then a line that says that there was more. A
+/// receiver that is gone does not stop the command.
+pub(crate) fn capture(process: &Process, sender: &Sender<Vec<u8>>) -> Result<(), Error> {
+    let mut room = CAPTURE_MAX;
+    let mut cut = false;
+    while let Some(output) = process.next_output()? {
+        let (Output::Stdout(mut bytes) | Output::Stderr(mut bytes)) = output;
+        if bytes.len() > room {
+            bytes.truncate(room);
+            cut = true;
+        }
+        room -= bytes.len();
+        if !bytes.is_empty() {
+            let _ = sender.send(bytes);
+        }
+    }
+    if cut {
+        let _ = sender.send(format!("\n[output truncated at {CAPTURE_MAX} bytes]\n").into_bytes());
+    }
+    Ok(())
+}
+
+/// A writer until its reader goes away.
+struct Sink<'a> {
+    writer: &'a mut dyn Write,
+    broken: bool,
+}
+
+impl<'a> Sink<'a> {
+    fn new(writer: &'a mut dyn Write) -> Self {
+        Self { writer, broken: false }
+    }
+
+    /// Returns whether the reader was found to be gone by this call.
+    fn pass_on(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        if self.broken {
+            return Ok(false);
+        }
+        match self.writer.write_all(bytes).and_then(|()| self.writer.flush()) {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
+                self.broken = true;
+                Ok(true)
+            }
+            result => result.map(|()| false),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a run really had, for people and programs.
+
+use serde::Serialize;
+use vmette_vmm::{Accelerator, Isolation};
+
+/// What a session had: the engine and its promise, where the machine came from, what was granted, how long it took.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Name and version of the engine.
+    pub engine: String,
+    /// What executed the guest's instructions.
+    pub accelerator: Accelerator,
+    /// The promise that comes with it.
+    pub isolation: Isolation,
+    /// Why this accelerator, and what a better one would need.
+    pub reasons: Vec<String>,
+    /// From a template or from power-on.
+    pub started_from: StartedFrom,
+    /// What went wrong and was worked around, for example a damaged template.
+    pub notes: Vec<String>,
+    /// Everything of the host that the guest can reach.
+    pub grants: Grants,
+    /// Milliseconds since the start was asked for.
+    pub timings: Timings,
+}
+
+/// Where the machine's state came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartedFrom {
+    /// A saved state of a booted machine.
+    Template,
+    /// Power-on.
+    Cold,
+}
+
+/// Everything of the host that the guest can reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Grants {
+    /// Folders.
+    pub shares: Vec<ShareGrant>,
+    /// Disks, read-write.
+    pub disks: Vec<String>,
+    /// Whether there is a network.
+    pub network: bool,
+}
+
+/// A folder that the guest can reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShareGrant {
+    /// On the host.
+    pub host: String,
+    /// In the guest.
+    pub guest: String,
+    /// Whether the host refuses writes.
+    pub read_only: bool,
+}
+
+/// Milliseconds from the request to start until each step was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Timings {
+    /// Kernel, initramfs and rootfs were at hand.
+    pub assets_ms: f64,
+    /// The engine ran the machine.
+    pub machine_ms: f64,
+    /// The agent answered.
+    pub agent_ms: f64,
+    /// The workload's root was ready.
+    pub ready_ms: f64,
+}

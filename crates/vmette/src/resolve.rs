@@ -1,0 +1,32 @@
+//! From a rootfs spec to an artifact, with the default providers.
+
+use std::sync::Arc;
+
+use vmette_image::{Context, RootfsArtifact};
+
+use crate::assets::CacheRoot;
+use crate::{Config, Error};
+
+/// Resolves a spec such as `./rootfs` or `tar+file:///srv/rootfs.tar.gz`, in the cache and under the rules of `config`.
+/// Hand the result to [`Config::set_rootfs_artifact`]. `progress` gets a line before each step that takes its time.
+///
+/// # Errors
+/// The spec has no known form, or what it names is missing, damaged, or over a limit.
+pub fn resolve_rootfs(
+    spec: &str,
+    config: &Config,
+    progress: Arc<dyn Fn(&str) + Send + Sync>,
+) -> Result<RootfsArtifact, Error> {
+    let cache = cache_of(config)?;
+    cache.ensure()?;
+    let context = Context::new(cache.path()).offline(config.offline).with_progress(progress);
+    Ok(vmette_image::default_registry(None).resolve(spec, &context)?)
+}
+
+/// The cache that a configuration names, or the user's.
+pub(crate) fn cache_of(config: &Config) -> Result<CacheRoot, Error> {
+    match &config.cache_dir {
+        Some(dir) => Ok(CacheRoot::at(std::path::absolute(dir)?)),
+        None => Ok(CacheRoot::from_env()?),
+    }
+}

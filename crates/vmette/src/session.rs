@@ -1,0 +1,439 @@
+//! A machine with a workload: started, watched, ended once.
+
+use std::io::{Read, Write};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use vmette_vmm::{Hypervisor, MachineEnd};
+use vmette_wire::agent::{ExitStatus, Op};
+use vmette_wire::{Action, ResponseHeader};
+
+use crate::connection::{Connection, REQUEST_TIMEOUT};
+use crate::end::Shared;
+use crate::launch::{Launched, Launcher};
+use crate::notice::{Notices, Observer};
+use crate::report::Report;
+use crate::resolve::cache_of;
+use crate::{
+    Config, Error, ExecOptions, FileInfo, Process, RunOutput, SessionEnd, StopHandle, WorkloadStrategy,
+    engine, files, pump, validate,
+};
+
+/// How long the guest may take to write its dirty data to disks and shares before the plug is pulled.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A running machine. Dropping it ends the machine and removes everything that belonged to it.
+///
+/// It may be shared between threads; [`SessionClient`] and [`StopHandle`] are smaller handles for them.
+pub struct Session {
+    shared: Arc<Shared>,
+    /// `None` when the session ended while it was starting.
+    launched: Option<Launched>,
+    process: Option<Arc<Process>>,
+    capture: Mutex<Option<Receiver<Vec<u8>>>>,
+}
+
+/// What a session needs beside its [`Config`]. Made by [`Session::builder`].
+pub struct SessionBuilder<'a> {
+    config: &'a Config,
+    stop: StopHandle,
+    observer: Option<Observer>,
+    engine: Option<Arc<dyn Hypervisor>>,
+    piped: bool,
+}
+
+impl<'a> SessionBuilder<'a> {
+    /// Makes `handle` stop this session, from the first moment of its start.
+    #[must_use]
+    pub fn stop_handle(mut self, handle: &StopHandle) -> Self {
+        self.stop = handle.clone();
+        self
+    }
+
+    /// Receives progress and warnings.
+    #[must_use]
+    pub fn observer(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Runs on this engine rather than the host's own.
+    #[must_use]
+    pub fn engine(mut self, engine: Arc<dyn Hypervisor>) -> Self {
+        self.engine = Some(engine);
+        self
+    }
+
+    /// Leaves the command's stdin, stdout and stderr to the caller: see [`Session::process`]. `exec` describes the
+    /// command in place of [`Config::exec_cmd`] and its like.
+    #[must_use]
+    pub fn piped(mut self) -> Self {
+        self.piped = true;
+        self
+    }
+
+    /// Starts the session. Returns when the workload's root is ready and its command runs, or when the session has
+    /// ended meanwhile because of a timeout or a stop.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration or the host, or why the machine did not come up. A command that does not
+    /// exist is an [`Error::Request`].
+    pub fn start(self) -> Result<Session, Error> {
+        let exec = main_command(self.config);
+        self.start_with(exec)
+    }
+
+    /// As [`SessionBuilder::start`], with this command.
+    ///
+    /// # Errors
+    /// As [`SessionBuilder::start`].
+    pub fn start_with(self, exec: Option<ExecOptions>) -> Result<Session, Error> {
+        let started = Instant::now();
+        validate::check(self.config)?;
+        let shared = self.stop.shared.clone();
+        if let Some(seconds) = self.config.timeout_seconds {
+            shared.watch_timeout(started, Duration::from_secs(seconds.into()))?;
+        }
+        // The timeout's thread waits on the slot: whatever happens below, the slot is set.
+        let guard = FinishOnDrop(&shared);
+        let cache = cache_of(self.config)?;
+        cache.ensure()?;
+        let engine = match &self.engine {
+            Some(engine) => engine.clone(),
+            None => engine::for_this_host(self.config, &cache)?,
+        };
+        let notices = Notices::new(self.observer.clone());
+        let launcher = Launcher {
+            config: self.config,
+            engine,
+            cache: &cache,
+            shared: &shared,
+            notices: &notices,
+            started,
+        };
+        let result = launcher.launch().and_then(|launched| {
+            let process = match &exec {
+                Some(options) => Some(Arc::new(Process::start(&launched.connection, options)?)),
+                None => None,
+            };
+            Ok((launched, process))
+        });
+        let (launched, process) = match result {
+            Ok(parts) => parts,
+            // The cause is in the slot: a timeout or a stop, which is how this session ends, not why it failed.
+            Err(_) if shared.ended().is_some() => {
+                std::mem::forget(guard);
+                return Ok(Session { shared, launched: None, process: None, capture: Mutex::default() });
+            }
+            Err(e) => return Err(e),
+        };
+        std::mem::forget(guard);
+        let mut session =
+            Session { shared, launched: Some(launched), process: process.clone(), capture: Mutex::default() };
+        session.watch_machine()?;
+        if let Some(process) = process {
+            session.watch_process(&process, self.config)?;
+            if !self.piped {
+                session.forward(process, self.config)?;
+                session.process = None;
+            }
+        }
+        Ok(session)
+    }
+}
+
+struct FinishOnDrop<'a>(&'a Shared);
+
+impl Drop for FinishOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.finish(SessionEnd::Error("the session did not start".into()));
+    }
+}
+
+/// The command of a configuration.
+pub(crate) fn main_command(config: &Config) -> Option<ExecOptions> {
+    if config.workload == WorkloadStrategy::Agent {
+        return None;
+    }
+    let options = match (&config.argv, &config.exec_cmd) {
+        (Some(argv), _) => ExecOptions::argv(argv),
+        (None, Some(command)) => ExecOptions::shell(command),
+        (None, None) => return None,
+    };
+    Some(prepare_command(options, config))
+}
+
+/// Adds what a configuration says of every command.
+fn prepare_command(mut options: ExecOptions, config: &Config) -> ExecOptions {
+    // Guests of the original have the variable, empty where there is no vsock.
+    options = options.env("VMETTE_VSOCK_PORT", "");
+    for (key, value) in &config.env {
+        options = options.env(key, value);
+    }
+    if let Some(cwd) = &config.cwd {
+        options = options.cwd(cwd);
+    }
+    if let Some(user) = &config.user {
+        options = options.user(user);
+    }
+    options.init(config.switch_root)
+}
+
+impl Session {
+    /// Starts a session with the defaults of [`Session::builder`].
+    ///
+    /// # Errors
+    /// As [`SessionBuilder::start`].
+    pub fn start(config: &Config) -> Result<Self, Error> {
+        Self::builder(config).start()
+    }
+
+    /// Prepares a session.
+    #[must_use]
+    pub fn builder(config: &Config) -> SessionBuilder<'_> {
+        SessionBuilder { config, stop: StopHandle::new(), observer: None, engine: None, piped: false }
+    }
+
+    /// Applies what `config` says of its command (environment, folder, user, PID 1) to another one.
+    #[must_use]
+    pub fn command_of(config: &Config, options: ExecOptions) -> ExecOptions {
+        prepare_command(options, config)
+    }
+
+    /// Waits for the end. Any number of threads may wait, any number of times.
+    pub fn wait(&self) -> SessionEnd {
+        self.shared.wait()
+    }
+
+    /// Waits for the end and returns what was captured, as text: invalid UTF-8 is replaced, CRLF becomes LF.
+    pub fn wait_captured(&self) -> RunOutput {
+        let mut bytes = Vec::new();
+        if let Some(receiver) = self.capture_rx() {
+            for chunk in receiver {
+                bytes.extend_from_slice(&chunk);
+            }
+        }
+        let exit_code = self.wait().exit_code();
+        RunOutput { exit_code, output: String::from_utf8_lossy(&bytes).replace("\r\n", "\n") }
+    }
+
+    /// Takes the channel of captured output, once. It ends when the command has ended and everything was received.
+    pub fn capture_rx(&self) -> Option<Receiver<Vec<u8>>> {
+        self.capture.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Ends the session as [`SessionEnd::Stopped`]; nothing happens when it has ended.
+    pub fn stop(&self) {
+        self.shared.finish(SessionEnd::Stopped);
+    }
+
+    /// Ends the session, writing what is dirty in the guest to its disks and shares first.
+    ///
+    /// # Errors
+    /// The guest did not confirm; the session is ended all the same.
+    pub fn shutdown(&self) -> Result<(), Error> {
+        let synced = match &self.launched {
+            Some(launched) if self.shared.ended().is_none() => sync(launched),
+            _ => Ok(()),
+        };
+        self.stop();
+        synced
+    }
+
+    /// Carries out one request of the desktop's protocol.
+    ///
+    /// # Errors
+    /// The connection is gone, or there was no answer within 30 s. A refusal is an answer with `ok: false`.
+    pub fn request(&self, action: &Action) -> Result<(ResponseHeader, Vec<u8>), Error> {
+        self.connection()?.action(action)
+    }
+
+    /// A handle for requests from other threads.
+    #[must_use]
+    pub fn client(&self) -> SessionClient {
+        SessionClient { connection: self.launched.as_ref().map(|l| l.connection.clone()) }
+    }
+
+    /// A handle that ends this session from other threads.
+    #[must_use]
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle { shared: self.shared.clone() }
+    }
+
+    /// The host port that the guest reaches by vsock, if there is one.
+    #[must_use]
+    pub fn vsock_port(&self) -> Option<u32> {
+        None
+    }
+
+    /// The kernel's command line.
+    #[must_use]
+    pub fn cmdline(&self) -> &str {
+        self.launched.as_ref().map_or("", |l| &l.cmdline)
+    }
+
+    /// What this session had. `None` when it ended before its machine was up.
+    #[must_use]
+    pub fn report(&self) -> Option<&Report> {
+        self.launched.as_ref().map(|l| &l.report)
+    }
+
+    /// The command of a piped session.
+    #[must_use]
+    pub fn process(&self) -> Option<&Arc<Process>> {
+        self.process.as_ref()
+    }
+
+    /// Runs one more command in the guest.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the command cannot be run, or the connection is gone.
+    pub fn exec(&self, options: &ExecOptions) -> Result<Process, Error> {
+        Process::start(&self.connection()?, options)
+    }
+
+    /// Copies `source` to its end into a file of the guest: parent folders are made, an existing file is replaced when
+    /// everything has arrived. `mode` is its permission bits. Returns the number of bytes.
+    ///
+    /// # Errors
+    /// The guest refused, `source` failed, or the connection is gone.
+    pub fn put(&self, path: &str, mode: u32, source: &mut dyn Read) -> Result<u64, Error> {
+        files::put(&self.connection()?, path, mode, source)
+    }
+
+    /// Copies a regular file of the guest into `target`.
+    ///
+    /// # Errors
+    /// The guest refused, `target` failed, or the connection is gone.
+    pub fn get(&self, path: &str, target: &mut dyn Write) -> Result<FileInfo, Error> {
+        files::get(&self.connection()?, path, target)
+    }
+
+    /// Asks the agent whether it is there.
+    ///
+    /// # Errors
+    /// The connection is gone, or there was no answer within 30 s.
+    pub fn ping(&self) -> Result<(), Error> {
+        self.connection()?.request(&Op::Ping, &[], REQUEST_TIMEOUT).map(drop)
+    }
+
+    /// Ids of the host processes that make up the machine, for measuring.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        self.launched.as_ref().map(|l| l.machine.processes()).unwrap_or_default()
+    }
+
+    fn connection(&self) -> Result<Connection, Error> {
+        match (&self.launched, self.shared.ended()) {
+            (Some(launched), None) => Ok(launched.connection.clone()),
+            (_, end) => Err(Error::Agent(format!("the session has ended: {end:?}"))),
+        }
+    }
+
+    /// The machine's own end is the session's, unless there was one.
+    fn watch_machine(&self) -> Result<(), Error> {
+        let Some(launched) = &self.launched else { return Ok(()) };
+        let (shared, end) = (self.shared.clone(), launched.machine.end());
+        std::thread::Builder::new().name("vmette-machine".into()).spawn(move || {
+            shared.finish(match end.wait() {
+                MachineEnd::Stopped => SessionEnd::Stopped,
+                MachineEnd::PoweredOff => SessionEnd::Error("the guest powered off".into()),
+                MachineEnd::Failed(message) => SessionEnd::Error(message),
+            });
+        })?;
+        Ok(())
+    }
+
+    /// The command's end is the session's.
+    fn watch_process(&self, process: &Arc<Process>, config: &Config) -> Result<(), Error> {
+        let Some(launched) = &self.launched else { return Ok(()) };
+        let (shared, process) = (self.shared.clone(), process.clone());
+        let connection = launched.connection.clone();
+        let dirty = !config.disks.is_empty() || config.shares.iter().any(|s| !s.read_only);
+        let is_init = config.switch_root;
+        std::thread::Builder::new().name("vmette-process".into()).spawn(move || {
+            let end = match process.wait() {
+                Ok(status) => SessionEnd::Exited(exit_code(status, is_init)),
+                Err(e) => SessionEnd::Error(e.to_string()),
+            };
+            if dirty && matches!(end, SessionEnd::Exited(_)) {
+                // A guest that does not confirm has its plug pulled all the same.
+                let _ = connection.request(&Op::Sync, &[], SYNC_TIMEOUT);
+            }
+            shared.finish(end);
+        })?;
+        Ok(())
+    }
+
+    fn forward(&self, process: Arc<Process>, config: &Config) -> Result<(), Error> {
+        let thread = std::thread::Builder::new().name("vmette-output".into());
+        if config.capture_output {
+            let (sender, receiver) = mpsc::channel();
+            *self.capture.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
+            // An error here is the connection's, and the session's end says it.
+            thread.spawn(move || drop(pump::capture(&process, &sender)))?;
+        } else {
+            thread.spawn(move || {
+                drop(pump::forward(&process, &mut std::io::stdout(), &mut std::io::stderr()));
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// A PID 1 that asks its kernel to power off or to reboot is ended by `SIGINT` or `SIGHUP` in its namespace: that is
+/// how an init system exits.
+fn exit_code(status: ExitStatus, is_init: bool) -> i32 {
+    match status {
+        ExitStatus::Signal(libc::SIGINT | libc::SIGHUP) if is_init => 0,
+        status => status.code(),
+    }
+}
+
+fn sync(launched: &Launched) -> Result<(), Error> {
+    let (header, _) = launched.connection.request(&Op::Sync, &[], SYNC_TIMEOUT)?;
+    if header.ok { Ok(()) } else { Err(Error::Agent(header.error.unwrap_or_else(|| "sync failed".into()))) }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(launched) = &self.launched {
+            launched.connection.close("the session is gone");
+            launched.machine.stop();
+        }
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("ended", &self.shared.ended()).finish_non_exhaustive()
+    }
+}
+
+/// Sends requests of the desktop's protocol from any thread. It does not keep the session alive.
+#[derive(Clone)]
+pub struct SessionClient {
+    /// `None` for a session that ended while it started.
+    connection: Option<Connection>,
+}
+
+impl SessionClient {
+    /// Carries out one request; several may be under way at once.
+    ///
+    /// # Errors
+    /// As [`Session::request`].
+    pub fn request(&self, action: &Action) -> Result<(ResponseHeader, Vec<u8>), Error> {
+        match &self.connection {
+            Some(connection) => connection.action(action),
+            None => Err(Error::Agent("the session ended while it started".into())),
+        }
+    }
+}
+
+impl std::fmt::Debug for SessionClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionClient").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,223 @@
+//! What a streaming request has received and not yet been asked for.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use vmette_wire::agent::{Event, ExitStatus, Failure, FailureKind, WINDOW};
+use vmette_wire::frame::CHUNK_MAX;
+
+use crate::Error;
+
+/// Which of a command's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Channel {
+    Stdout,
+    Stderr,
+    Data,
+}
+
+/// How a stream ended.
+#[derive(Debug, Clone)]
+pub(crate) enum StreamEnd {
+    Exited(ExitStatus),
+    Done,
+    Failed(Failure),
+    /// The connection is gone.
+    Aborted(String),
+}
+
+#[derive(Default)]
+struct State {
+    chunks: VecDeque<(Channel, Vec<u8>)>,
+    /// Bytes that the guest has sent and that were not confirmed yet: in `chunks`, or taken and not yet credited.
+    unconfirmed: u64,
+    /// Bytes taken by the consumer since the last credit.
+    taken: u64,
+    /// What the host may still send.
+    send_window: u64,
+    started: Option<u32>,
+    file: Option<(u64, u32)>,
+    end: Option<StreamEnd>,
+}
+
+/// One stream's receiving side, and the window of its sending side. Memory is bounded by the window: adjacent small
+/// chunks are joined, so that a guest that sends single bytes costs no more than one that sends them at once.
+pub(crate) struct StreamQueue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl StreamQueue {
+    pub(crate) fn new() -> Self {
+        let state = State { send_window: WINDOW.into(), ..State::default() };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From the reader thread. An error is a breach of the protocol.
+    pub(crate) fn push(&self, event: Event, payload: Vec<u8>) -> Result<(), String> {
+        let mut state = self.lock();
+        match event {
+            Event::Started { pid } => {
+                if state.started.replace(pid).is_some() {
+                    return Err("a command started twice".into());
+                }
+            }
+            Event::File { size, mode } => {
+                if state.file.replace((size, mode)).is_some() {
+                    return Err("a file was announced twice".into());
+                }
+            }
+            Event::Credit { bytes } => {
+                state.send_window += u64::from(bytes);
+                if state.send_window > u64::from(WINDOW) {
+                    return Err(format!("credit beyond the window of {WINDOW} bytes"));
+                }
+            }
+            Event::Stdout => append(&mut state, Channel::Stdout, payload)?,
+            Event::Stderr => append(&mut state, Channel::Stderr, payload)?,
+            Event::Data => append(&mut state, Channel::Data, payload)?,
+            Event::Exited(status) => state.end = Some(StreamEnd::Exited(status)),
+            Event::Done => state.end = Some(StreamEnd::Done),
+            Event::Failed(failure) => state.end = Some(StreamEnd::Failed(failure)),
+        }
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// The connection is gone.
+    pub(crate) fn abort(&self, cause: &str) {
+        self.finish(StreamEnd::Aborted(cause.to_owned()));
+    }
+
+    /// The agent did not take the request.
+    pub(crate) fn refuse(&self, message: &str) {
+        self.finish(StreamEnd::Failed(Failure { kind: FailureKind::Invalid, message: message.to_owned() }));
+    }
+
+    fn finish(&self, end: StreamEnd) {
+        let mut state = self.lock();
+        state.end.get_or_insert(end);
+        self.changed.notify_all();
+    }
+
+    /// Waits for output. `None` when the stream has ended and all its output was taken. The second value is a credit
+    /// to send to the guest, 0 when it is too small to be worth a message.
+    pub(crate) fn next_chunk(&self) -> Option<(Channel, Vec<u8>, u32)> {
+        let mut state = self.lock();
+        loop {
+            if let Some((channel, bytes)) = state.chunks.pop_front() {
+                state.taken += bytes.len() as u64;
+                let mut credit = 0;
+                if state.taken >= u64::from(WINDOW / 4) && state.end.is_none() {
+                    // Never above the window: `taken` is part of `unconfirmed`, which is checked against it.
+                    credit = u32::try_from(state.taken).unwrap_or(WINDOW);
+                    state.unconfirmed -= state.taken;
+                    state.taken = 0;
+                }
+                return Some((channel, bytes, credit));
+            }
+            if state.end.is_some() {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until something may be sent and reserves up to `wanted` bytes of the window.
+    pub(crate) fn reserve(&self, wanted: usize) -> Result<usize, Error> {
+        let mut state = self.lock();
+        loop {
+            if let Some(end) = &state.end {
+                return Err(match end {
+                    StreamEnd::Failed(failure) => Error::Request(failure.clone()),
+                    StreamEnd::Aborted(cause) => Error::Agent(cause.clone()),
+                    StreamEnd::Exited(_) | StreamEnd::Done => Error::Io(std::io::Error::new(
+                        std::io::ErrorKind::BrokenPipe,
+                        "the command has ended",
+                    )),
+                });
+            }
+            if state.send_window > 0 {
+                let n = wanted.min(CHUNK_MAX).min(usize::try_from(state.send_window).unwrap_or(CHUNK_MAX));
+                state.send_window -= n as u64;
+                return Ok(n);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits for the command to run, or to fail.
+    pub(crate) fn wait_started(&self) -> Result<u32, Error> {
+        let mut state = self.lock();
+        loop {
+            match (&state.started, &state.end) {
+                (Some(pid), _) => return Ok(*pid),
+                (None, Some(StreamEnd::Failed(failure))) => return Err(Error::Request(failure.clone())),
+                (None, Some(StreamEnd::Aborted(cause))) => return Err(Error::Agent(cause.clone())),
+                (None, Some(StreamEnd::Exited(_) | StreamEnd::Done)) => return Ok(0),
+                (None, None) => {}
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits for the announcement of a file, or a failure.
+    pub(crate) fn wait_file(&self) -> Result<(u64, u32), Error> {
+        let mut state = self.lock();
+        loop {
+            match (&state.file, &state.end) {
+                (Some(file), _) => return Ok(*file),
+                (None, Some(StreamEnd::Failed(failure))) => return Err(Error::Request(failure.clone())),
+                (None, Some(StreamEnd::Aborted(cause))) => return Err(Error::Agent(cause.clone())),
+                (None, Some(_)) => return Err(Error::Agent("the guest sent no file".into())),
+                (None, None) => {}
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits for the end. Output that nobody takes may keep it from coming.
+    pub(crate) fn wait_end(&self) -> StreamEnd {
+        let mut state = self.lock();
+        loop {
+            if let Some(end) = &state.end {
+                return end.clone();
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Whether the end has come.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lock().end.is_some()
+    }
+
+    /// The consumer is gone: output is dropped from now on. Returns what must be confirmed to let the guest go on.
+    pub(crate) fn abandon(&self) -> u32 {
+        let mut state = self.lock();
+        state.chunks.clear();
+        let credit = u32::try_from(state.unconfirmed).unwrap_or(WINDOW);
+        state.unconfirmed = 0;
+        state.taken = 0;
+        credit
+    }
+}
+
+fn append(state: &mut State, channel: Channel, payload: Vec<u8>) -> Result<(), String> {
+    state.unconfirmed += payload.len() as u64;
+    if state.unconfirmed > u64::from(WINDOW) {
+        return Err(format!("output beyond the window of {WINDOW} bytes"));
+    }
+    match state.chunks.back_mut() {
+        Some((last, bytes)) if *last == channel && bytes.len() + payload.len() <= CHUNK_MAX => {
+            bytes.extend_from_slice(&payload);
+        }
+        _ if payload.is_empty() => {}
+        _ => state.chunks.push_back((channel, payload)),
+    }
+    Ok(())
+}

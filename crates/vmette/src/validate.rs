@@ -1,0 +1,281 @@
+//! What a configuration may contain. Everything is checked before anything is made.
+
+use std::fs;
+use std::path::Path;
+
+use vmette_wire::agent::SHARES_MAX;
+
+use crate::{Config, Error, Rootfs, VsockPort};
+
+/// Least memory with which the guest's kernel boots and its initramfs unpacks, in MiB.
+pub const MEM_MIB_MIN: u64 = 128;
+
+/// Most memory of a machine, in MiB (1 TiB).
+pub const MEM_MIB_MAX: u64 = 1 << 20;
+
+/// Most virtual CPUs of a machine.
+pub const VCPUS_MAX: u8 = 64;
+
+/// Largest scratch disk, in MiB (64 TiB).
+pub const SCRATCH_MIB_MAX: u64 = 64 << 20;
+
+/// Smallest scratch disk, in MiB: below that ext4 has no room for its own tables.
+pub const SCRATCH_MIB_MIN: u64 = 16;
+
+/// Longest share tag: what virtio-fs has room for.
+pub(crate) const TAG_MAX: usize = 36;
+
+/// Tags that vmette, or the original, uses for itself.
+pub(crate) const RESERVED_TAGS: [&str; 4] = ["ctl", "rootfs", "certs", "agent"];
+
+/// Most disks of one machine.
+pub(crate) const DISKS_MAX: usize = 8;
+
+/// Whether `key` can be the name of a shell variable: `[A-Za-z_][A-Za-z0-9_]*`.
+#[must_use]
+pub fn is_valid_env_key(key: &str) -> bool {
+    let mut bytes = key.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// Checks everything that can be known without a machine.
+pub(crate) fn check(config: &Config) -> Result<(), Error> {
+    if config.build_snapshot.is_some() || config.resume_snapshot.is_some() {
+        return Err(Error::SnapshotUnsupported);
+    }
+    shape(config)?;
+    shares(config)?;
+    disks(config)?;
+    rootfs(config)?;
+    for (key, value) in &config.env {
+        if !is_valid_env_key(key) {
+            return invalid(format!(
+                "environment variable name {key:?}: letters, digits and _ only, and no digit in front"
+            ));
+        }
+        if value.contains('\0') {
+            return invalid(format!("environment variable {key}: its value contains a NUL byte"));
+        }
+    }
+    if let Some(cwd) = &config.cwd
+        && !cwd.starts_with('/')
+    {
+        return invalid(format!("working directory {cwd:?}: a path in the guest, starting with /"));
+    }
+    if config.net {
+        return invalid(
+            "network access: this version cannot yet keep a guest with a network away from the host's loopback and \
+             private addresses, so it grants none; run without --net"
+                .into(),
+        );
+    }
+    if let VsockPort::Fixed(port) = config.vsock_port {
+        return Err(Error::Vsock(format!("port {port}: this engine has no vsock device")));
+    }
+    Ok(())
+}
+
+fn shape(config: &Config) -> Result<(), Error> {
+    if !(1..=VCPUS_MAX).contains(&config.vcpus) {
+        return invalid(format!("{} virtual CPUs: choose 1 to {VCPUS_MAX}", config.vcpus));
+    }
+    if !(MEM_MIB_MIN..=MEM_MIB_MAX).contains(&config.mem_mib) {
+        return invalid(format!("{} MiB of memory: choose {MEM_MIB_MIN} to {MEM_MIB_MAX}", config.mem_mib));
+    }
+    if let Some(mib) = config.scratch_mib
+        && !(SCRATCH_MIB_MIN..=SCRATCH_MIB_MAX).contains(&mib)
+    {
+        return invalid(format!(
+            "a scratch disk of {mib} MiB: choose {SCRATCH_MIB_MIN} to {SCRATCH_MIB_MAX}"
+        ));
+    }
+    if config.scratch_mib.is_some() && config.is_root_read_only() {
+        return invalid("a scratch disk takes the root's writes, and this root is read-only".into());
+    }
+    if config.cmdline.contains(['\0', '\n']) {
+        return invalid("the kernel command line contains a NUL or a line break".into());
+    }
+    Ok(())
+}
+
+fn shares(config: &Config) -> Result<(), Error> {
+    if config.shares.len() > SHARES_MAX {
+        return invalid(format!("{} shares: up to {SHARES_MAX}", config.shares.len()));
+    }
+    for (i, share) in config.shares.iter().enumerate() {
+        check_tag(&share.tag)?;
+        let earlier = &config.shares[..i];
+        if earlier.iter().any(|other| other.tag == share.tag) {
+            return invalid(format!("share tag {:?} is used twice", share.tag));
+        }
+        let target = share.guest_path();
+        check_target(&target)?;
+        if earlier.iter().any(|other| other.guest_path() == target) {
+            return invalid(format!("two shares at {target} in the guest"));
+        }
+        readable_dir("share", &share.path)?;
+    }
+    Ok(())
+}
+
+/// A tag becomes a file name in the guest and an identifier on the way there: nothing else than plain names.
+pub(crate) fn check_tag(tag: &str) -> Result<(), Error> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if tag.is_empty() || tag.len() > TAG_MAX || !tag.bytes().all(plain) || tag.starts_with(['.', '-']) {
+        return invalid(format!(
+            "share tag {tag:?}: 1 to {TAG_MAX} letters, digits, '-', '_' or '.', starting with a letter or digit"
+        ));
+    }
+    if RESERVED_TAGS.contains(&tag) {
+        return invalid(format!("share tag {tag:?} is reserved; choose another name"));
+    }
+    Ok(())
+}
+
+fn check_target(target: &str) -> Result<(), Error> {
+    let plain = target.starts_with('/')
+        && target.len() > 1
+        && !target.contains('\0')
+        && target.split('/').all(|part| part != ".." && part != ".");
+    if !plain {
+        return invalid(format!("share target {target:?}: an absolute path in the guest, without . and .."));
+    }
+    const TAKEN: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
+    if TAKEN.iter().any(|t| target == *t || target.trim_end_matches('/') == *t) {
+        return invalid(format!("share target {target:?}: the guest needs that folder itself"));
+    }
+    Ok(())
+}
+
+fn disks(config: &Config) -> Result<(), Error> {
+    if config.disks.len() > DISKS_MAX {
+        return invalid(format!("{} disks: up to {DISKS_MAX}", config.disks.len()));
+    }
+    for (i, disk) in config.disks.iter().enumerate() {
+        let meta = fs::metadata(disk).map_err(|e| file_error("disk", disk, &e))?;
+        use std::os::unix::fs::FileTypeExt;
+        if !meta.is_file() && !meta.file_type().is_block_device() {
+            return invalid(format!("disk {}: not a raw image or block device", disk.display()));
+        }
+        fs::OpenOptions::new().read(true).write(true).open(disk).map_err(|e| file_error("disk", disk, &e))?;
+        if config.disks[..i].contains(disk) {
+            return invalid(format!("disk {} is named twice", disk.display()));
+        }
+    }
+    Ok(())
+}
+
+fn rootfs(config: &Config) -> Result<(), Error> {
+    match &config.rootfs {
+        Some(Rootfs::Share(share)) => readable_dir("rootfs", &share.path),
+        Some(Rootfs::Block(block)) => {
+            let meta = fs::metadata(&block.path).map_err(|e| file_error("rootfs", &block.path, &e))?;
+            if !meta.is_file() {
+                return invalid(format!("rootfs {}: not an image file", block.path.display()));
+            }
+            fs::File::open(&block.path).map(drop).map_err(|e| file_error("rootfs", &block.path, &e))
+        }
+        None => Ok(()),
+    }
+}
+
+fn readable_dir(what: &str, path: &Path) -> Result<(), Error> {
+    let meta = fs::metadata(path).map_err(|e| file_error(what, path, &e))?;
+    if !meta.is_dir() {
+        return invalid(format!("{what} {}: not a directory", path.display()));
+    }
+    fs::read_dir(path).map(drop).map_err(|e| file_error(what, path, &e))
+}
+
+fn file_error(what: &str, path: &Path, source: &std::io::Error) -> Error {
+    Error::InvalidConfig(format!("{what} {}: {source}", path.display()))
+}
+
+fn invalid<T>(message: String) -> Result<T, Error> {
+    Err(Error::InvalidConfig(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ShareMount;
+    use proptest::prelude::*;
+
+    fn refused(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::default();
+        change(&mut config);
+        check(&config).expect_err("the configuration is wrong").to_string()
+    }
+
+    #[test]
+    fn the_default_is_valid() {
+        check(&Config::default()).unwrap();
+    }
+
+    #[test]
+    fn absurd_shapes_are_refused_with_the_range() {
+        assert!(refused(|c| c.vcpus = 0).contains("choose 1 to 64"));
+        assert!(refused(|c| c.vcpus = 65).contains("choose 1 to 64"));
+        assert!(refused(|c| c.mem_mib = 0).contains("choose 128 to"));
+        assert!(refused(|c| c.mem_mib = u64::MAX).contains("choose 128 to"));
+        assert!(refused(|c| c.scratch_mib = Some(0)).contains("choose 16 to"));
+        assert!(refused(|c| c.scratch_mib = Some(u64::MAX)).contains("choose 16 to"));
+    }
+
+    #[test]
+    fn tags_that_are_no_plain_names_are_refused() {
+        for tag in ["", "a/b", "..", ".", "a'b", "a\"b", "a b", "ä", "-rf", "a\n", &"x".repeat(37)] {
+            assert!(check_tag(tag).is_err(), "{tag:?}");
+        }
+        for tag in RESERVED_TAGS {
+            assert!(check_tag(tag).unwrap_err().to_string().contains("reserved"));
+        }
+        for tag in ["work", "a-b_c.d", "0", &"x".repeat(36)] {
+            check_tag(tag).unwrap();
+        }
+        let twice = refused(|c| c.shares = vec![ShareMount::new("a", "/tmp"), ShareMount::new("a", "/tmp")]);
+        assert!(twice.contains("twice"));
+    }
+
+    #[test]
+    fn targets_stay_inside_the_guest_and_apart() {
+        let share = |tag: &str, target: &str| ShareMount {
+            target: Some(target.into()),
+            ..ShareMount::new(tag, "/tmp")
+        };
+        for target in ["/", "x", "/a/../b", "/./a", "/proc", "/dev/", ""] {
+            assert!(refused(|c| c.shares = vec![share("a", target)]).contains("target"), "{target:?}");
+        }
+        assert!(
+            refused(|c| c.shares = vec![share("a", "/w"), share("b", "/w")]).contains("two shares at /w")
+        );
+    }
+
+    #[test]
+    fn what_is_missing_or_of_the_wrong_kind_is_named() {
+        let missing = refused(|c| c.shares = vec![ShareMount::new("a", "/nonexistent/folder")]);
+        assert!(missing.contains("share /nonexistent/folder") && missing.contains("No such file"));
+        let file = refused(|c| c.shares = vec![ShareMount::new("a", "/etc/passwd")]);
+        assert!(file.contains("share /etc/passwd: not a directory"));
+        assert!(refused(|c| c.disks = vec!["/tmp".into()]).contains("disk /tmp"));
+        assert!(refused(|c| c.env = vec![("1A".into(), String::new())]).contains("\"1A\""));
+        assert!(refused(|c| c.cwd = Some("work".into())).contains("starting with /"));
+    }
+
+    #[test]
+    fn what_this_version_cannot_guarantee_is_refused() {
+        assert!(refused(|c| c.net = true).contains("network access"));
+        assert!(refused(|c| c.vsock_port = VsockPort::Fixed(5)).contains("vsock"));
+        assert!(refused(|c| c.build_snapshot = Some("/x".into())).contains("snapshots"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_tag_that_passes_is_a_safe_file_name(tag in "\\PC{0,40}") {
+            if check_tag(&tag).is_ok() {
+                prop_assert!(!tag.contains(['/', '\'', '"', ' ', ',', '=']) && tag != "." && tag != "..");
+            }
+        }
+    }
+}
