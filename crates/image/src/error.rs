@@ -1,0 +1,90 @@
+//! Why a rootfs could not be provided.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::tar::ArchiveError;
+
+/// Result of this crate's operations.
+pub type Result<T> = std::result::Result<T, ProviderError>;
+
+/// Why a rootfs could not be provided. The text is meant for the person at the terminal: it names what failed, on
+/// what, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProviderError {
+    /// The spec is malformed, or names something that cannot be a rootfs.
+    #[error("{0}")]
+    InvalidSpec(String),
+    /// The spec is not in the cache, and the network is ruled out.
+    #[error("{0} is not in the cache, and offline mode rules out fetching it")]
+    OfflineCacheMiss(String),
+    /// A download failed.
+    #[error("network: {0}")]
+    Network(String),
+    /// A file or directory cannot be used.
+    #[error("{what} {path}: {source}", path = .path.display())]
+    Io {
+        /// What was tried: `cannot open`.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The cache directory cannot be used.
+    #[error("the cache {dir} cannot be used: {problem}; correct that, or set VMETTE_CACHE_DIR to a directory of your own", dir = .dir.display())]
+    Cache {
+        /// The directory.
+        dir: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An archive is damaged, hostile, or holds something that an image cannot hold.
+    #[error("archive {path}: {source}", path = .path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ArchiveError,
+    },
+    /// A program this crate depends on is not installed.
+    #[error("{tool} is not installed: install {package}")]
+    MissingTool {
+        /// The program.
+        tool: &'static str,
+        /// The package that has it.
+        package: &'static str,
+    },
+    /// A program this crate depends on failed.
+    #[error("{tool} failed on {path} ({status}): {message}", path = .path.display())]
+    Tool {
+        /// The program.
+        tool: &'static str,
+        /// What it was to write.
+        path: PathBuf,
+        /// How it ended.
+        status: String,
+        /// The end of what it printed.
+        message: String,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl ProviderError {
+    /// For `map_err`: names what was tried, and on which file.
+    pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+
+    /// For `map_err`: the cache directory is at fault.
+    pub(crate) fn cache(dir: impl Into<PathBuf>, what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let dir = dir.into();
+        move |source| Self::Cache { dir, problem: format!("{what}: {source}") }
+    }
+}

@@ -1,0 +1,11 @@
+//! A stream of checked inodes becomes a squashfs image, through the distribution's `mksquashfs`.
+//!
+//! Inodes go to its standard input as a tar archive that this module writes itself, so that what it parses is never
+//! what a stranger wrote. Nothing touches the host's file system but the image.
+
+mod clean_tar;
+mod process;
+mod reroot;
+
+pub(crate) use clean_tar::CleanTar;
+pub(crate) use process::{Compression, Packer};

@@ -1,0 +1,171 @@
+//! The `mksquashfs` that writes an image.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::clean_tar::CleanTar;
+use super::reroot::reroot;
+use crate::error::{ProviderError, Result};
+use crate::tool;
+
+const TOOL: &str = "mksquashfs";
+const PACKAGE: &str = "squashfs-tools, version 4.5 or newer";
+
+/// Threads of the tool: an image is made beside other work.
+const PROCESSORS: &str = "2";
+/// Its block cache.
+const CACHE: &str = "256M";
+/// Its address space in bytes: an image with the most entries and attributes that are let through needs about half.
+#[cfg(target_os = "linux")]
+const ADDRESS_SPACE_MAX: u64 = 4 << 30;
+/// What an image may take beyond its content, in bytes: inodes, directories and attributes, which are not compressed.
+#[cfg(target_os = "linux")]
+const OVERHEAD_MAX: u64 = 2 << 30;
+/// How much of what it printed is read, in bytes.
+const PRINTED_MAX: u64 = 4096;
+
+/// How file content is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    /// As it is: for a small image that many machines read at start, where unpacking takes longer than reading.
+    None,
+    /// zstd at a low level: conversion is waited for.
+    Zstd,
+}
+
+impl Compression {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::None => &["-comp", "zstd", "-noD", "-noF", "-noX"],
+            Self::Zstd => &["-comp", "zstd", "-Xcompression-level", "3"],
+        }
+    }
+}
+
+/// A running tool. Ends it when dropped.
+pub(crate) struct Packer {
+    child: Child,
+    tar: Option<CleanTar<BufWriter<UnixStream>>>,
+    printed: File,
+    image: PathBuf,
+}
+
+impl Packer {
+    /// Starts the tool, which is to write `image`. `content_max` bounds what it may write.
+    pub(crate) fn start(image: &Path, compression: Compression, content_max: u64) -> Result<Self> {
+        let program = tool::require(TOOL, PACKAGE)?;
+        let dir = image.parent().unwrap_or(image);
+        let file_name = image.file_name().unwrap_or(image.as_os_str());
+        // Into a file, not a pipe: a tool that prints without end must not stop for want of a reader.
+        let printed =
+            tempfile::tempfile_in(dir).map_err(ProviderError::cache(dir, "a file cannot be created"))?;
+        let stderr = printed.try_clone().map_err(ProviderError::cache(dir, "a file cannot be duplicated"))?;
+        // A socket, not a pipe: writing to a tool that has died must not raise SIGPIPE, which ends a C program that
+        // embeds this library.
+        let (input, stdin) =
+            UnixStream::pair().map_err(ProviderError::io("cannot make a channel to", &program))?;
+        let child = Command::new(&program)
+            .arg("-")
+            .arg(file_name)
+            .arg("-tar")
+            .args(compression.arguments())
+            // Without compressed inodes the root can be chosen afterwards, and a guest finds files faster.
+            .args(["-noI", "-no-exports", "-mkfs-time", "0", "-exit-on-error", "-quiet", "-no-progress"])
+            .args(["-processors", PROCESSORS, "-mem", CACHE])
+            .env_clear()
+            .env("PATH", tool::CHILD_PATH)
+            .env("LC_ALL", "C")
+            .current_dir(dir)
+            .stdin(OwnedFd::from(stdin))
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .map_err(ProviderError::io("cannot start", &program))?;
+        let tar = Some(CleanTar::new(BufWriter::with_capacity(64 * 1024, input)));
+        let packer = Self { child, tar, printed, image: image.to_owned() };
+        // It waits for its first byte of input, so limits set now come in time.
+        packer.limit(content_max).map_err(ProviderError::io("cannot limit", &program))?;
+        Ok(packer)
+    }
+
+    /// Where inodes go.
+    ///
+    /// # Errors
+    /// Only after [`failure`](Self::failure).
+    pub(crate) fn tar(&mut self) -> io::Result<&mut CleanTar<BufWriter<UnixStream>>> {
+        self.tar.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// Ends the archive, waits for the image, and gives it its root.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        let finished = self.tar.take().map(CleanTar::finish);
+        if matches!(finished, Some(Err(_)) | None) {
+            return Err(self.failure());
+        }
+        // The channel closes here; the tool sees the end of its input.
+        drop(finished);
+        let status =
+            self.child.wait().map_err(ProviderError::io("cannot wait for mksquashfs on", &self.image))?;
+        if !status.success() {
+            return Err(self.failure());
+        }
+        reroot(&self.image)
+            .map_err(|e| ProviderError::Other(format!("the image {TOOL} made {e}: {}", self.image.display())))
+    }
+
+    /// Why the tool takes no more input.
+    pub(crate) fn failure(&mut self) -> ProviderError {
+        self.tar = None;
+        // With its input closed it ends by itself, if it has not already.
+        let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+        let message = tool::last_words(&self.printed().unwrap_or_default());
+        if message.contains("No space left") {
+            let dir = self.image.parent().unwrap_or(&self.image).to_owned();
+            return ProviderError::Cache { dir, problem: "no space is left on its disk".to_owned() };
+        }
+        ProviderError::Tool { tool: TOOL, path: self.image.clone(), status, message }
+    }
+
+    fn printed(&mut self) -> io::Result<Vec<u8>> {
+        let end = self.printed.seek(SeekFrom::End(0))?;
+        self.printed.seek(SeekFrom::Start(end.saturating_sub(PRINTED_MAX)))?;
+        let mut printed = Vec::new();
+        (&self.printed).take(PRINTED_MAX).read_to_end(&mut printed)?;
+        Ok(printed)
+    }
+
+    /// A defect in the tool must not take the machine's memory or disk.
+    #[cfg(target_os = "linux")]
+    fn limit(&self, content_max: u64) -> io::Result<()> {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let pid = Pid::from_child(&self.child);
+        for (resource, limit) in [
+            (Resource::Fsize, content_max.saturating_add(OVERHEAD_MAX)),
+            (Resource::As, ADDRESS_SPACE_MAX),
+            (Resource::Core, 0),
+        ] {
+            prlimit(Some(pid), resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
+        }
+        Ok(())
+    }
+
+    /// Other systems cannot limit another process.
+    #[cfg(not(target_os = "linux"))]
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
+    fn limit(&self, _content_max: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Packer {
+    fn drop(&mut self) {
+        // Killed before its input closes: an early end of input must not look like a whole archive. Both fail only
+        // when it has been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

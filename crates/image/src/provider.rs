@@ -1,0 +1,79 @@
+//! The contract between a spec's provider and everyone else.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::context::Context;
+use crate::error::Result;
+
+/// File system inside a block image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BlockFs {
+    /// Compressed and read-only.
+    Squashfs,
+}
+
+impl BlockFs {
+    /// The name by which a kernel knows it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Squashfs => "squashfs",
+        }
+    }
+}
+
+impl fmt::Display for BlockFs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a machine takes as its root. Plain data: a session that uses a block image of the store keeps it from being
+/// pruned with [`Store::hold`](crate::Store::hold).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootfsArtifact {
+    /// A directory of the host, shared into the machine.
+    Directory {
+        /// Absolute, without symlinks.
+        path: PathBuf,
+        /// The machine must not write into it.
+        read_only: bool,
+        /// Environment that the image declares, in its order.
+        image_env: Vec<(String, String)>,
+    },
+    /// A file that holds a file system, attached read-only.
+    BlockImage {
+        /// Absolute.
+        path: PathBuf,
+        /// What is in it.
+        fstype: BlockFs,
+        /// Environment that the image declares, in its order.
+        image_env: Vec<(String, String)>,
+    },
+}
+
+impl RootfsArtifact {
+    /// A squashfs image without a declared environment.
+    pub(crate) fn squashfs(path: PathBuf) -> Self {
+        Self::BlockImage { path, fstype: BlockFs::Squashfs, image_env: Vec::new() }
+    }
+}
+
+/// Turns the specs it claims into artifacts.
+pub trait RootfsProvider: Send + Sync {
+    /// Short name, as `vmette providers` lists it.
+    fn name(&self) -> &'static str;
+
+    /// The form of a spec it claims, for messages: `squashfs+file:///PATH`.
+    fn form(&self) -> &'static str;
+
+    /// Whether the spec is this provider's. May look at the file system, never fails.
+    fn matches(&self, spec: &str) -> bool;
+
+    /// Makes or finds the artifact. Blocks; may be called from any thread, and from several processes at once.
+    ///
+    /// # Errors
+    /// See [`ProviderError`](crate::ProviderError).
+    fn provide(&self, spec: &str, ctx: &Context) -> Result<RootfsArtifact>;
+}

@@ -1,0 +1,108 @@
+//! Which provider answers for a spec.
+
+use std::path::{Path, PathBuf};
+
+use crate::builtin::BuiltinProvider;
+use crate::context::Context;
+use crate::dir::{self, DirProvider};
+use crate::error::{ProviderError, Result};
+use crate::provider::{RootfsArtifact, RootfsProvider};
+use crate::spec::SPEC_MAX;
+use crate::squashfs::SquashfsProvider;
+use crate::tar::TarProvider;
+
+/// Providers in the order in which they are asked.
+#[derive(Default)]
+pub struct Registry {
+    providers: Vec<Box<dyn RootfsProvider>>,
+}
+
+/// All providers of this crate: `dir`, `squashfs`, `tar`, `builtin`. `busybox` is the static busybox that the built-in
+/// rootfs is made of; with None, asking for that rootfs is an error that says what to install.
+#[must_use]
+pub fn default_registry(busybox: Option<PathBuf>) -> Registry {
+    Registry::new()
+        .with(DirProvider::new())
+        .with(SquashfsProvider::new())
+        .with(TarProvider::new())
+        .with(busybox.map_or_else(BuiltinProvider::without_busybox, BuiltinProvider::new))
+}
+
+impl Registry {
+    /// Without any provider.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a provider, to be asked after those that are there.
+    #[must_use]
+    pub fn with(mut self, provider: impl RootfsProvider + 'static) -> Self {
+        self.providers.push(Box::new(provider));
+        self
+    }
+
+    /// Names in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        self.providers.iter().map(|provider| provider.name()).collect()
+    }
+
+    /// Forms of a spec in order, for help texts and messages.
+    #[must_use]
+    pub fn forms(&self) -> Vec<&'static str> {
+        self.providers.iter().map(|provider| provider.form()).collect()
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.providers.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.providers.is_empty()
+    }
+
+    /// Asks the first provider that claims the spec; its answer is final.
+    ///
+    /// # Errors
+    /// That provider's, or [`ProviderError::InvalidSpec`] when none claims the spec.
+    pub fn resolve(&self, spec: &str, ctx: &Context) -> Result<RootfsArtifact> {
+        if spec.is_empty() || spec.len() > SPEC_MAX || spec.contains('\0') {
+            let shown: String = spec.chars().take(64).collect();
+            return Err(ProviderError::InvalidSpec(format!(
+                "rootfs {shown:?} is empty, longer than {SPEC_MAX} bytes or holds a NUL; use {}",
+                self.choice()
+            )));
+        }
+        match self.providers.iter().find(|provider| provider.matches(spec)) {
+            Some(provider) => provider.provide(spec, ctx),
+            None => Err(self.unclaimed(spec)),
+        }
+    }
+
+    fn choice(&self) -> String {
+        self.forms().join(", ")
+    }
+
+    fn unclaimed(&self, spec: &str) -> ProviderError {
+        let path = Path::new(spec);
+        if path.exists() {
+            return dir::not_a_directory(spec, path);
+        }
+        let reason = match spec.split_once("://") {
+            Some(("http" | "https" | "tar+http" | "tar+https" | "squashfs+http" | "squashfs+https", _)) => {
+                "downloads are not supported by this version"
+            }
+            Some(("oci" | "docker", _)) => "image registries are not supported by this version",
+            Some(_) => "no such kind of rootfs is known",
+            None => {
+                "there is no such file or directory here, and image registries are not supported by this version"
+            }
+        };
+        ProviderError::InvalidSpec(format!("rootfs {spec:?}: {reason}; use {}", self.choice()))
+    }
+}

@@ -1,0 +1,203 @@
+//! Archives that must be refused: each with its reason, and with nothing written anywhere.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+
+use support::{Archive, Fields, LIMITS, Place};
+use vmette_image::TarLimits;
+
+/// Refused with a message that holds `reason`; the cache holds nothing afterwards.
+fn refused(bytes: &[u8], reason: &str) {
+    let place = Place::new();
+    let message = place.convert(bytes).map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains(reason), "expected {reason:?} in {message:?}");
+    assert!(message.contains("archive"), "it names the archive: {message:?}");
+    assert_eq!(place.names(), ["archive"], "nothing is left after {message:?}");
+}
+
+fn entry(fields: &Fields<'_>) -> Archive {
+    Archive::default().entry(fields, b"")
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn paths_that_lead_out() {
+    let canary = tempfile::tempdir().unwrap();
+    let outside = canary.path().join("escaped");
+    refused(&Archive::default().file(outside.to_str().unwrap(), b"x").end(), "is absolute");
+    refused(&Archive::default().file("../escaped", b"x").end(), "`..`");
+    refused(&Archive::default().file("a/../../escaped", b"x").end(), "`..`");
+    refused(&Archive::default().dir("..", 0o777).end(), "`..`");
+    refused(&Archive::default().pax(&[("path", b"../x")]).file("ok", b"x").end(), "`..`");
+    refused(&Archive::default().entry(&Fields { kind: b'L', ..Fields::default() }, b"../x\0").file("ok", b"").end(), "`..`");
+    let through = Archive::default().symlink("link", canary.path().to_str().unwrap());
+    refused(&through.clone().file("link/escaped", b"x").end(), "symbolic link");
+    refused(&through.clone().dir("link/escaped", 0o777).end(), "symbolic link");
+    refused(&through.clone().hard_link("f", "link/escaped").end(), "not an earlier file");
+    refused(&through.hard_link("alias", "link").file("alias/escaped", b"x").end(), "symbolic link");
+    refused(&Archive::default().file("f", b"x").file("f/g", b"x").end(), "not a directory");
+    assert_eq!(fs::read_dir(canary.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn links_to_what_is_not_there() {
+    refused(&Archive::default().hard_link("passwd", "/etc/passwd").end(), "not an earlier file");
+    refused(&Archive::default().hard_link("passwd", "../../etc/passwd").end(), "not an earlier file");
+    refused(&Archive::default().hard_link("a", "b").file("b", b"").end(), "not an earlier file");
+    refused(&Archive::default().hard_link("a", "a").end(), "not an earlier file");
+    refused(&Archive::default().dir("d", 0o755).hard_link("a", "d").end(), "not an earlier file");
+    refused(&Archive::default().hard_link("a", "").end(), "not an earlier file");
+    refused(&Archive::default().symlink("a", "").end(), "link target");
+    refused(&Archive::default().pax(&[("linkpath", &[b'x'; 4096])]).symlink("a", "b").end(), "4095 bytes");
+    refused(&Archive::default().pax(&[("linkpath", b"a\0b")]).symlink("a", "b").end(), "NUL");
+}
+
+#[test]
+fn names() {
+    let long = |len: usize| Archive::default().pax(&[("path", &vec![b'n'; len])]).file("f", b"").end();
+    assert!(Place::new().convert(&long(255)).is_ok());
+    refused(&long(256), "255 is the most");
+    refused(&long(5000), "4095 is the most");
+    refused(&Archive::default().pax(&[("path", "d/".repeat(257).as_bytes())]).dir("f", 0o755).end(), "deeper than 256");
+    refused(&Archive::default().pax(&[("path", b"a\0b")]).file("f", b"").end(), "NUL");
+    refused(&entry(&Fields { name: b"", ..Fields::default() }).end(), "empty");
+    refused(&Archive::default().file("f", b"1").file("./f", b"2").end(), "came before");
+    refused(&Archive::default().file("f", b"1").dir("f", 0o755).end(), "came before");
+    refused(&Archive::default().dir("f", 0o755).symlink("f", "x").end(), "came before");
+    let escape = Place::new().convert(&Archive::default().file("../\x1b[2J", b"").end()).unwrap_err().to_string();
+    assert!(!escape.contains('\x1b'), "{escape:?}");
+}
+
+#[test]
+fn numbers() {
+    refused(&entry(&Fields { uid: u64::from(u32::MAX), ..Fields::default() }).end(), "uid");
+    refused(&entry(&Fields { gid: 1 << 40, ..Fields::default() }).end(), "gid");
+    refused(&Archive::default().pax(&[("uid", b"-1")]).file("f", b"").end(), "uid");
+    refused(&Archive::default().pax(&[("size", b"1e3")]).file("f", b"").end(), "size");
+    refused(&Archive::default().pax(&[("mtime", b"now")]).file("f", b"").end(), "mtime");
+    refused(&entry(&Fields { kind: b'3', device: (0x1000, 0), ..Fields::default() }).end(), "device number");
+    refused(&entry(&Fields { kind: b'5', size: 1, ..Fields::default() }).end(), "no content");
+    refused(&entry(&Fields { kind: b'1', size: u64::MAX, ..Fields::default() }).end(), "no content");
+    let mut garbage = Fields::default().header();
+    garbage.as_old_mut().mode = *b"rwxr-xr-";
+    garbage.set_cksum();
+    refused(&Archive::default().raw(&garbage, b"").end(), "mode");
+}
+
+#[test]
+fn kinds_that_no_rootfs_has() {
+    for kind in [b'D', b'M', b'X', b'N', 0xff] {
+        refused(&entry(&Fields { kind, ..Fields::default() }).end(), "cannot be part of a rootfs");
+    }
+}
+
+#[test]
+fn extended_headers() {
+    let extension = |content: &[u8]| {
+        Archive::default().entry(&Fields { kind: b'x', ..Fields::default() }, content).file("f", b"").end()
+    };
+    refused(&extension(b"99 path=x\n"), "length is wrong");
+    refused(&extension(b"8 path=\n"), "length is wrong");
+    refused(&extension(&[b'x'; (1 << 20) + 1]), "1048576 is the most");
+    refused(&entry(&Fields { kind: b'L', size: 1 << 40, ..Fields::default() }).0, "1048576 is the most");
+    refused(&Archive::default().pax(&[("comment", b"1")]).pax(&[("comment", b"2")]).file("f", b"").end(), "two extended");
+    refused(&Archive::default().pax(&[("comment", b"1")]).end(), "without an entry");
+    refused(&Archive::default().extension(b'g', &[("uid", b"0")]).file("f", b"").end(), "global");
+    refused(&Archive::default().pax(&[("SCHILY.xattr.user.a", &[0; 65_537])]).file("f", b"").end(), "longer than Linux");
+    refused(&Archive::default().pax(&[("SCHILY.xattr.system.posix_acl_access", b"x")]).file("f", b"").end(), "ACLs");
+    refused(&Archive::default().pax(&[("SCHILY.acl.access", b"x")]).file("f", b"").end(), "--acls");
+    refused(&Archive::default().pax(&[("LIBARCHIVE.xattr.user.a", b"x")]).file("f", b"").end(), "SCHILY");
+    let git = Archive::default().extension(b'g', &[("comment", b"a commit")]).file("f", b"").end();
+    assert!(Place::new().convert(&git).is_ok());
+}
+
+#[test]
+fn declared_sizes() {
+    refused(&entry(&Fields { size: 1 << 50, ..Fields::default() }).end(), "truncated");
+    refused(&Archive::default().pax(&[("size", b"18446744073709551615")]).file("f", b"").end(), "truncated");
+    let sparse_1 = |map: &[u8], real: &[u8]| {
+        let mut map = map.to_vec();
+        map.resize(512, 0);
+        Archive::default()
+            .pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", real), ("GNU.sparse.name", b"f")])
+            .file("GNUSparseFile.0/f", &map)
+            .end()
+    };
+    refused(&sparse_1(b"0\n", b"1099511627776"), "VMETTE_TAR_MAX_BYTES");
+    refused(&sparse_1(b"0\n", b"18446744073709551615"), "VMETTE_TAR_MAX_BYTES");
+    refused(&sparse_1(b"1\n0\n10\n", b"5"), "outside of the file");
+    refused(&sparse_1(b"2\n0\n0\n18446744073709551615\n5\n", b"9"), "outside of the file");
+    refused(&sparse_1(b"1\n0\n3\n", b"5"), "not the size of the content");
+    refused(&sparse_1(b"99999999999999999999999\n", b"5"), "cannot be read");
+    refused(&sparse_1(b"9999999\n", b"5"), "too many");
+    refused(&sparse_1(&[b'1'; 512], b"5"), "cannot be read");
+    let old = Archive::default().pax(&[("GNU.sparse.map", b"0,1"), ("GNU.sparse.size", b"1")]).file("f", b"x").end();
+    refused(&old, "--sparse-version=1.0");
+    let mut gnu = Fields { kind: b'S', ..Fields::default() }.header();
+    gnu.as_gnu_mut().unwrap().realsize = *b"77777777777\0";
+    gnu.set_cksum();
+    refused(&Archive::default().raw(&gnu, b"").end(), "VMETTE_TAR_MAX_BYTES");
+    gnu.as_gnu_mut().unwrap().isextended = [1];
+    gnu.set_cksum();
+    refused(&Archive::default().raw(&gnu, b"").0, "truncated");
+}
+
+#[test]
+fn bombs() {
+    let zeros = vec![0; 3 << 20];
+    let archive = Archive::default().file("f", &zeros).end();
+    let limits = TarLimits { max_bytes: 1 << 20, ..LIMITS };
+    for bytes in [archive.clone(), gzip(&archive), zstd::encode_all(&archive[..], 1).unwrap()] {
+        let place = Place::new();
+        let message = place.convert_with(&bytes, limits).unwrap_err().to_string();
+        assert!(message.contains("1048576 bytes") && message.contains("VMETTE_TAR_MAX_BYTES"), "{message}");
+        assert_eq!(place.names(), ["archive"]);
+    }
+    // After the end mark, too.
+    let mut tail = Archive::default().file("f", b"x").end();
+    tail.resize(tail.len() + (3 << 20), 0);
+    assert!(Place::new().convert_with(&gzip(&tail), limits).is_err());
+    // An xz stream that asks for a dictionary of 4 GiB.
+    let dictionary = liblzma::stream::LzmaOptions::new_preset(0).map(|mut options| {
+        options.dict_size(1 << 30);
+        let mut filters = liblzma::stream::Filters::new();
+        filters.lzma2(&options);
+        filters
+    });
+    let stream =
+        liblzma::stream::Stream::new_stream_encoder(&dictionary.unwrap(), liblzma::stream::Check::Crc32).unwrap();
+    let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+    encoder.write_all(&Archive::default().file("f", b"x").end()).unwrap();
+    refused(&encoder.finish().unwrap(), "cannot be read or decompressed");
+}
+
+#[test]
+fn damage() {
+    refused(b"", "not a tar archive");
+    refused(b"hello", "not a tar archive");
+    refused(&[b'x'; 2048], "not a tar archive");
+    refused(&[0; 1024], "no entries");
+    let good = Archive::default().file("f", &[1; 2000]).file("g", b"").end();
+    let mut flipped = good.clone();
+    flipped[512 + 2048] ^= 1;
+    refused(&flipped, "checksum");
+    refused(&good[..good.len() - 1024], "truncated");
+    refused(&good[..1000], "truncated");
+    refused(&[good.clone(), good.clone()].concat(), "after its end");
+    let compressed = gzip(&good);
+    refused(&compressed[..compressed.len() - 4], "truncated");
+    refused(&compressed[..compressed.len() / 2], "truncated");
+    let mut checksum = compressed.clone();
+    let at = checksum.len() - 8;
+    checksum[at] ^= 1;
+    refused(&checksum, "decompressed");
+    let compressed = zstd::encode_all(&good[..], 1).unwrap();
+    refused(&compressed[..compressed.len() - 3], "archive");
+}
