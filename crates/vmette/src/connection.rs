@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use vmette_vmm::ControlStream;
+use vmette_vmm::{ControlStream, Slot};
 use vmette_wire::agent::{Op, Reply};
 use vmette_wire::frame::{self, Frame};
 use vmette_wire::{Action, ResponseHeader};
@@ -44,7 +44,6 @@ enum Waiter {
 struct State {
     waiters: HashMap<u32, Waiter>,
     next_id: u32,
-    poison: Option<String>,
 }
 
 struct Inner {
@@ -52,6 +51,8 @@ struct Inner {
     /// A second handle on the stream: it can be shut down while a writer is blocked on the first.
     plug: ControlStream,
     state: Mutex<State>,
+    /// The first cause of the end. Set under the lock of `state`.
+    poison: Slot<String>,
 }
 
 /// A handle on the connection; clones share it.
@@ -69,7 +70,12 @@ impl Connection {
     {
         let reader = stream.try_clone()?;
         let plug = stream.try_clone()?;
-        let inner = Arc::new(Inner { writer: Mutex::new(stream), plug, state: Mutex::default() });
+        let inner = Arc::new(Inner {
+            writer: Mutex::new(stream),
+            plug,
+            state: Mutex::default(),
+            poison: Slot::new(),
+        });
         let for_reader = inner.clone();
         thread::Builder::new().name("vmette-reader".into()).spawn(move || {
             let end = for_reader.read_until_end(reader);
@@ -140,7 +146,12 @@ impl Connection {
 
     /// Why the connection is unusable, if it is.
     pub(crate) fn poison_cause(&self) -> Option<String> {
-        self.inner.lock().poison.clone()
+        self.inner.poison.get()
+    }
+
+    /// Waits until the connection is unusable and returns why.
+    pub(crate) fn wait_end(&self) -> String {
+        self.inner.poison.wait()
     }
 
     /// Ends the connection: both sides see the end of the stream.
@@ -151,8 +162,8 @@ impl Connection {
     fn register(&self, waiter: Waiter) -> Result<u32, Error> {
         let mut state = self.inner.lock();
         // Poisoning drains the waiters under this same lock: a waiter is either drained or never registered.
-        if let Some(cause) = &state.poison {
-            return Err(Error::Agent(cause.clone()));
+        if let Some(cause) = self.inner.poison.get() {
+            return Err(Error::Agent(cause));
         }
         if state.waiters.len() >= WAITERS_MAX {
             return Err(Error::Agent(format!("more than {WAITERS_MAX} requests are under way")));
@@ -211,19 +222,15 @@ impl Inner {
     }
 
     fn check(&self) -> Result<(), Error> {
-        match &self.lock().poison {
-            Some(cause) => Err(Error::Agent(cause.clone())),
-            None => Ok(()),
-        }
+        self.poison.get().map_or(Ok(()), |cause| Err(Error::Agent(cause)))
     }
 
     fn poison(&self, cause: &str) {
         let waiters = {
             let mut state = self.lock();
-            if state.poison.is_some() {
+            if !self.poison.set(cause.to_owned()) {
                 return;
             }
-            state.poison = Some(cause.to_owned());
             std::mem::take(&mut state.waiters)
         };
         for waiter in waiters.into_values() {

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use vmette_vmm::{Hypervisor, MachineEnd};
+use vmette_vmm::Hypervisor;
 use vmette_wire::agent::{ExitStatus, Op};
 use vmette_wire::{Action, ResponseHeader};
 
@@ -131,7 +131,7 @@ impl<'a> SessionBuilder<'a> {
         std::mem::forget(guard);
         let mut session =
             Session { shared, launched: Some(launched), process: process.clone(), capture: Mutex::default() };
-        session.watch_machine()?;
+        session.watch_connection()?;
         if let Some(process) = process {
             session.watch_process(&process, self.config)?;
             if !self.piped {
@@ -331,16 +331,13 @@ impl Session {
         }
     }
 
-    /// The machine's own end is the session's, unless there was one.
-    fn watch_machine(&self) -> Result<(), Error> {
+    /// The connection's end is the session's, unless there was one: a machine that ends takes the connection with it,
+    /// and a guest that breaks the protocol has its machine stopped.
+    fn watch_connection(&self) -> Result<(), Error> {
         let Some(launched) = &self.launched else { return Ok(()) };
-        let (shared, end) = (self.shared.clone(), launched.machine.end());
-        std::thread::Builder::new().name("vmette-machine".into()).spawn(move || {
-            shared.finish(match end.wait() {
-                MachineEnd::Stopped => SessionEnd::Stopped,
-                MachineEnd::PoweredOff => SessionEnd::Error("the guest powered off".into()),
-                MachineEnd::Failed(message) => SessionEnd::Error(message),
-            });
+        let (shared, connection) = (self.shared.clone(), launched.connection.clone());
+        std::thread::Builder::new().name("vmette-watch".into()).spawn(move || {
+            shared.finish(SessionEnd::Error(connection.wait_end()));
         })?;
         Ok(())
     }

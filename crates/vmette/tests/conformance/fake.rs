@@ -1,0 +1,221 @@
+//! The suite on the in-process engine, and what only a made-up guest can show: one that breaks the protocol.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vmette::engine_api::fake::FakeHypervisor;
+use vmette::{Config, Error, ExecOptions, Session, SessionEnd, StopHandle};
+use vmette_wire::agent::{Event, ExitStatus, Op, Request};
+use vmette_wire::{ResponseHeader, frame};
+
+use crate::suite::{self, Bench};
+
+/// Serves the real agent below a folder of its own.
+fn bench() -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    std::fs::create_dir(&root).unwrap();
+    let engine = FakeHypervisor::new(move |stream, _| {
+        let world = vmette_guest::Hosted::new(&root).map_err(|e| e.to_string())?;
+        vmette_guest::serve(OwnedFd::from(stream), world).map_err(|e| e.to_string())
+    });
+    Bench::new(dir, Some(Arc::new(engine)))
+}
+
+suite::tests!(bench);
+
+/// A guest that is whatever the test makes of it.
+fn hostile(
+    guest: impl Fn(UnixStream) -> std::io::Result<()> + Send + Sync + 'static,
+) -> Result<(Session, tempfile::TempDir), Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { cache_dir: Some(dir.path().to_owned()), ..Config::default() };
+    let engine = FakeHypervisor::new(move |stream, _| guest(stream).map_err(|e| e.to_string()));
+    Ok((Session::builder(&config).engine(Arc::new(engine)).start()?, dir))
+}
+
+/// Answers `hello` and `boot`, then hands each further request to `answer`.
+fn polite_until(
+    mut stream: UnixStream,
+    mut answer: impl FnMut(u32, Request, &mut UnixStream) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let mut reader = stream.try_clone()?;
+    while let Ok(Some(frame)) = frame::read_frame(&mut reader) {
+        let request = Request::parse(&frame.header).expect("the host speaks the protocol");
+        match request {
+            Request::Op(Op::Hello(_) | Op::Boot(_)) => {
+                stream.write_all(&frame::encode_response(frame.id, &ResponseHeader::ok(), b"").unwrap())?;
+            }
+            request => answer(frame.id, request, &mut stream)?,
+        }
+    }
+    Ok(())
+}
+
+fn raw(id: u32, event: &Event, payload: &[u8]) -> Vec<u8> {
+    frame::encode(id, event, payload).unwrap()
+}
+
+#[test]
+fn garbage_instead_of_an_answer_fails_the_start() {
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 64], &[0xff; 64], b"\0\0\0\0\x02\0\0\0[]"] {
+        let started = hostile(move |mut stream| {
+            stream.write_all(garbage)?;
+            // Reads until the host gives up.
+            stream.read_to_end(&mut Vec::new()).map(drop)
+        });
+        let message = started.expect_err("no session with such a guest").to_string();
+        assert!(message.contains("broke the protocol"), "{message}");
+    }
+}
+
+#[test]
+fn a_guest_that_ends_before_it_answers_fails_the_start_at_once() {
+    let begun = Instant::now();
+    let message = hostile(|_| Ok(())).expect_err("nobody is there").to_string();
+    assert!(message.contains("powered off"), "{message}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "it did not wait for a minute");
+}
+
+#[test]
+fn a_refusal_to_boot_is_the_guests_words_made_safe() {
+    let started = hostile(|mut stream| {
+        let mut reader = stream.try_clone()?;
+        while let Ok(Some(frame)) = frame::read_frame(&mut reader) {
+            let header = ResponseHeader::error("\x1b]0;owned\x07no root");
+            stream.write_all(&frame::encode_response(frame.id, &header, b"").unwrap())?;
+        }
+        Ok(())
+    });
+    let message = started.expect_err("refused").to_string();
+    assert!(message.contains("no root") && !message.contains('\x1b'), "{message:?}");
+}
+
+#[test]
+fn output_beyond_the_window_ends_the_connection() {
+    let (session, _dir) = hostile(|stream| {
+        polite_until(stream, |id, request, stream| {
+            if let Request::Op(Op::Exec(_)) = request {
+                stream.write_all(&raw(id, &Event::Started { pid: 2 }, b""))?;
+                let chunk = vec![b'x'; frame::CHUNK_MAX];
+                // Twice the window, confirmed or not.
+                for _ in 0..2 * vmette_wire::agent::WINDOW as usize / chunk.len() {
+                    if stream.write_all(&raw(id, &Event::Stdout, &chunk)).is_err() {
+                        break;
+                    }
+                }
+            }
+            Ok(())
+        })
+    })
+    .unwrap();
+    let process = session.exec(&ExecOptions::argv(["yes"])).unwrap();
+    let message = process.wait().expect_err("the guest cheats").to_string();
+    assert!(message.contains("window"), "{message}");
+    // Poisoned once: everything after fails at once with the same cause.
+    let again = session.ping().expect_err("the connection is gone").to_string();
+    assert!(again.contains("window"), "{again}");
+}
+
+#[test]
+fn an_answer_of_the_wrong_kind_ends_the_connection() {
+    let (session, _dir) = hostile(|stream| {
+        polite_until(stream, |id, _, stream| {
+            stream.write_all(&raw(id, &Event::Exited(ExitStatus::Code(0)), b""))
+        })
+    })
+    .unwrap();
+    assert!(session.ping().unwrap_err().to_string().contains("wrong kind"));
+}
+
+#[test]
+fn answers_to_nobody_are_dropped_and_the_stream_stays_in_step() {
+    let (session, _dir) = hostile(|stream| {
+        polite_until(stream, |id, _, stream| {
+            stream.write_all(
+                &frame::encode_response(id.wrapping_add(999), &ResponseHeader::ok(), b"late").unwrap(),
+            )?;
+            stream.write_all(&raw(id.wrapping_add(998), &Event::Stdout, b"late"))?;
+            stream.write_all(&frame::encode_response(id, &ResponseHeader::ok(), b"").unwrap())
+        })
+    })
+    .unwrap();
+    for _ in 0..50 {
+        session.ping().unwrap();
+    }
+}
+
+#[test]
+fn credit_beyond_the_window_ends_the_connection() {
+    let (session, _dir) = hostile(|stream| {
+        polite_until(stream, |id, request, stream| {
+            if let Request::Op(Op::Exec(_)) = request {
+                stream.write_all(&raw(id, &Event::Started { pid: 2 }, b""))?;
+                stream.write_all(&raw(id, &Event::Credit { bytes: u32::MAX }, b""))?;
+            }
+            Ok(())
+        })
+    })
+    .unwrap();
+    let process = session.exec(&ExecOptions::argv(["cat"]).stdin(true)).unwrap();
+    assert!(process.wait().unwrap_err().to_string().contains("credit"));
+}
+
+#[test]
+fn a_guest_that_dies_wakes_every_waiter_with_the_cause() {
+    let (session, _dir) = hostile(|stream| {
+        let mut seen = 0;
+        polite_until(stream, |_, _, _| {
+            seen += 1;
+            // The last of the waiters below has registered: now it dies.
+            if seen == 8 { Err(std::io::Error::other("kernel panic")) } else { Ok(()) }
+        })
+    })
+    .unwrap();
+    let session = Arc::new(session);
+    let waiters: Vec<_> = (0..8)
+        .map(|_| {
+            let session = session.clone();
+            std::thread::spawn(move || session.ping().unwrap_err().to_string())
+        })
+        .collect();
+    for waiter in waiters {
+        let message = waiter.join().unwrap();
+        assert!(message.contains("kernel panic"), "{message}");
+    }
+    assert!(matches!(session.wait(), SessionEnd::Error(message) if message.contains("kernel panic")));
+}
+
+#[test]
+fn a_stop_during_the_start_ends_it_as_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { cache_dir: Some(dir.path().to_owned()), ..Config::default() };
+    let stop = StopHandle::new();
+    let for_guest = stop.clone();
+    // The guest never answers; the stop comes once it has been asked.
+    let engine = FakeHypervisor::new(move |mut stream, _| {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).map_err(|e| e.to_string())?;
+        for_guest.stop();
+        stream.read_to_end(&mut Vec::new()).map(drop).map_err(|e| e.to_string())
+    });
+    let session = Session::builder(&config).engine(Arc::new(engine)).stop_handle(&stop).start().unwrap();
+    assert_eq!(session.wait(), SessionEnd::Stopped);
+    assert!(session.ping().is_err());
+}
+
+#[test]
+fn a_guest_that_never_answers_is_ended_by_the_timeout() {
+    let dir = tempfile::tempdir().unwrap();
+    let config =
+        Config { cache_dir: Some(dir.path().to_owned()), timeout_seconds: Some(0), ..Config::default() };
+    let engine = FakeHypervisor::new(|mut stream, _| {
+        stream.read_to_end(&mut Vec::new()).map(drop).map_err(|e| e.to_string())
+    });
+    let session = Session::builder(&config).engine(Arc::new(engine)).start().unwrap();
+    assert_eq!(session.wait(), SessionEnd::TimedOut);
+    assert_eq!(session.wait().exit_code(), 124);
+}
