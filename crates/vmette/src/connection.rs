@@ -321,3 +321,124 @@ fn write_all_until(stream: &mut ControlStream, mut bytes: &[u8], deadline: Insta
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use vmette_wire::Event;
+
+    fn pair() -> (Connection, UnixStream) {
+        let (host, guest) = UnixStream::pair().unwrap();
+        (Connection::new(host, || None).unwrap(), guest)
+    }
+
+    fn next(guest: &mut UnixStream) -> Frame {
+        frame::read_frame(guest).unwrap().unwrap()
+    }
+
+    fn answer(guest: &mut UnixStream, id: u32, payload: &[u8]) {
+        guest.write_all(&frame::encode_response(id, &ResponseHeader::ok(), payload).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_late_answer_fails_only_its_own_caller() {
+        let (connection, mut guest) = pair();
+        let timeout = connection.request(&Op::Ping, &[], Duration::ZERO);
+        assert!(matches!(timeout, Err(Error::Timeout(0))));
+        let late = next(&mut guest);
+        let pending = connection.send_request(&Op::Ping, &[]).unwrap();
+        let current = next(&mut guest);
+        answer(&mut guest, late.id, b"late");
+        answer(&mut guest, current.id, b"current");
+        assert_eq!(pending.wait(REQUEST_TIMEOUT).unwrap().1, b"current");
+        assert!(connection.inner.lock().waiters.is_empty(), "nothing is kept for callers that gave up");
+    }
+
+    #[test]
+    fn answers_may_come_in_any_order() {
+        let (connection, mut guest) = pair();
+        let pending: Vec<_> = (0..20).map(|_| connection.send_request(&Op::Ping, &[]).unwrap()).collect();
+        let mut ids: Vec<_> = pending.iter().map(|_| next(&mut guest).id).collect();
+        ids.reverse();
+        for id in ids {
+            answer(&mut guest, id, &id.to_le_bytes());
+        }
+        for one in pending {
+            let id = one.id;
+            assert_eq!(one.wait(REQUEST_TIMEOUT).unwrap().1, id.to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn ids_wrap_around_without_meeting_a_request_that_is_still_open() {
+        let (connection, mut guest) = pair();
+        let old = connection.send_request(&Op::Ping, &[]).unwrap();
+        connection.inner.lock().next_id = u32::MAX;
+        let last = connection.send_request(&Op::Ping, &[]).unwrap();
+        let new = connection.send_request(&Op::Ping, &[]).unwrap();
+        assert_eq!((old.id, last.id, new.id), (0, u32::MAX, 1));
+        for _ in 0..3 {
+            let id = next(&mut guest).id;
+            answer(&mut guest, id, &[]);
+        }
+        for pending in [old, last, new] {
+            pending.wait(REQUEST_TIMEOUT).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_first_cause_poisons_once_and_wakes_streams_too() {
+        let (connection, guest) = pair();
+        let queue = Arc::new(StreamQueue::new());
+        connection.open_stream(&Op::Get { path: "/x".into() }, &[], &queue).unwrap();
+        connection.close("first");
+        connection.close("second");
+        assert_eq!(connection.wait_end(), "first");
+        assert!(matches!(queue.wait_file(), Err(Error::Agent(cause)) if cause == "first"));
+        assert!(matches!(connection.send_request(&Op::Ping, &[]), Err(Error::Agent(c)) if c == "first"));
+        drop(guest);
+    }
+
+    #[test]
+    fn a_guest_that_stops_reading_does_not_hold_up_the_end() {
+        let (connection, guest) = pair();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let writer = {
+            let connection = connection.clone();
+            thread::spawn(move || {
+                // The socket's buffer fills up, and then the writer is stuck.
+                for _ in 0..100 {
+                    if let Err(e) = connection.send(7, &Op::Data, &[0; frame::CHUNK_MAX]) {
+                        sender.send(e.to_string()).unwrap();
+                        return;
+                    }
+                }
+            })
+        };
+        connection.close("the machine was stopped");
+        assert!(receiver.recv().unwrap().contains("the machine was stopped"));
+        writer.join().unwrap();
+        drop(guest);
+    }
+
+    #[test]
+    fn a_message_over_the_limits_is_the_callers_error_and_nothing_is_sent() {
+        let (connection, mut guest) = pair();
+        let too_much = vec![0; frame::PAYLOAD_MAX + 1];
+        assert!(matches!(connection.send_request(&Op::Ping, &too_much), Err(Error::InvalidConfig(_))));
+        let pending = connection.send_request(&Op::Ping, &[]).unwrap();
+        let id = next(&mut guest).id;
+        answer(&mut guest, id, &[]);
+        pending.wait(REQUEST_TIMEOUT).unwrap();
+    }
+
+    #[test]
+    fn an_event_for_a_plain_request_is_a_breach() {
+        let (connection, mut guest) = pair();
+        let pending = connection.send_request(&Op::Ping, &[]).unwrap();
+        let id = next(&mut guest).id;
+        guest.write_all(&frame::encode(id, &Event::Done, &[]).unwrap()).unwrap();
+        assert!(pending.wait(REQUEST_TIMEOUT).unwrap_err().to_string().contains("wrong kind"));
+    }
+}

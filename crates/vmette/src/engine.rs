@@ -11,8 +11,7 @@ use crate::{Config, Error};
 #[cfg(target_os = "linux")]
 pub(crate) fn for_this_host(config: &Config, cache: &CacheRoot) -> Result<Arc<dyn Hypervisor>, Error> {
     let _ = config;
-    let mut options = vmette_qemu::QemuOptions::default();
-    options.cache_dir = Some(cache.path().to_owned());
+    let options = vmette_qemu::QemuOptions { cache_dir: Some(cache.path().to_owned()), ..Default::default() };
     Ok(Arc::new(vmette_qemu::Qemu::with_options(options)))
 }
 

@@ -221,3 +221,110 @@ fn append(state: &mut State, channel: Channel, payload: Vec<u8>) -> Result<(), S
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use std::thread;
+
+    #[test]
+    fn single_bytes_cost_no_more_than_a_chunk() {
+        let queue = StreamQueue::new();
+        for i in 0..1000 {
+            queue.push(Event::Stdout, vec![u8::try_from(i % 256).unwrap()]).unwrap();
+        }
+        assert_eq!(queue.lock().chunks.len(), 1);
+        let (channel, bytes, credit) = queue.next_chunk().unwrap();
+        assert_eq!((channel, bytes.len(), credit), (Channel::Stdout, 1000, 0));
+    }
+
+    #[test]
+    fn channels_keep_their_order() {
+        let queue = StreamQueue::new();
+        for (event, text) in [(Event::Stdout, "a"), (Event::Stderr, "b"), (Event::Stdout, "c")] {
+            queue.push(event, text.into()).unwrap();
+        }
+        queue.push(Event::Exited(ExitStatus::Code(0)), Vec::new()).unwrap();
+        let got: Vec<_> = std::iter::from_fn(|| queue.next_chunk()).map(|(c, b, _)| (c, b)).collect();
+        let expected = [(Channel::Stdout, "a"), (Channel::Stderr, "b"), (Channel::Stdout, "c")]
+            .map(|(c, t)| (c, t.into()));
+        assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn a_sender_beyond_its_window_is_found_out() {
+        let queue = StreamQueue::new();
+        for _ in 0..WINDOW as usize / CHUNK_MAX {
+            queue.push(Event::Stdout, vec![0; CHUNK_MAX]).unwrap();
+        }
+        assert!(queue.push(Event::Stderr, vec![0]).is_err());
+        assert!(StreamQueue::new().push(Event::Credit { bytes: 1 }, Vec::new()).is_err());
+    }
+
+    #[test]
+    fn only_one_start_and_one_file_are_possible() {
+        let queue = StreamQueue::new();
+        queue.push(Event::Started { pid: 1 }, Vec::new()).unwrap();
+        assert!(queue.push(Event::Started { pid: 1 }, Vec::new()).is_err());
+        queue.push(Event::File { size: 0, mode: 0 }, Vec::new()).unwrap();
+        assert!(queue.push(Event::File { size: 0, mode: 0 }, Vec::new()).is_err());
+    }
+
+    #[test]
+    fn the_host_waits_for_credit_and_an_end_wakes_it() {
+        let queue = Arc::new(StreamQueue::new());
+        let mut reserved = 0;
+        while reserved < WINDOW as usize {
+            reserved += queue.reserve(usize::MAX).unwrap();
+        }
+        let waiting = {
+            let queue = queue.clone();
+            thread::spawn(move || (queue.reserve(10), queue.reserve(10)))
+        };
+        queue.push(Event::Credit { bytes: 10 }, Vec::new()).unwrap();
+        queue.abort("gone");
+        let (first, second) = waiting.join().unwrap();
+        // The credit and the end may both have come before the first look.
+        assert!(matches!(first, Ok(10) | Err(Error::Agent(_))));
+        assert!(matches!(second, Err(Error::Agent(cause)) if cause == "gone"));
+    }
+
+    #[test]
+    fn an_abandoned_stream_gives_back_what_the_guest_is_owed() {
+        let queue = StreamQueue::new();
+        queue.push(Event::Stdout, vec![0; 1000]).unwrap();
+        assert_eq!(queue.abandon(), 1000);
+        assert_eq!(queue.abandon(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_sent_within_the_window_comes_out_and_is_credited(
+            sizes in prop::collection::vec(0usize..=CHUNK_MAX, 1..200),
+        ) {
+            let queue = StreamQueue::new();
+            let (mut window, mut sent, mut got) = (u64::from(WINDOW), 0, 0);
+            for size in sizes {
+                if size as u64 > window {
+                    // The guest waits for credit: everything that is there is taken.
+                    while !queue.lock().chunks.is_empty() {
+                        let (_, bytes, credit) = queue.next_chunk().unwrap();
+                        got += bytes.len();
+                        window += u64::from(credit);
+                    }
+                }
+                prop_assert!(size as u64 <= window, "the guest would wait for ever");
+                queue.push(Event::Stdout, vec![7; size]).unwrap();
+                window -= size as u64;
+                sent += size;
+            }
+            queue.push(Event::Done, Vec::new()).unwrap();
+            while let Some((_, bytes, _)) = queue.next_chunk() {
+                got += bytes.len();
+            }
+            prop_assert_eq!(sent, got);
+        }
+    }
+}
