@@ -1,1 +1,32 @@
-//! Placeholder.
+//! The QEMU engine: KVM where the host has a usable one, software emulation elsewhere.
+//!
+//! QEMU runs as a process of its own, restricted by its seccomp sandbox, told what to do by descriptors that it
+//! inherits, and gone when its owner is. Host folders are served to the guest by one restricted process each, the
+//! program `vmette-virtiofsd` of this crate. [`Qemu`] is the engine; everything else in here is how.
+
+mod accel;
+mod args;
+mod boot;
+mod checks;
+mod console;
+mod engine;
+mod host_facts;
+mod locate;
+mod machine;
+mod memory;
+mod plan;
+mod process;
+mod qmp;
+mod runtime_dir;
+mod save;
+mod share;
+mod snapshot;
+mod stamp;
+mod version;
+
+pub use accel::Decision;
+pub use engine::{DoctorFacts, Qemu, QemuOptions};
+pub use version::Version;
+
+/// What errors call this engine.
+const ENGINE: &str = "QEMU";

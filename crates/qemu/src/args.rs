@@ -1,0 +1,234 @@
+//! QEMU's command line. Pure: a plan and the numbers of inherited descriptors go in, arguments come out.
+
+use std::ffi::OsString;
+
+use vmette_vmm::Accelerator;
+
+use crate::plan::{Arch, Plan};
+
+/// Changes whenever these arguments change in a way that a saved state would notice.
+pub(crate) const LAYOUT: &str = "layout=1";
+
+/// Functions of one PCI device: that many root ports share a slot.
+const FUNCTIONS: usize = 8;
+
+/// First PCI slot of the root ports; those before are the devices that every machine has.
+const PORTS_SLOT: usize = 4;
+
+/// What may not be done by QEMU once it is set up: start programs, gain privileges, change its limits, use system calls
+/// of the past.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// Numbers under which QEMU finds what it inherits.
+#[derive(Debug, Clone)]
+pub(crate) struct Fds {
+    /// The guest's memory.
+    pub(crate) memory: i32,
+    /// Whether writes to the memory reach the descriptor; otherwise it is copied on write.
+    pub(crate) memory_shared: bool,
+    pub(crate) agent: i32,
+    pub(crate) console: i32,
+    pub(crate) qmp: i32,
+    /// Connections to the share servers.
+    pub(crate) shares: Vec<i32>,
+}
+
+/// The arguments, without the program's name.
+pub(crate) fn build(plan: &Plan, fds: &Fds) -> Vec<OsString> {
+    let mut args = Args::default();
+    args.flag("-nodefaults").flag("-no-user-config").flag("-no-reboot");
+    args.option("-display", "none");
+    if plan.seccomp {
+        args.option("-sandbox", SANDBOX);
+    }
+    machine(&mut args, plan, fds);
+    args.option("-kernel", &plan.kernel).option("-initrd", &plan.initramfs);
+    args.option("-append", cmdline(plan));
+    base_devices(&mut args, plan, fds);
+    root_ports(&mut args, plan);
+    for (number, fd) in fds.shares.iter().enumerate() {
+        args.option("-chardev", format!("socket,id=share{number},fd={fd}"));
+    }
+    if plan.restore {
+        args.option("-incoming", "defer");
+    } else {
+        for plugged in plan.disks.iter().chain(&plan.shares) {
+            if let Some(blockdev) = &plugged.blockdev {
+                args.option("-blockdev", blockdev.to_string());
+            }
+            args.option("-device", plugged.device.to_string());
+        }
+    }
+    args.0
+}
+
+fn machine(args: &mut Args, plan: &Plan, fds: &Fds) {
+    let board = match plan.arch {
+        Arch::X86_64 => "q35,vmport=off,smm=off,hpet=off,usb=off,sata=off",
+        Arch::Aarch64 => "virt,gic-version=max",
+    };
+    args.option("-machine", format!("{board},memory-backend=mem,dump-guest-core=off,mem-merge=off"));
+    // `max` has what the translator can emulate, RDRAND for the first random numbers of the guest's kernel among it.
+    let (accelerator, cpu) = match plan.accelerator {
+        Accelerator::Kvm => ("kvm", "host"),
+        Accelerator::Hvf => ("hvf", "host"),
+        Accelerator::Tcg | Accelerator::None => ("tcg", "max"),
+    };
+    args.option("-accel", accelerator).option("-cpu", cpu);
+    args.option("-smp", plan.vcpus.to_string()).option("-m", format!("{}M", plan.memory_mib));
+    let share = if fds.memory_shared { "on" } else { "off" };
+    args.option(
+        "-object",
+        format!(
+            "memory-backend-file,id=mem,size={}M,mem-path=/dev/fd/{},share={share}",
+            plan.memory_mib, fds.memory
+        ),
+    );
+}
+
+/// The console is the serial port although that is 0.1 s slower than a virtio console in a quiet cold boot: what a
+/// kernel says that gives up before its virtio drivers are loaded must not be lost. A panic ends the machine.
+fn cmdline(plan: &Plan) -> String {
+    let console = match plan.arch {
+        Arch::X86_64 => "ttyS0",
+        Arch::Aarch64 => "ttyAMA0",
+    };
+    format!("console={console} panic=-1 {}", plan.cmdline).trim_end().to_owned()
+}
+
+/// What every machine has, in fixed places.
+fn base_devices(args: &mut Args, plan: &Plan, fds: &Fds) {
+    args.option("-chardev", format!("socket,id=qmp,fd={}", fds.qmp));
+    args.option("-mon", "chardev=qmp,mode=control");
+    args.option("-chardev", format!("socket,id=console,fd={}", fds.console));
+    args.option("-serial", "chardev:console");
+    args.option("-chardev", format!("socket,id=agent,fd={}", fds.agent));
+    args.option("-device", "virtio-serial-pci,id=serial,addr=0x2,max_ports=2");
+    args.option("-device", "virtserialport,bus=serial.0,chardev=agent,name=vmette.agent");
+    args.option("-blockdev", plan.rootfs.to_string());
+    args.option("-device", "virtio-blk-pci,addr=0x3,drive=rootfs,serial=rootfs,rerror=report,werror=report");
+}
+
+fn root_ports(args: &mut Args, plan: &Plan) {
+    for port in 0..plan.ports {
+        let (slot, function) = (PORTS_SLOT + port / FUNCTIONS, port % FUNCTIONS);
+        let multifunction = if function == 0 { ",multifunction=on" } else { "" };
+        args.option(
+            "-device",
+            format!(
+                "pcie-root-port,id=port{port},chassis={},addr={slot:#x}.{function},io-reserve=0{multifunction}",
+                port + 1
+            ),
+        );
+    }
+}
+
+#[derive(Default)]
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn flag(&mut self, flag: &str) -> &mut Self {
+        self.0.push(flag.into());
+        self
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<OsString>) -> &mut Self {
+        self.0.push(name.into());
+        self.0.push(value.into());
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write;
+    use std::path::Path;
+    use vmette_vmm::{AcceleratorChoice, Console, Disk, MachineSpec, Origin, Share};
+
+    fn spec() -> MachineSpec {
+        MachineSpec {
+            kernel: "/k/vmlinux".into(),
+            initramfs: "/k/initramfs".into(),
+            cmdline: "quiet".into(),
+            vcpus: 2,
+            memory_mib: 512,
+            rootfs: None,
+            disks: Vec::new(),
+            shares: Vec::new(),
+            console: Console::Discard,
+            accelerator: AcceleratorChoice::Auto,
+            origin: Origin::Cold,
+        }
+    }
+
+    fn full_spec() -> MachineSpec {
+        let share = |tag: &str| Share { tag: tag.into(), path: "/s".into(), read_only: true };
+        MachineSpec {
+            rootfs: Some("/images/a,b \"c\".squashfs".into()),
+            disks: vec![Disk { serial: "scratch".into(), path: "/images/scratch".into(), read_only: false }],
+            shares: (0..4).map(|i| share(&format!("tag{i}"))).collect(),
+            ..spec()
+        }
+    }
+
+    fn fds(shares: i32, memory_shared: bool) -> Fds {
+        Fds {
+            memory: 10,
+            memory_shared,
+            agent: 11,
+            console: 12,
+            qmp: 13,
+            shares: (20..20 + shares).collect(),
+        }
+    }
+
+    /// One argument of an option per line. With `UPDATE_GOLDEN` in the environment the file is written instead.
+    fn check(name: &str, plan: &Plan, fds: &Fds) {
+        let mut text = String::new();
+        for arg in build(plan, fds) {
+            let arg = arg.into_string().unwrap();
+            let separator = if text.is_empty() || arg.starts_with('-') { "\n" } else { " " };
+            write!(text, "{separator}{arg}").unwrap();
+        }
+        let text = format!("{}\n", text.trim_start());
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{name}");
+    }
+
+    fn plan(spec: &MachineSpec, accelerator: Accelerator, restore: bool) -> Plan {
+        Plan { arch: Arch::X86_64, seccomp: true, ..Plan::new(spec, accelerator, restore).unwrap() }
+    }
+
+    #[test]
+    fn a_small_machine_under_emulation() {
+        check("cold-tcg.args", &plan(&spec(), Accelerator::Tcg, false), &fds(0, true));
+    }
+
+    #[test]
+    fn a_full_machine_on_kvm() {
+        check("cold-kvm-full.args", &plan(&full_spec(), Accelerator::Kvm, false), &fds(4, true));
+    }
+
+    #[test]
+    fn a_restored_machine_gets_its_devices_later() {
+        check("restore-tcg.args", &plan(&spec(), Accelerator::Tcg, true), &fds(0, false));
+        check("restore-tcg-full.args", &plan(&full_spec(), Accelerator::Tcg, true), &fds(4, true));
+    }
+
+    #[test]
+    fn a_machine_on_a_mac_with_an_arm_processor() {
+        let plan = Plan { arch: Arch::Aarch64, seccomp: false, ..plan(&spec(), Accelerator::Hvf, false) };
+        check("cold-hvf-arm.args", &plan, &fds(0, true));
+    }
+
+    #[test]
+    fn a_path_cannot_add_options() {
+        let text = plan(&full_spec(), Accelerator::Tcg, false).rootfs.to_string();
+        let back: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(back["file"]["filename"], "/images/a,b \"c\".squashfs");
+    }
+}

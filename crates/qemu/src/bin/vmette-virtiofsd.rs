@@ -1,0 +1,29 @@
+//! Serves one host folder to one virtual machine over virtio-fs.
+//!
+//! Started by vmette with the listening socket as standard input; the machine's connection is waiting in it already. It
+//! restricts itself before it reads the first byte from the guest: a mount namespace in which the folder is all there
+//! is, no network, no capability but those of a file server, a seccomp filter. If any of that fails it ends: a folder
+//! is served restricted or not at all. It ends with the connection, and with its owner.
+
+#[cfg(target_os = "linux")]
+#[path = "vmette-virtiofsd/server.rs"]
+mod server;
+
+use std::process::ExitCode;
+
+#[cfg(target_os = "linux")]
+fn main() -> ExitCode {
+    match server::Options::parse(std::env::args_os().skip(1)).and_then(server::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vmette-virtiofsd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() -> ExitCode {
+    eprintln!("vmette-virtiofsd: virtio-fs is served on Linux only");
+    ExitCode::FAILURE
+}

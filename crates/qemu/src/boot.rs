@@ -1,0 +1,263 @@
+//! Starting a machine: the processes, then the way to a running guest.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use vmette_vmm::{Console, ControlStream, Error, MachineEnd, MachineSpec, Result, Slot};
+
+use crate::args::{self, Fds};
+use crate::console::LastLines;
+use crate::memory;
+use crate::plan::{Plan, Plugged};
+use crate::process::{Process, Spawn, number};
+use crate::qmp::{Qmp, QmpError, Sent};
+use crate::share;
+use crate::snapshot::Snapshot;
+
+/// How long the loading of a device state may take.
+const RESTORE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Everything that was decided and checked before a machine starts.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) binary: PathBuf,
+    /// Named when there are shares.
+    pub(crate) share_server: Option<PathBuf>,
+    pub(crate) fingerprint: String,
+    pub(crate) spec: MachineSpec,
+    pub(crate) plan: Plan,
+    pub(crate) snapshot: Option<Snapshot>,
+}
+
+/// A machine's processes and the connections to them.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) qmp: Qmp,
+    /// Present when writes to it are the guest's memory; a private copy cannot be read from here.
+    pub(crate) memory: Option<File>,
+    pub(crate) fingerprint: String,
+    /// Whether the machine has more than what every machine has, which a saved state cannot hold.
+    pub(crate) extended: bool,
+    pub(crate) console: Arc<LastLines>,
+    /// What QEMU and the share servers printed.
+    pub(crate) complaints: Arc<LastLines>,
+    pub(crate) servers: Vec<Process>,
+    pub(crate) qemu: Process,
+    /// How the machine ended, where that is known better here than from the way that QEMU ended.
+    pub(crate) verdict: Slot<MachineEnd>,
+    todo: Mutex<Option<Todo>>,
+}
+
+/// What is left to do once QEMU answers.
+#[derive(Debug)]
+struct Todo {
+    hello: Sent,
+    restore: Option<Restore>,
+}
+
+#[derive(Debug)]
+struct Restore {
+    dir: PathBuf,
+    state: File,
+    /// Fills the machine's own memory while QEMU starts.
+    copy: Option<JoinHandle<io::Result<()>>>,
+    plugged: Vec<Plugged>,
+}
+
+/// A machine's memory: the descriptor for QEMU, and for us if we may look at it.
+struct Memory {
+    fd: OwnedFd,
+    own: Option<File>,
+    copy: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// Starts the processes. QEMU runs when this returns, but may not have looked at its arguments yet.
+pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
+    let Prepared { binary, share_server, fingerprint, spec, plan, snapshot } = prepared;
+    let (agent, agent_end) = pair()?;
+    let (qmp, qmp_end) = pair()?;
+    let (console, console_end) = pair()?;
+    let (errors, errors_end) = io::pipe().map_err(Error::io("create a pipe"))?;
+    let errors_end = OwnedFd::from(errors_end);
+
+    let mut servers = Vec::new();
+    let mut connections = Vec::new();
+    if let Some(program) = share_server {
+        for share in &spec.shares {
+            let stderr = errors_end.try_clone().map_err(Error::io("duplicate a pipe"))?;
+            let served = share::serve(&program, share, stderr)?;
+            servers.push(served.server);
+            connections.push(served.connection);
+        }
+    }
+    let memory = memory_for(&spec, snapshot.as_ref())?;
+    let fds = Fds {
+        memory: number(&memory.fd),
+        memory_shared: memory.own.is_some(),
+        agent: number(&agent_end),
+        console: number(&console_end),
+        qmp: number(&qmp_end),
+        shares: connections.iter().map(number).collect(),
+    };
+    let mut inherit = vec![memory.fd, agent_end, console_end, qmp_end];
+    inherit.append(&mut connections);
+    let args = args::build(&plan, &fds);
+    let qemu = Process::spawn(Spawn {
+        program: binary,
+        args,
+        inherit,
+        stdin: None,
+        stdout: Some(errors_end.try_clone().map_err(Error::io("duplicate a pipe"))?),
+        stderr: Some(errors_end),
+    })
+    .map_err(Error::io("start QEMU"))?;
+
+    let copy = match &spec.console {
+        Console::Discard => None,
+        Console::File(file) => Some(file.clone()),
+    };
+    let console = LastLines::follow("console", UnixStream::from(console), copy)?;
+    let complaints = LastLines::follow("complaints", errors, None)?;
+    let (qmp, hello) = Qmp::new(UnixStream::from(qmp)).map_err(Error::io("connect to QEMU"))?;
+    let extended = !plan.disks.is_empty() || !plan.shares.is_empty();
+    let restore = snapshot.map(|snapshot| Restore {
+        dir: snapshot.dir,
+        state: snapshot.state,
+        copy: memory.copy,
+        plugged: plan.disks.into_iter().chain(plan.shares).collect(),
+    });
+    let todo = Mutex::new(Some(Todo { hello, restore }));
+    let running = Running {
+        qmp,
+        memory: memory.own,
+        fingerprint,
+        extended,
+        console,
+        complaints,
+        servers,
+        qemu,
+        verdict: Slot::new(),
+        todo,
+    };
+    Ok((running, UnixStream::from(agent)))
+}
+
+fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = UnixStream::pair().map_err(Error::io("create a socket pair"))?;
+    Ok((ours.into(), theirs.into()))
+}
+
+/// Three kinds: new and empty; the saved one, copied on write; a copy of the saved one, because share servers reach the
+/// guest's memory through the descriptor and would see the saved one otherwise.
+fn memory_for(spec: &MachineSpec, snapshot: Option<&Snapshot>) -> Result<Memory> {
+    let saved = snapshot.map(|snapshot| snapshot.memory.try_clone()).transpose();
+    let saved = saved.map_err(Error::io("duplicate a descriptor"))?;
+    match saved {
+        Some(saved) if spec.shares.is_empty() => Ok(Memory { fd: saved.into(), own: None, copy: None }),
+        saved => {
+            let fd =
+                memory::anonymous(spec.memory_mib << 20).map_err(Error::io("create the guest's memory"))?;
+            let own = File::from(fd.try_clone().map_err(Error::io("duplicate a descriptor"))?);
+            let target = own.try_clone().map_err(Error::io("duplicate a descriptor"))?;
+            let copy = saved.map(|saved| {
+                let fill = move || memory::copy_data(&saved, &target);
+                thread::Builder::new().name("copy-memory".into()).spawn(fill)
+            });
+            let copy = copy.transpose().map_err(Error::io("start a thread"))?;
+            Ok(Memory { fd, own: Some(own), copy })
+        }
+    }
+}
+
+impl Running {
+    /// Waits for QEMU, restores what is to be restored, and lets the guest run.
+    pub(crate) fn bring_up(&self) -> Result<()> {
+        let todo = self.todo.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Todo { hello, restore }) = todo else { return Ok(()) };
+        let Some(restore) = restore else {
+            return self.qmp.wait(hello).map(drop).map_err(failed);
+        };
+        let dir = restore.dir.clone();
+        let plugged = self.load(hello, restore).map_err(|reason| Error::Snapshot {
+            path: dir,
+            reason: format!("it cannot be restored: {reason}"),
+        })?;
+        self.plug_and_run(&plugged).map_err(failed)
+    }
+
+    /// Loads the state, without waiting for an answer where none is needed.
+    fn load(&self, hello: Sent, restore: Restore) -> std::result::Result<Vec<Plugged>, String> {
+        let Restore { state, copy, plugged, .. } = restore;
+        let said = |e: QmpError| self.restore_failure(&e);
+        let capabilities = self.qmp.send("migrate-set-capabilities", capabilities()).map_err(said)?;
+        if let Some(copy) = copy {
+            // The devices look into the guest's memory while their state is loaded, so it must be complete by then.
+            let copied = copy.join().map_err(|_| "the thread that copies the memory panicked")?;
+            copied.map_err(|e| format!("copy of the memory: {e}"))?;
+        }
+        let given = self.qmp.give_fd("state", state.as_fd());
+        for sent in [hello, capabilities] {
+            self.qmp.wait(sent).map_err(said)?;
+        }
+        given.map_err(said)?;
+        self.qmp.execute("migrate-incoming", json!({ "uri": "fd:state" })).map_err(said)?;
+        let loaded =
+            self.qmp.wait_event("MIGRATION", RESTORE_LIMIT, |event| match event["status"].as_str() {
+                Some("completed") => Some(true),
+                Some("failed") => Some(false),
+                _ => None,
+            });
+        match loaded {
+            Ok(true) => Ok(plugged),
+            Ok(false) => Err(self.restore_failure(&QmpError::Broken("the state does not load".into()))),
+            Err(e) => Err(said(e)),
+        }
+    }
+
+    /// QEMU says on its standard error why it does not load a state, and exits.
+    fn restore_failure(&self, error: &QmpError) -> String {
+        const LAST_WORDS: Duration = Duration::from_secs(2);
+        if self.verdict.get().is_some() {
+            return "the machine was stopped".into();
+        }
+        let _ = self.qemu.exit().wait_until(std::time::Instant::now() + LAST_WORDS);
+        format!("{error}{}", self.complaints.tail())
+    }
+
+    fn plug_and_run(&self, plugged: &[Plugged]) -> std::result::Result<(), QmpError> {
+        let mut sent = Vec::new();
+        for Plugged { blockdev, device } in plugged {
+            if let Some(blockdev) = blockdev {
+                sent.push(self.qmp.send("blockdev-add", blockdev.clone())?);
+            }
+            sent.push(self.qmp.send("device_add", device.clone())?);
+        }
+        sent.into_iter().try_for_each(|sent| self.qmp.wait(sent).map(drop))?;
+        self.qmp.execute("cont", Value::Null).map(drop)
+    }
+}
+
+/// Shared memory stays out of the state, the events tell when it is written or read.
+pub(crate) fn capabilities() -> Value {
+    json!({ "capabilities": [
+        { "capability": "x-ignore-shared", "state": true },
+        { "capability": "events", "state": true },
+    ] })
+}
+
+/// An error of QEMU's at a time when nothing but the machine is affected.
+pub(crate) fn failed(error: QmpError) -> Error {
+    match error {
+        QmpError::Timeout { command, limit } => {
+            Error::Timeout { operation: command, seconds: limit.as_secs() }
+        }
+        error => Error::Machine(error.to_string()),
+    }
+}

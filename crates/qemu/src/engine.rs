@@ -1,0 +1,268 @@
+//! The engine itself.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vmette_vmm::{
+    Accelerator, AcceleratorChoice, Capabilities, Error, Hypervisor, Machine, MachineSpec, Origin, Result,
+};
+
+use crate::ENGINE;
+use crate::accel::{self, Decision};
+use crate::boot::Prepared;
+use crate::checks;
+use crate::host_facts::{self, HostFacts};
+use crate::locate;
+use crate::machine::QemuMachine;
+use crate::plan::Plan;
+use crate::snapshot::Snapshot;
+use crate::version::{self, Version};
+
+/// Where the engine finds things. What is `None` is looked for.
+#[derive(Debug, Clone, Default)]
+pub struct QemuOptions {
+    /// The QEMU program; else the one in `VMETTE_QEMU`, else the first on `PATH`.
+    pub binary: Option<PathBuf>,
+    /// The program `vmette-virtiofsd`; else in the folder `VMETTE_LIBEXEC_DIR`, around the running program, or on `PATH`.
+    pub share_server: Option<PathBuf>,
+    /// Folder for what saves time on the next start: QEMU's version, and that KVM does not work here.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// QEMU.
+#[derive(Debug, Clone, Default)]
+pub struct Qemu {
+    options: QemuOptions,
+}
+
+/// What the engine found on this host.
+#[derive(Debug)]
+pub struct DoctorFacts {
+    /// The QEMU program.
+    pub binary: Result<PathBuf>,
+    /// Its version.
+    pub version: Result<Version>,
+    /// What `auto` comes to, and why not a better one.
+    pub accelerator: Decision,
+    /// Why there is no hardware virtualisation, if there is none.
+    pub hardware: std::result::Result<Decision, String>,
+    /// The program that serves host folders.
+    pub share_server: Result<PathBuf>,
+}
+
+impl Qemu {
+    /// An engine that looks for everything itself and keeps nothing.
+    #[must_use]
+    pub fn discover() -> Self {
+        Self::default()
+    }
+
+    /// An engine with some things given.
+    #[must_use]
+    pub fn with_options(options: QemuOptions) -> Self {
+        Self { options }
+    }
+
+    /// Looks at everything that a run needs, without stopping at the first thing that is missing.
+    #[must_use]
+    pub fn doctor(&self) -> DoctorFacts {
+        let facts = HostFacts::gather(self.cache_dir());
+        let fallback = |reason| Decision { accelerator: Accelerator::Tcg, reasons: vec![reason] };
+        DoctorFacts {
+            binary: locate::qemu(self.options.binary.as_deref()),
+            version: self.binary().map(|(_, version)| version),
+            accelerator: accel::decide(AcceleratorChoice::Auto, &facts).unwrap_or_else(fallback),
+            hardware: accel::decide(AcceleratorChoice::Hardware, &facts),
+            share_server: locate::share_server(self.options.share_server.as_deref()),
+        }
+    }
+
+    /// Remembers until the host reboots that a boot on KVM failed, so that `auto` does not try it again.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the note cannot be written; the next run then tries KVM again.
+    pub fn remember_kvm_failure(&self, reason: &str) -> Result<()> {
+        let Some(dir) = self.cache_dir() else { return Ok(()) };
+        host_facts::remember_kvm_failure(dir, reason).map_err(Error::io("remember that KVM failed"))
+    }
+
+    fn cache_dir(&self) -> Option<&Path> {
+        self.options.cache_dir.as_deref()
+    }
+
+    fn binary(&self) -> Result<(PathBuf, Version)> {
+        let binary = locate::qemu(self.options.binary.as_deref())?;
+        let version = version::of(&binary, self.cache_dir())?;
+        Ok((binary, version))
+    }
+
+    fn decide(&self, choice: AcceleratorChoice) -> Result<Decision> {
+        accel::decide(choice, &HostFacts::gather(self.cache_dir()))
+            .map_err(|reason| Error::Unavailable { engine: ENGINE, reason })
+    }
+
+    fn fingerprint_of(&self, plan: &Plan) -> Result<String> {
+        let (binary, version) = self.binary()?;
+        // Two builds of one version may differ, and a state says nothing of it.
+        let mut hasher = DefaultHasher::new();
+        version::stamp_of(&binary)?.hash(&mut hasher);
+        binary.hash(&mut hasher);
+        if plan.accelerator != Accelerator::Tcg {
+            // The guest sees the real processor, and part of its state is the host kernel's.
+            host_facts::processor().hash(&mut hasher);
+            host_facts::kernel().hash(&mut hasher);
+        }
+        Ok(format!("QEMU {} {} host={:016x}", version.text, plan.shape(), hasher.finish()))
+    }
+}
+
+impl Hypervisor for Qemu {
+    fn probe(&self, spec: &MachineSpec) -> Result<Capabilities> {
+        let (_, version) = self.binary()?;
+        let Decision { accelerator, reasons } = self.decide(spec.accelerator)?;
+        Ok(Capabilities {
+            engine: format!("{ENGINE} {version}"),
+            accelerator,
+            reasons,
+            boots: true,
+            snapshots: cfg!(target_os = "linux"),
+            max_vcpus: checks::max_vcpus(),
+        })
+    }
+
+    fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {
+        let accelerator = self.decide(spec.accelerator)?.accelerator;
+        self.fingerprint_of(&Plan::new(spec, accelerator, false)?)
+    }
+
+    fn create(&self, spec: MachineSpec) -> Result<Arc<dyn Machine>> {
+        let (binary, _) = self.binary()?;
+        let accelerator = self.decide(spec.accelerator)?.accelerator;
+        let spec = checks::checked(spec)?;
+        let plan = Plan::new(&spec, accelerator, matches!(spec.origin, Origin::Snapshot(_)))?;
+        let fingerprint = self.fingerprint_of(&plan)?;
+        let share_server = match spec.shares.is_empty() {
+            true => None,
+            false => Some(self.share_server()?),
+        };
+        let snapshot = match &spec.origin {
+            Origin::Cold => None,
+            Origin::Snapshot(dir) => Some(Snapshot::open(dir, &fingerprint, spec.memory_mib << 20)?),
+        };
+        Ok(Arc::new(QemuMachine::new(Prepared { binary, share_server, fingerprint, spec, plan, snapshot })))
+    }
+}
+
+impl Qemu {
+    fn share_server(&self) -> Result<PathBuf> {
+        if !cfg!(target_os = "linux") {
+            return Err(Error::Unsupported {
+                engine: ENGINE,
+                operation: "sharing a folder",
+                reason: "the share server runs on Linux only".into(),
+            });
+        }
+        locate::share_server(self.options.share_server.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use vmette_vmm::Console;
+
+    fn spec() -> MachineSpec {
+        MachineSpec {
+            kernel: "/bin/sh".into(),
+            initramfs: "/bin/sh".into(),
+            cmdline: String::new(),
+            vcpus: 1,
+            memory_mib: 256,
+            rootfs: None,
+            disks: Vec::new(),
+            shares: Vec::new(),
+            console: Console::Discard,
+            accelerator: AcceleratorChoice::Tcg,
+            origin: Origin::Cold,
+        }
+    }
+
+    /// A "QEMU" that answers to `-version` and otherwise does what the script says.
+    fn pretended(dir: &Path, script: &str) -> Qemu {
+        let new = dir.join("new");
+        let text = format!(
+            "#!/bin/sh\n[ \"$1\" = -version ] && {{ echo QEMU emulator version 8.2.0; exit; }}\n{script}\n"
+        );
+        fs::write(&new, text).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&new, dir.join("qemu")).unwrap();
+        Qemu::with_options(QemuOptions { binary: Some(dir.join("qemu")), ..QemuOptions::default() })
+    }
+
+    #[test]
+    fn an_engine_that_dies_at_once_is_quoted() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = pretended(dir.path(), "echo 'unexpected error: MSR 0x10a' >&2; kill -ABRT $$");
+        let machine = engine.create(spec()).unwrap();
+        let error = machine.start().unwrap_err().to_string();
+        assert!(error.contains("signal 6") && error.contains("MSR 0x10a"), "{error}");
+        assert!(matches!(machine.end().wait(), vmette_vmm::MachineEnd::Failed(_)));
+        assert!(machine.pause().is_err());
+        machine.stop();
+    }
+
+    #[test]
+    fn stop_ends_an_engine_that_does_not_answer_and_is_idempotent() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = pretended(dir.path(), "exec sleep 1000");
+        let machine = engine.create(spec()).unwrap();
+        let starter = {
+            let machine = machine.clone();
+            std::thread::spawn(move || machine.start().map(drop))
+        };
+        while machine.processes().is_empty() {
+            std::thread::yield_now();
+        }
+        machine.stop();
+        machine.stop();
+        assert_eq!(machine.end().wait(), vmette_vmm::MachineEnd::Stopped);
+        let error = starter.join().unwrap().unwrap_err().to_string();
+        assert!(error.contains("stopped"), "{error}");
+        assert!(machine.processes().is_empty());
+    }
+
+    #[test]
+    fn a_machine_that_was_stopped_does_not_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = pretended(dir.path(), "exit 1").create(spec()).unwrap();
+        machine.stop();
+        assert!(machine.start().is_err());
+        assert_eq!(machine.end().wait(), vmette_vmm::MachineEnd::Stopped);
+    }
+
+    #[test]
+    fn the_fingerprint_knows_the_shape_and_not_what_is_plugged_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = pretended(dir.path(), "exit 1");
+        let base = engine.fingerprint(&spec()).unwrap();
+        assert_eq!(engine.fingerprint(&MachineSpec { rootfs: Some("/x".into()), ..spec() }).unwrap(), base);
+        assert_ne!(engine.fingerprint(&MachineSpec { vcpus: 2, ..spec() }).unwrap(), base);
+        assert_ne!(engine.fingerprint(&MachineSpec { memory_mib: 512, ..spec() }).unwrap(), base);
+        let share = vmette_vmm::Share { tag: "a".into(), path: "/".into(), read_only: true };
+        let one = MachineSpec { shares: vec![share.clone()], ..spec() };
+        assert_eq!(engine.fingerprint(&one).unwrap(), base);
+    }
+
+    #[test]
+    fn a_missing_engine_names_the_remedy() {
+        let options = QemuOptions { binary: Some("/nonexistent/qemu".into()), ..QemuOptions::default() };
+        let engine = Qemu::with_options(options);
+        let error = engine.probe(&spec()).unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+        assert!(engine.doctor().binary.is_err());
+    }
+}

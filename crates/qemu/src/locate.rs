@@ -1,0 +1,118 @@
+//! Where the programs are that this engine starts.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use vmette_vmm::{Error, Result};
+
+use crate::ENGINE;
+
+/// Names the QEMU program.
+pub(crate) const QEMU_VARIABLE: &str = "VMETTE_QEMU";
+
+/// Names the folder with vmette's own helper programs.
+pub(crate) const LIBEXEC_VARIABLE: &str = "VMETTE_LIBEXEC_DIR";
+
+const SHARE_SERVER: &str = "vmette-virtiofsd";
+
+const QEMU: &str = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
+
+const QEMU_REMEDY: &str = if cfg!(target_os = "macos") {
+    "brew install qemu"
+} else if cfg!(target_arch = "aarch64") {
+    "sudo apt-get install qemu-system-arm"
+} else {
+    "sudo apt-get install qemu-system-x86"
+};
+
+/// The QEMU program: the one that was named, or the first on `PATH`.
+pub(crate) fn qemu(option: Option<&Path>) -> Result<PathBuf> {
+    let unavailable = |reason| Error::Unavailable { engine: ENGINE, reason };
+    let variable = std::env::var_os(QEMU_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let named = option.map(|path| (path.to_owned(), "given to this engine"));
+    match named.or(variable.map(|path| (path, QEMU_VARIABLE))) {
+        Some((path, by)) if !is_program(&path) => {
+            Err(unavailable(format!("{} ({by}) is not a program that can be run", path.display())))
+        }
+        Some((path, _)) => std::path::absolute(path).map_err(Error::io("make a path absolute")),
+        None => on_path(QEMU)
+            .ok_or_else(|| unavailable(format!("{QEMU} is not on PATH: install it with `{QEMU_REMEDY}`"))),
+    }
+}
+
+/// The program that serves host folders.
+pub(crate) fn share_server(option: Option<&Path>) -> Result<PathBuf> {
+    let places = match option {
+        Some(path) => vec![path.to_owned()],
+        None => share_server_places(
+            std::env::var_os(LIBEXEC_VARIABLE).map(PathBuf::from).as_deref(),
+            std::env::current_exe().ok().as_deref(),
+        ),
+    };
+    let found = places.iter().find(|path| is_program(path)).cloned();
+    let found = found.or_else(|| option.is_none().then(|| on_path(SHARE_SERVER)).flatten());
+    let Some(found) = found else {
+        let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
+        return Err(Error::Unavailable {
+            engine: ENGINE,
+            reason: format!(
+                "the program that serves host folders, {SHARE_SERVER}, is in none of {} and not on PATH: \
+                 install it with vmette, or name its folder in {LIBEXEC_VARIABLE}",
+                places.join(", ")
+            ),
+        });
+    };
+    std::path::absolute(found).map_err(Error::io("make a path absolute"))
+}
+
+/// Beside the running program, one folder up (test programs live in `target/<profile>/deps`), and in the `libexec` of
+/// the prefix it is installed in.
+fn share_server_places(libexec: Option<&Path>, program: Option<&Path>) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = libexec.into_iter().map(Path::to_owned).collect();
+    // Installations link one program under several names.
+    let program = program.map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
+    if let Some(folder) = program.as_deref().and_then(Path::parent) {
+        folders.push(folder.to_owned());
+        if let Some(parent) = folder.parent() {
+            folders.push(parent.to_owned());
+            folders.push(parent.join("libexec/vmette"));
+        }
+    }
+    folders.into_iter().map(|folder| folder.join(SHARE_SERVER)).collect()
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    // An empty or relative entry means the working directory, which may hold an untrusted project.
+    std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(name))
+        .find(|p| is_program(p))
+}
+
+fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_program_must_be_one() {
+        let error = qemu(Some(Path::new("/etc/passwd"))).unwrap_err().to_string();
+        assert!(error.contains("/etc/passwd"), "{error}");
+        assert_eq!(qemu(Some(Path::new("/bin/sh"))).unwrap(), Path::new("/bin/sh"));
+    }
+
+    #[test]
+    fn the_share_server_is_looked_for_around_the_program_and_every_place_is_named() {
+        let places = share_server_places(Some(Path::new("/x")), Some(Path::new("/nowhere/bin/vmette")));
+        let expected = ["/x", "/nowhere/bin", "/nowhere", "/nowhere/libexec/vmette"];
+        let expected: Vec<PathBuf> = expected.iter().map(|dir| Path::new(dir).join(SHARE_SERVER)).collect();
+        assert_eq!(places, expected);
+        let error = share_server(Some(Path::new("/nowhere/server"))).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/server") && error.contains(LIBEXEC_VARIABLE), "{error}");
+    }
+}

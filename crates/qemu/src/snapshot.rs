@@ -1,0 +1,235 @@
+//! The folder of a saved machine: `state` (the devices), `memory` (sparse), `meta.json` (written last).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use vmette_vmm::{Error, Result};
+
+use crate::host_facts::read_small;
+use crate::stamp::Stamp;
+
+/// Version of the folder's layout.
+const FORMAT: u32 = 1;
+
+/// Largest device state that is read. Real ones have less than a MiB; those of machines with many processors somewhat
+/// more.
+const STATE_MAX: u64 = 64 << 20;
+
+const STATE: &str = "state";
+const MEMORY: &str = "memory";
+const META: &str = "meta.json";
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Meta {
+    format: u32,
+    fingerprint: String,
+    state_sha256: String,
+    /// The memory is too large to be read before every start: that it is the file which was written must do.
+    memory: Stamp,
+}
+
+/// A folder that is being filled.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    dir: PathBuf,
+    pub(crate) state: File,
+    pub(crate) memory: File,
+}
+
+impl Writer {
+    pub(crate) fn create(dir: &Path) -> io::Result<Self> {
+        let create = |name: &str| {
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(dir.join(name))
+        };
+        Ok(Self { dir: dir.to_owned(), state: create(STATE)?, memory: create(MEMORY)? })
+    }
+
+    /// Everything is written: seals it.
+    pub(crate) fn finish(mut self, fingerprint: &str) -> io::Result<()> {
+        // On the disk before the stamp is taken and the folder gets its name: after a power failure it is all there or
+        // not there.
+        self.state.sync_all()?;
+        self.memory.sync_all()?;
+        self.state.rewind()?;
+        let meta = Meta {
+            format: FORMAT,
+            fingerprint: fingerprint.to_owned(),
+            state_sha256: sha256(&mut self.state)?,
+            memory: Stamp::of(&self.memory.metadata()?),
+        };
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.dir.join(META))?;
+        file.write_all(&serde_json::to_vec(&meta)?)?;
+        file.sync_all()
+    }
+}
+
+/// A verified saved machine.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) dir: PathBuf,
+    /// The device state, to be read from its beginning.
+    pub(crate) state: File,
+    pub(crate) memory: File,
+}
+
+impl Snapshot {
+    /// Opens a folder and checks that it was made by this user for such a machine and was not touched since.
+    pub(crate) fn open(dir: &Path, fingerprint: &str, memory_size: u64) -> Result<Self> {
+        let dir = std::path::absolute(dir).map_err(Error::io("make a path absolute"))?;
+        Self::verify(&dir, fingerprint, memory_size).map_err(|reason| Error::Snapshot { path: dir, reason })
+    }
+
+    fn verify(dir: &Path, fingerprint: &str, memory_size: u64) -> std::result::Result<Self, String> {
+        owned(dir, &fs::symlink_metadata(dir).map_err(|e| e.to_string())?)?;
+        let text = read_small(&dir.join(META)).ok_or("it has no meta.json: it is not a saved machine")?;
+        let meta: Meta = serde_json::from_str(&text).map_err(|e| format!("meta.json is damaged: {e}"))?;
+        if meta.format != FORMAT {
+            return Err(format!("it has format {}, this engine reads {FORMAT}", meta.format));
+        }
+        if meta.fingerprint != fingerprint {
+            return Err(format!(
+                "it was saved by another engine or host, or is another kind of machine: saved as `{}`, wanted is `{fingerprint}`",
+                meta.fingerprint
+            ));
+        }
+        let open = |name: &str, write: bool| {
+            let file = OpenOptions::new().read(true).write(write).open(dir.join(name));
+            let file = file.map_err(|e| format!("{name}: {e}"))?;
+            let metadata = file.metadata().map_err(|e| format!("{name}: {e}"))?;
+            owned(Path::new(name), &metadata)?;
+            Ok::<_, String>((file, metadata))
+        };
+        // QEMU opens the memory for writing even where it maps it privately.
+        let (memory, metadata) = open(MEMORY, true)?;
+        if metadata.len() != memory_size {
+            return Err(format!("its memory has {} bytes instead of {memory_size}", metadata.len()));
+        }
+        if Stamp::of(&metadata) != meta.memory {
+            return Err("its memory was changed, or copied from elsewhere, after it was saved".into());
+        }
+        let (mut state, metadata) = open(STATE, false)?;
+        if metadata.len() > STATE_MAX {
+            return Err(format!("its device state has more than {STATE_MAX} bytes"));
+        }
+        let sum = sha256(&mut state).map_err(|e| format!("device state: {e}"))?;
+        if sum != meta.state_sha256 {
+            return Err("its device state is damaged".into());
+        }
+        state.rewind().map_err(|e| format!("device state: {e}"))?;
+        Ok(Self { dir: dir.to_owned(), state, memory })
+    }
+}
+
+/// A device state is a program for QEMU's parsers, a memory image is the guest's kernel: neither is taken from anyone
+/// but this user.
+fn owned(path: &Path, meta: &fs::Metadata) -> std::result::Result<(), String> {
+    const OTHERS_WRITE: u32 = 0o022;
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(format!("{} belongs to user {}, not to you", path.display(), meta.uid()));
+    }
+    if meta.mode() & OTHERS_WRITE != 0 {
+        return Err(format!("{} may be written by others (mode {:o})", path.display(), meta.mode() & 0o7777));
+    }
+    Ok(())
+}
+
+fn sha256(file: &mut File) -> io::Result<String> {
+    use std::fmt::Write;
+    let mut bytes = Vec::new();
+    file.take(STATE_MAX).read_to_end(&mut bytes)?;
+    Ok(Sha256::digest(&bytes).iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const SIZE: u64 = 1 << 20;
+
+    fn saved() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::create(dir.path()).unwrap();
+        writer.state.write_all(b"devices").unwrap();
+        writer.memory.set_len(SIZE).unwrap();
+        writer.finish("engine 1").unwrap();
+        dir
+    }
+
+    fn refused(dir: &Path, word: &str) {
+        let error = Snapshot::open(dir, "engine 1", SIZE).unwrap_err();
+        assert!(matches!(error, Error::Snapshot { .. }));
+        assert!(error.to_string().contains(word), "{error}");
+    }
+
+    #[test]
+    fn what_was_saved_can_be_opened_and_read_from_the_beginning() {
+        let dir = saved();
+        let mut snapshot = Snapshot::open(dir.path(), "engine 1", SIZE).unwrap();
+        let mut text = String::new();
+        snapshot.state.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "devices");
+        assert_eq!(snapshot.memory.metadata().unwrap().len(), SIZE);
+    }
+
+    #[test]
+    fn a_foreign_one_is_refused() {
+        let dir = saved();
+        let error = Snapshot::open(dir.path(), "engine 2", SIZE).unwrap_err().to_string();
+        assert!(error.contains("engine 1") && error.contains("engine 2"), "{error}");
+        let error = Snapshot::open(dir.path(), "engine 1", SIZE * 2).unwrap_err().to_string();
+        assert!(error.contains("bytes instead of"), "{error}");
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let dir = saved();
+        fs::write(dir.path().join(STATE), b"Devices").unwrap();
+        refused(dir.path(), "device state is damaged");
+        fs::write(dir.path().join(STATE), b"").unwrap();
+        refused(dir.path(), "device state is damaged");
+        let dir = saved();
+        fs::remove_file(dir.path().join(STATE)).unwrap();
+        refused(dir.path(), "state: ");
+        let dir = saved();
+        fs::write(dir.path().join(META), b"{").unwrap();
+        refused(dir.path(), "meta.json is damaged");
+        fs::remove_file(dir.path().join(META)).unwrap();
+        refused(dir.path(), "not a saved machine");
+        refused(&dir.path().join("none"), "No such file");
+    }
+
+    #[test]
+    fn changed_or_copied_memory_is_noticed() {
+        let dir = saved();
+        OpenOptions::new().write(true).open(dir.path().join(MEMORY)).unwrap().write_all(b"x").unwrap();
+        refused(dir.path(), "was changed");
+        let dir = saved();
+        let memory = dir.path().join(MEMORY);
+        fs::copy(&memory, dir.path().join("copy")).unwrap();
+        fs::rename(dir.path().join("copy"), &memory).unwrap();
+        refused(dir.path(), "was changed");
+        OpenOptions::new().write(true).open(&memory).unwrap().set_len(SIZE / 2).unwrap();
+        refused(dir.path(), "bytes instead of");
+    }
+
+    #[test]
+    fn what_others_may_write_is_refused() {
+        let dir = saved();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        refused(dir.path(), "may be written by others");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(dir.path().join(STATE), fs::Permissions::from_mode(0o666)).unwrap();
+        refused(dir.path(), "state may be written by others");
+    }
+}
