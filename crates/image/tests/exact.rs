@@ -1,5 +1,7 @@
 //! An image holds exactly what its archive holds.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -21,14 +23,33 @@ fn xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
 #[test]
 fn owners_modes_times_and_kinds() {
     let archive = Archive::default()
-        .entry(&Fields { kind: b'5', name: b"./", mode: 0o711, uid: 5, gid: 6, mtime: 42, ..Fields::default() }, b"")
-        .entry(&Fields { name: b"./bin/su", mode: 0o4755, uid: 7, gid: 8, mtime: 1, ..Fields::default() }, b"content")
+        .entry(
+            &Fields { kind: b'5', name: b"./", mode: 0o711, uid: 5, gid: 6, mtime: 42, ..Fields::default() },
+            b"",
+        )
+        .entry(
+            &Fields { name: b"./bin/su", mode: 0o4755, uid: 7, gid: 8, mtime: 1, ..Fields::default() },
+            b"content",
+        )
         .pax(&[("uid", b"4294967294"), ("gid", b"3000000"), ("mtime", b"4294967295.9")])
         .file("big-ids", b"")
         .entry(&Fields { kind: b'5', name: b"tmp", mode: 0o1777, ..Fields::default() }, b"")
         .symlink("link", "/anywhere/../at/all")
-        .entry(&Fields { kind: b'3', name: b"dev/null", mode: 0o666, device: (1, 3), ..Fields::default() }, b"")
-        .entry(&Fields { kind: b'4', name: b"dev/sda", mode: 0o660, gid: 6, device: (8, 1), ..Fields::default() }, b"")
+        .entry(
+            &Fields { kind: b'3', name: b"dev/null", mode: 0o666, device: (1, 3), ..Fields::default() },
+            b"",
+        )
+        .entry(
+            &Fields {
+                kind: b'4',
+                name: b"dev/sda",
+                mode: 0o660,
+                gid: 6,
+                device: (8, 1),
+                ..Fields::default()
+            },
+            b"",
+        )
         .entry(&Fields { kind: b'6', name: b"dev/fifo", ..Fields::default() }, b"")
         .end();
     let place = Place::new();
@@ -133,8 +154,13 @@ fn what_gnu_tar_packs() {
         &["--format=pax", "--xz"],
         &["--format=oldgnu"],
     ] {
-        let packed =
-            Command::new("tar").args(options).arg("-C").arg(tree.path()).args(["-cf", "-", "."]).output().unwrap();
+        let packed = Command::new("tar")
+            .args(options)
+            .arg("-C")
+            .arg(tree.path())
+            .args(["-cf", "-", "."])
+            .output()
+            .unwrap();
         assert!(packed.status.success());
         let place = Place::new();
         let image = place.convert(&packed.stdout).unwrap();
@@ -171,7 +197,8 @@ fn several_compressed_members_are_one_archive() {
 
 #[test]
 fn equal_archives_make_equal_images() {
-    let archive = (0..500).fold(Archive::default(), |archive, n| archive.file(&format!("d{}/f{n}", n % 7), &[7; 999]));
+    let archive =
+        (0..500).fold(Archive::default(), |archive, n| archive.file(&format!("d{}/f{n}", n % 7), &[7; 999]));
     let archive = archive.end();
     let (one, two) = (Place::new(), Place::new());
     let (first, second) = (one.convert(&archive).unwrap(), two.convert(&archive).unwrap());
@@ -181,8 +208,10 @@ fn equal_archives_make_equal_images() {
 /// The root's inode is found also when inodes and names fill many metadata blocks.
 #[test]
 fn thousands_of_entries() {
-    let archive = (0..6000).fold(Archive::default(), |archive, n| archive.file(&format!("d{}/file-{n}", n % 50), b"x"));
-    let archive = archive.entry(&Fields { kind: b'5', name: b".", mode: 0o701, ..Fields::default() }, b"").end();
+    let archive =
+        (0..6000).fold(Archive::default(), |archive, n| archive.file(&format!("d{}/file-{n}", n % 50), b"x"));
+    let archive =
+        archive.entry(&Fields { kind: b'5', name: b".", mode: 0o701, ..Fields::default() }, b"").end();
     let listed = listing(&Place::new().convert(&archive).unwrap());
     assert_eq!(listed.len(), 6000 + 50 + 1);
     assert!(listed[""].starts_with("drwx-----x"));

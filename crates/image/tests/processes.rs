@@ -1,5 +1,7 @@
 //! The store's promises across processes: this test program starts itself.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+
 mod support;
 
 use std::env;
@@ -32,7 +34,8 @@ fn key() -> Key {
 #[test]
 fn role() {
     let (Ok(role), Ok(root)) = (env::var(ROLE), env::var(ROOT)) else { return };
-    let context = Context::new(format!("{root}/cache")).with_progress(std::sync::Arc::new(|line| println!("- {line}")));
+    let context =
+        Context::new(format!("{root}/cache")).with_progress(std::sync::Arc::new(|line| println!("- {line}")));
     if role == "convert" {
         let spec = format!("tar+file://{root}/archive");
         TarProvider::with_limits(LIMITS).provide(&spec, &context).unwrap();

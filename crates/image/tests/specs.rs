@@ -1,5 +1,7 @@
 //! What users type, and what they are told.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+
 mod support;
 
 use std::fs;
@@ -31,12 +33,19 @@ fn directories() {
     let place = Place::new();
     let dir = place.root.path().canonicalize().unwrap();
     symlink(&dir, dir.join("link")).unwrap();
-    for spec in [dir.display().to_string(), format!("{}/link", dir.display()), format!("{}/.", dir.display())] {
+    for spec in [dir.display().to_string(), format!("{}/link", dir.display()), format!("{}/.", dir.display())]
+    {
         let artifact = default_registry(None).resolve(&spec, &place.context()).unwrap();
-        assert_eq!(artifact, RootfsArtifact::Directory { path: dir.clone(), read_only: false, image_env: vec![] });
+        assert_eq!(
+            artifact,
+            RootfsArtifact::Directory { path: dir.clone(), read_only: false, image_env: vec![] }
+        );
     }
     assert!(default_registry(None).resolve(".", &place.context()).is_ok());
-    assert!(default_registry(None).resolve("src", &place.context()).is_ok(), "an existing relative directory");
+    assert!(
+        default_registry(None).resolve("src", &place.context()).is_ok(),
+        "an existing relative directory"
+    );
     assert!(!place.cache().exists(), "no cache for a directory");
 }
 
@@ -88,14 +97,16 @@ fn squashfs_images_are_used_in_place() {
     let made = place.convert(&Archive::default().file("f", b"").end()).unwrap();
     let copy = place.root.path().canonicalize().unwrap().join("100% image");
     fs::copy(&made, &copy).unwrap();
-    let resolve = |path: &str| default_registry(None).resolve(&format!("squashfs+file://{path}"), &place.context());
+    let resolve =
+        |path: &str| default_registry(None).resolve(&format!("squashfs+file://{path}"), &place.context());
     let encoded = copy.display().to_string().replace('%', "%25").replace(' ', "%20");
-    let expected = RootfsArtifact::BlockImage { path: copy.clone(), fstype: BlockFs::Squashfs, image_env: vec![] };
+    let expected =
+        RootfsArtifact::BlockImage { path: copy.clone(), fstype: BlockFs::Squashfs, image_env: vec![] };
     assert_eq!(resolve(&encoded).unwrap(), expected);
     assert_eq!(resolve(&format!("localhost{encoded}")).unwrap(), expected);
 
     let whole = fs::read(&copy).unwrap();
-    fs::write(&copy, &whole[..whole.len() / 2]).unwrap();
+    fs::write(&copy, &whole[..200]).unwrap();
     assert!(resolve(&encoded).unwrap_err().to_string().contains("truncated squashfs"));
     fs::write(&copy, b"short").unwrap();
     assert!(resolve(&encoded).unwrap_err().to_string().contains("not a squashfs image"));
@@ -143,8 +154,13 @@ fn the_builtin_rootfs() {
     assert_eq!(image(&again), made, "it is made once");
 
     let listed = listing(&made);
-    assert!(listed.values().all(|facts| facts.contains(" 0/0 ") && facts.contains("1970-01-01 00:00")), "{listed:?}");
-    for (path, mode) in [("", "drwxr-xr-x"), ("tmp", "drwxrwxrwt"), ("root", "drwx------"), ("bin/busybox", "-rwxr-xr-x")] {
+    assert!(
+        listed.values().all(|facts| facts.contains(" 0/0 ") && facts.contains("1970-01-01 00:00")),
+        "{listed:?}"
+    );
+    for (path, mode) in
+        [("", "drwxr-xr-x"), ("tmp", "drwxrwxrwt"), ("root", "drwx------"), ("bin/busybox", "-rwxr-xr-x")]
+    {
         assert!(listed[path].starts_with(mode), "{path}: {}", listed[path]);
     }
     for link in ["bin/sh -> busybox", "sbin/ip -> ../bin/busybox", "usr/bin/env -> ../../bin/busybox"] {

@@ -24,6 +24,8 @@ const BUSYBOX: &str = "busybox";
 const PACKAGE: &str = "busybox-static";
 /// Largest busybox, in bytes; Debian's has 2 MB.
 const BUSYBOX_MAX: u64 = 32 << 20;
+/// Where a linker puts program headers: a look at a program need not read all of it.
+const PROGRAM_HEADERS_MAX: u64 = 4096;
 /// Part of the key. Counts up whenever the same parts would become another image.
 const CONVERTER: &str = "builtin 1";
 
@@ -76,7 +78,9 @@ impl RootfsProvider for BuiltinProvider {
 /// The first static busybox among the system's programs.
 #[must_use]
 pub fn find_busybox() -> Option<PathBuf> {
-    tool::find(BUSYBOX).filter(|path| read_busybox(path).is_ok())
+    tool::find(BUSYBOX).filter(|path| {
+        read_start(path, PROGRAM_HEADERS_MAX).is_ok_and(|start| elf::check_static(&start).is_ok())
+    })
 }
 
 /// The built-in rootfs made of `busybox`, from the store or newly made.
@@ -101,10 +105,15 @@ fn key(busybox: &Path, metadata: &Metadata) -> Key {
     Key::of_file(&format!("{CONVERTER} {layout}"), busybox, metadata)
 }
 
-fn read_busybox(path: &Path) -> Result<Vec<u8>> {
-    let mut program = Vec::new();
+fn read_start(path: &Path, len: u64) -> Result<Vec<u8>> {
+    let mut start = Vec::new();
     let file = spec::open_regular(path)?;
-    file.take(BUSYBOX_MAX + 1).read_to_end(&mut program).map_err(ProviderError::io("cannot read", path))?;
+    file.take(len).read_to_end(&mut start).map_err(ProviderError::io("cannot read", path))?;
+    Ok(start)
+}
+
+fn read_busybox(path: &Path) -> Result<Vec<u8>> {
+    let program = read_start(path, BUSYBOX_MAX + 1)?;
     let checked = if program.len() as u64 > BUSYBOX_MAX {
         Err(elf::ElfError::TooLarge { max: BUSYBOX_MAX })
     } else {

@@ -1,11 +1,11 @@
 //! The `mksquashfs` that writes an image.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, SeekFrom};
+use std::io::{self, BufWriter, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::thread::{self, JoinHandle};
 
 use super::clean_tar::CleanTar;
 use super::reroot::reroot;
@@ -25,8 +25,8 @@ const ADDRESS_SPACE_MAX: u64 = 4 << 30;
 /// What an image may take beyond its content, in bytes: inodes, directories and attributes, which are not compressed.
 #[cfg(target_os = "linux")]
 const OVERHEAD_MAX: u64 = 2 << 30;
-/// How much of what it printed is read, in bytes.
-const PRINTED_MAX: u64 = 4096;
+/// How much of what it printed is kept, in bytes: the end, where the cause is.
+const PRINTED_MAX: usize = 4096;
 
 /// How file content is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,8 @@ impl Compression {
 pub(crate) struct Packer {
     child: Child,
     tar: Option<CleanTar<BufWriter<UnixStream>>>,
-    printed: File,
+    /// Reads what it prints, so that it never stops for want of a reader.
+    printed: Option<JoinHandle<Vec<u8>>>,
     image: PathBuf,
 }
 
@@ -60,15 +61,11 @@ impl Packer {
         let program = tool::require(TOOL, PACKAGE)?;
         let dir = image.parent().unwrap_or(image);
         let file_name = image.file_name().unwrap_or(image.as_os_str());
-        // Into a file, not a pipe: a tool that prints without end must not stop for want of a reader.
-        let printed =
-            tempfile::tempfile_in(dir).map_err(ProviderError::cache(dir, "a file cannot be created"))?;
-        let stderr = printed.try_clone().map_err(ProviderError::cache(dir, "a file cannot be duplicated"))?;
         // A socket, not a pipe: writing to a tool that has died must not raise SIGPIPE, which ends a C program that
         // embeds this library.
         let (input, stdin) =
             UnixStream::pair().map_err(ProviderError::io("cannot make a channel to", &program))?;
-        let child = Command::new(&program)
+        let mut child = Command::new(&program)
             .arg("-")
             .arg(file_name)
             .arg("-tar")
@@ -82,20 +79,18 @@ impl Packer {
             .current_dir(dir)
             .stdin(OwnedFd::from(stdin))
             .stdout(Stdio::null())
-            .stderr(stderr)
+            .stderr(Stdio::piped())
             .spawn()
             .map_err(ProviderError::io("cannot start", &program))?;
         let tar = Some(CleanTar::new(BufWriter::with_capacity(64 * 1024, input)));
+        let printed = child.stderr.take().map(|stderr| thread::spawn(move || tail(stderr)));
         let packer = Self { child, tar, printed, image: image.to_owned() };
         // It waits for its first byte of input, so limits set now come in time.
         packer.limit(content_max).map_err(ProviderError::io("cannot limit", &program))?;
         Ok(packer)
     }
 
-    /// Where inodes go.
-    ///
-    /// # Errors
-    /// Only after [`failure`](Self::failure).
+    /// Where inodes go. An error of its methods means that the tool has ended: [`failure`](Self::failure) knows why.
     pub(crate) fn tar(&mut self) -> io::Result<&mut CleanTar<BufWriter<UnixStream>>> {
         self.tar.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
@@ -122,20 +117,13 @@ impl Packer {
         self.tar = None;
         // With its input closed it ends by itself, if it has not already.
         let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
-        let message = tool::last_words(&self.printed().unwrap_or_default());
+        let message =
+            tool::last_words(&self.printed.take().and_then(|reader| reader.join().ok()).unwrap_or_default());
         if message.contains("No space left") {
             let dir = self.image.parent().unwrap_or(&self.image).to_owned();
             return ProviderError::Cache { dir, problem: "no space is left on its disk".to_owned() };
         }
         ProviderError::Tool { tool: TOOL, path: self.image.clone(), status, message }
-    }
-
-    fn printed(&mut self) -> io::Result<Vec<u8>> {
-        let end = self.printed.seek(SeekFrom::End(0))?;
-        self.printed.seek(SeekFrom::Start(end.saturating_sub(PRINTED_MAX)))?;
-        let mut printed = Vec::new();
-        (&self.printed).take(PRINTED_MAX).read_to_end(&mut printed)?;
-        Ok(printed)
     }
 
     /// A defect in the tool must not take the machine's memory or disk.
@@ -168,4 +156,15 @@ impl Drop for Packer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The last of what comes. Ends with the tool, which `Packer` sees to.
+fn tail(mut from: ChildStderr) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut chunk = [0; PRINTED_MAX];
+    while let Ok(read @ 1..) = from.read(&mut chunk) {
+        kept.extend_from_slice(&chunk[..read]);
+        kept.drain(..kept.len().saturating_sub(PRINTED_MAX));
+    }
+    kept
 }

@@ -62,7 +62,7 @@ pub(super) fn next<R: Read>(source: &mut Source<R>) -> Result<Option<Entry>> {
     loop {
         let offset = source.offset();
         let damaged = |what| ArchiveError::Damaged { offset, what };
-        let block = source.block()?.ok_or_else(|| source.truncated())?;
+        let block = source.block()?;
         if is_zero(&block) {
             if extensions.any() {
                 return Err(damaged("an extended header without an entry"));

@@ -88,13 +88,18 @@ impl<R: Read> Source<R> {
         Ok(())
     }
 
-    /// The next block, or None at the end.
-    pub(super) fn block(&mut self) -> Result<Option<[u8; BLOCK]>> {
+    /// The next block.
+    pub(super) fn block(&mut self) -> Result<[u8; BLOCK]> {
         let mut block = [0; BLOCK];
-        match self.read(&mut block)? {
-            0 => Ok(None),
-            read => self.read_exact(&mut block[read..]).map(|()| Some(block)),
+        let mut filled = 0;
+        while filled < BLOCK {
+            match self.read(&mut block[filled..])? {
+                0 if self.offset < BLOCK as u64 => return Err(ArchiveError::NotTar),
+                0 => return Err(self.truncated()),
+                read => filled += read,
+            }
         }
+        Ok(block)
     }
 
     /// Content of `len` bytes and its padding. The caller has bounded `len`.

@@ -31,7 +31,17 @@ pub struct Fields<'a> {
 
 impl Default for Fields<'_> {
     fn default() -> Self {
-        Self { kind: b'0', name: b"f", link: b"", size: 0, mode: 0o644, uid: 0, gid: 0, mtime: 1_000_000_000, device: (0, 0) }
+        Self {
+            kind: b'0',
+            name: b"f",
+            link: b"",
+            size: 0,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: 1_000_000_000,
+            device: (0, 0),
+        }
     }
 }
 
@@ -187,6 +197,11 @@ pub fn content(image: &Path, path: &str) -> Vec<u8> {
 
 /// Unpacks into a fresh directory.
 pub fn unpack(image: &Path, into: &Path) {
-    let output = Command::new("unsquashfs").args(["-quiet", "-no-progress", "-d"]).arg(into).arg(image).output().unwrap();
+    let output = Command::new("unsquashfs")
+        .args(["-quiet", "-no-progress", "-d"])
+        .arg(into)
+        .arg(image)
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
