@@ -9,9 +9,12 @@ use vmette::ShareMount;
 use crate::values::{self, Volume};
 
 const AFTER_HELP: &str = "\
-The flags of earlier versions work too:
-  vmette --rootfs SPEC [--exec COMMAND] [OPTIONS of `vmette run`]
-         [--build-snapshot PATH | --resume-snapshot PATH] [--guest-vsock-port PORT]
+The original form, vmette --rootfs SPEC [--exec CMD], takes all options of `vmette run` and these:
+  --rootfs SPEC            The root (required)
+  --exec CMD               A shell command line; without it, a shell
+  --build-snapshot PATH    Not supported by this version
+  --resume-snapshot PATH   Not supported by this version
+  --guest-vsock-port PORT  vsock port in the guest, for snapshots
 
 Exit status: the command's own; 128+n when signal n killed it; 127 when it does not exist, 126 when it
 cannot be executed; 124 after --timeout; 2 for a wrong command line; 1 for everything else.";

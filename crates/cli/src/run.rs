@@ -24,7 +24,15 @@ pub(crate) fn run(request: Request) -> u8 {
             return exit::FAILURE;
         }
     };
-    let result = attempt(request, &stop, &signals);
+    let report = request.report.clone();
+    let mut result = attempt(request, &stop, &signals);
+    if let (Err(e), Some(path)) = (&result, &report) {
+        // A failed start is a result too.
+        let end = SessionEnd::Error(format!("{e:#}"));
+        if let Err(e) = write_report(path, None, &end) {
+            result = Err(e);
+        }
+    }
     if let Some(signal) = signals.fatal() {
         return exit::signalled(signal);
     }
@@ -94,7 +102,7 @@ fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<
 }
 
 fn resolve_rootfs(request: &mut Request) -> anyhow::Result<()> {
-    let Some(spec) = request.rootfs.as_deref().filter(|spec| *spec != "builtin") else { return Ok(()) };
+    let Some(spec) = request.rootfs.as_deref() else { return Ok(()) };
     let quiet = request.quiet;
     let artifact = vmette::resolve_rootfs(
         spec,

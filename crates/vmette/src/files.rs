@@ -2,13 +2,17 @@
 
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use vmette_wire::agent::{Op, Put};
 use vmette_wire::frame::CHUNK_MAX;
 
 use crate::Error;
 use crate::connection::Connection;
-use crate::stream::{StreamEnd, StreamQueue};
+use crate::stream::{STEP_TIMEOUT, StreamEnd, StreamQueue};
+
+/// A file transfer depends on nothing but the agent: one that makes no progress is given up.
+const LIMIT: Option<Duration> = Some(STEP_TIMEOUT);
 
 /// What `get` found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,14 +47,14 @@ pub(crate) fn put(
         };
         let mut bytes = &buffer[..n];
         while !bytes.is_empty() {
-            let n = queue.reserve(bytes.len())?;
+            let n = queue.reserve(bytes.len(), LIMIT)?;
             connection.send(id, &Op::Data, &bytes[..n])?;
             bytes = &bytes[n..];
         }
         copied += n as u64;
     }
     connection.send(id, &Op::Eof, &[])?;
-    finish(queue.wait_end()).map(|()| copied)
+    finish(queue.wait_end(LIMIT)?).map(|()| copied)
 }
 
 /// Copies a file of the guest into `target`.
@@ -59,7 +63,7 @@ pub(crate) fn get(connection: &Connection, path: &str, target: &mut dyn Write) -
     let id = connection.open_stream(&Op::Get { path: path.to_owned() }, &[], &queue)?;
     let (_, mode) = queue.wait_file()?;
     let mut size = 0;
-    while let Some((_, bytes, credit)) = queue.next_chunk() {
+    while let Some((_, bytes, credit)) = queue.next_chunk(LIMIT)? {
         if let Err(e) = target.write_all(&bytes) {
             let _ = connection.send(id, &Op::Signal { signal: libc::SIGKILL }, &[]);
             return Err(e.into());
@@ -69,7 +73,7 @@ pub(crate) fn get(connection: &Connection, path: &str, target: &mut dyn Write) -
             connection.send(id, &Op::Credit { bytes: credit }, &[])?;
         }
     }
-    finish(queue.wait_end()).map(|()| FileInfo { size, mode })
+    finish(queue.wait_end(LIMIT)?).map(|()| FileInfo { size, mode })
 }
 
 fn finish(end: StreamEnd) -> Result<(), Error> {

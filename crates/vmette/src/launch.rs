@@ -14,6 +14,7 @@ use vmette_wire::agent::{self, Boot, Op, Overlay, Root};
 use crate::assets::{self, AssetOptions, CacheRoot};
 use crate::connection::Connection;
 use crate::end::Shared;
+use crate::guest_text::safe;
 use crate::notice::Notices;
 use crate::report::{Grants, Report, ShareGrant, StartedFrom, Timings};
 use crate::template::Template;
@@ -30,9 +31,6 @@ const ROOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long to wait for the machine's own account of its end once its stream has ended.
 const END_GRACE: Duration = Duration::from_secs(2);
-
-/// Most bytes of the agent's explanations that are passed on.
-const GUEST_TEXT_MAX: usize = 2048;
 
 /// What a session holds while it runs.
 pub(crate) struct Launched {
@@ -400,6 +398,5 @@ fn accepted(header: &ResponseHeader) -> Result<(), String> {
     if header.ok {
         return Ok(());
     }
-    let text = header.error.as_deref().unwrap_or("refused without a reason");
-    Err(text.chars().take(GUEST_TEXT_MAX).flat_map(char::escape_debug).collect())
+    Err(safe(header.error.as_deref().unwrap_or("refused without a reason")))
 }

@@ -27,6 +27,7 @@ mod end;
 mod engine;
 mod error;
 mod files;
+mod guest_text;
 mod identity;
 mod launch;
 mod notice;

@@ -134,7 +134,7 @@ impl Process {
     /// # Errors
     /// The connection to the guest is gone.
     pub fn next_output(&self) -> Result<Option<Output>, Error> {
-        let Some((channel, bytes, credit)) = self.queue.next_chunk() else { return Ok(None) };
+        let Some((channel, bytes, credit)) = self.queue.next_chunk(None)? else { return Ok(None) };
         if credit > 0 {
             self.connection.send(self.id, &Op::Credit { bytes: credit }, &[])?;
         }
@@ -150,7 +150,7 @@ impl Process {
     /// [`Error::Io`] with `BrokenPipe` when the command has ended, or the connection is gone.
     pub fn write_stdin(&self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
-            let n = self.queue.reserve(bytes.len())?;
+            let n = self.queue.reserve(bytes.len(), None)?;
             self.connection.send(self.id, &Op::Data, &bytes[..n])?;
             bytes = &bytes[n..];
         }
@@ -186,7 +186,7 @@ impl Process {
     /// # Errors
     /// The connection is gone, or the agent gave the command up.
     pub fn wait(&self) -> Result<ExitStatus, Error> {
-        match self.queue.wait_end() {
+        match self.queue.wait_end(None)? {
             StreamEnd::Exited(status) => Ok(status),
             StreamEnd::Failed(failure) => Err(Error::Request(failure)),
             StreamEnd::Aborted(cause) => Err(Error::Agent(cause)),

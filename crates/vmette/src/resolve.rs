@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use vmette_image::{Context, RootfsArtifact};
 
-use crate::assets::CacheRoot;
+use crate::assets::{self, CacheRoot};
+use crate::launch::asset_options;
 use crate::{Config, Error};
 
 /// Resolves a spec such as `./rootfs` or `tar+file:///srv/rootfs.tar.gz`, in the cache and under the rules of `config`.
@@ -19,8 +20,13 @@ pub fn resolve_rootfs(
 ) -> Result<RootfsArtifact, Error> {
     let cache = cache_of(config)?;
     cache.ensure()?;
+    let busybox = if spec == vmette_image::BUILTIN_SPEC {
+        Some(assets::busybox(&asset_options(config, &cache), &*progress)?)
+    } else {
+        None
+    };
     let context = Context::new(cache.path()).offline(config.offline).with_progress(progress);
-    Ok(vmette_image::default_registry(None).resolve(spec, &context)?)
+    Ok(vmette_image::default_registry(busybox).resolve(spec, &context)?)
 }
 
 /// The cache that a configuration names, or the user's.

@@ -2,11 +2,17 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use vmette_wire::agent::{Event, ExitStatus, Failure, FailureKind, WINDOW};
 use vmette_wire::frame::CHUNK_MAX;
 
 use crate::Error;
+use crate::guest_text::safe;
+
+/// How long the agent may take for a step that depends on nothing but itself: to start a command, to open a file, to
+/// take or give the next piece of one.
+pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Which of a command's outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +59,22 @@ impl StreamQueue {
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
+    /// Waits for the next change; with a limit, no longer than that.
+    fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        deadline: Option<Instant>,
+    ) -> Result<MutexGuard<'a, State>, Error> {
+        let Some(deadline) = deadline else {
+            return Ok(self.changed.wait(state).unwrap_or_else(PoisonError::into_inner));
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::Timeout(u32::try_from(STEP_TIMEOUT.as_secs()).unwrap_or(u32::MAX)));
+        }
+        Ok(self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -82,7 +104,9 @@ impl StreamQueue {
             Event::Data => append(&mut state, Channel::Data, payload)?,
             Event::Exited(status) => state.end = Some(StreamEnd::Exited(status)),
             Event::Done => state.end = Some(StreamEnd::Done),
-            Event::Failed(failure) => state.end = Some(StreamEnd::Failed(failure)),
+            Event::Failed(Failure { kind, message }) => {
+                state.end = Some(StreamEnd::Failed(Failure { kind, message: safe(&message) }));
+            }
         }
         self.changed.notify_all();
         Ok(())
@@ -95,7 +119,7 @@ impl StreamQueue {
 
     /// The agent did not take the request.
     pub(crate) fn refuse(&self, message: &str) {
-        self.finish(StreamEnd::Failed(Failure { kind: FailureKind::Invalid, message: message.to_owned() }));
+        self.finish(StreamEnd::Failed(Failure { kind: FailureKind::Invalid, message: safe(message) }));
     }
 
     fn finish(&self, end: StreamEnd) {
@@ -106,7 +130,12 @@ impl StreamQueue {
 
     /// Waits for output. `None` when the stream has ended and all its output was taken. The second value is a credit
     /// to send to the guest, 0 when it is too small to be worth a message.
-    pub(crate) fn next_chunk(&self) -> Option<(Channel, Vec<u8>, u32)> {
+    /// With a `limit` it is an error when nothing comes for so long.
+    pub(crate) fn next_chunk(
+        &self,
+        limit: Option<Duration>,
+    ) -> Result<Option<(Channel, Vec<u8>, u32)>, Error> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
         let mut state = self.lock();
         loop {
             if let Some((channel, bytes)) = state.chunks.pop_front() {
@@ -118,17 +147,18 @@ impl StreamQueue {
                     state.unconfirmed -= state.taken;
                     state.taken = 0;
                 }
-                return Some((channel, bytes, credit));
+                return Ok(Some((channel, bytes, credit)));
             }
             if state.end.is_some() {
-                return None;
+                return Ok(None);
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state, deadline)?;
         }
     }
 
     /// Waits until something may be sent and reserves up to `wanted` bytes of the window.
-    pub(crate) fn reserve(&self, wanted: usize) -> Result<usize, Error> {
+    pub(crate) fn reserve(&self, wanted: usize, limit: Option<Duration>) -> Result<usize, Error> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
         let mut state = self.lock();
         loop {
             if let Some(end) = &state.end {
@@ -146,12 +176,13 @@ impl StreamQueue {
                 state.send_window -= n as u64;
                 return Ok(n);
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state, deadline)?;
         }
     }
 
     /// Waits for the command to run, or to fail.
     pub(crate) fn wait_started(&self) -> Result<u32, Error> {
+        let deadline = Some(Instant::now() + STEP_TIMEOUT);
         let mut state = self.lock();
         loop {
             match (&state.started, &state.end) {
@@ -161,12 +192,13 @@ impl StreamQueue {
                 (None, Some(StreamEnd::Exited(_) | StreamEnd::Done)) => return Ok(0),
                 (None, None) => {}
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state, deadline)?;
         }
     }
 
     /// Waits for the announcement of a file, or a failure.
     pub(crate) fn wait_file(&self) -> Result<(u64, u32), Error> {
+        let deadline = Some(Instant::now() + STEP_TIMEOUT);
         let mut state = self.lock();
         loop {
             match (&state.file, &state.end) {
@@ -176,18 +208,19 @@ impl StreamQueue {
                 (None, Some(_)) => return Err(Error::Agent("the guest sent no file".into())),
                 (None, None) => {}
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state, deadline)?;
         }
     }
 
     /// Waits for the end. Output that nobody takes may keep it from coming.
-    pub(crate) fn wait_end(&self) -> StreamEnd {
+    pub(crate) fn wait_end(&self, limit: Option<Duration>) -> Result<StreamEnd, Error> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
         let mut state = self.lock();
         loop {
             if let Some(end) = &state.end {
-                return end.clone();
+                return Ok(end.clone());
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state, deadline)?;
         }
     }
 
@@ -236,7 +269,7 @@ mod tests {
             queue.push(Event::Stdout, vec![u8::try_from(i % 256).unwrap()]).unwrap();
         }
         assert_eq!(queue.lock().chunks.len(), 1);
-        let (channel, bytes, credit) = queue.next_chunk().unwrap();
+        let (channel, bytes, credit) = queue.next_chunk(None).unwrap().unwrap();
         assert_eq!((channel, bytes.len(), credit), (Channel::Stdout, 1000, 0));
     }
 
@@ -247,7 +280,8 @@ mod tests {
             queue.push(event, text.into()).unwrap();
         }
         queue.push(Event::Exited(ExitStatus::Code(0)), Vec::new()).unwrap();
-        let got: Vec<_> = std::iter::from_fn(|| queue.next_chunk()).map(|(c, b, _)| (c, b)).collect();
+        let got: Vec<_> =
+            std::iter::from_fn(|| queue.next_chunk(None).unwrap()).map(|(c, b, _)| (c, b)).collect();
         let expected = [(Channel::Stdout, "a"), (Channel::Stderr, "b"), (Channel::Stdout, "c")]
             .map(|(c, t)| (c, t.into()));
         assert_eq!(got, expected);
@@ -277,11 +311,11 @@ mod tests {
         let queue = Arc::new(StreamQueue::new());
         let mut reserved = 0;
         while reserved < WINDOW as usize {
-            reserved += queue.reserve(usize::MAX).unwrap();
+            reserved += queue.reserve(usize::MAX, None).unwrap();
         }
         let waiting = {
             let queue = queue.clone();
-            thread::spawn(move || (queue.reserve(10), queue.reserve(10)))
+            thread::spawn(move || (queue.reserve(10, None), queue.reserve(10, None)))
         };
         queue.push(Event::Credit { bytes: 10 }, Vec::new()).unwrap();
         queue.abort("gone");
@@ -289,6 +323,24 @@ mod tests {
         // The credit and the end may both have come before the first look.
         assert!(matches!(first, Ok(10) | Err(Error::Agent(_))));
         assert!(matches!(second, Err(Error::Agent(cause)) if cause == "gone"));
+    }
+
+    #[test]
+    fn a_guest_that_stalls_is_given_up_where_a_limit_is_set() {
+        let queue = StreamQueue::new();
+        let limit = Some(Duration::ZERO);
+        assert!(matches!(queue.next_chunk(limit), Err(Error::Timeout(_))));
+        assert!(matches!(queue.wait_end(limit), Err(Error::Timeout(_))));
+        while queue.reserve(usize::MAX, limit).is_ok() {}
+        assert!(matches!(queue.reserve(1, limit), Err(Error::Timeout(_))));
+    }
+
+    #[test]
+    fn the_guests_words_are_made_safe() {
+        let queue = StreamQueue::new();
+        let failure = Failure { kind: FailureKind::Other, message: "\x1b[2Jno".into() };
+        queue.push(Event::Failed(failure), Vec::new()).unwrap();
+        assert!(queue.wait_started().unwrap_err().to_string().starts_with("\\u{1b}[2Jno"));
     }
 
     #[test]
@@ -310,7 +362,7 @@ mod tests {
                 if size as u64 > window {
                     // The guest waits for credit: everything that is there is taken.
                     while !queue.lock().chunks.is_empty() {
-                        let (_, bytes, credit) = queue.next_chunk().unwrap();
+                        let (_, bytes, credit) = queue.next_chunk(None).unwrap().unwrap();
                         got += bytes.len();
                         window += u64::from(credit);
                     }
@@ -321,7 +373,7 @@ mod tests {
                 sent += size;
             }
             queue.push(Event::Done, Vec::new()).unwrap();
-            while let Some((_, bytes, _)) = queue.next_chunk() {
+            while let Some((_, bytes, _)) = queue.next_chunk(None).unwrap() {
                 got += bytes.len();
             }
             prop_assert_eq!(sent, got);

@@ -16,11 +16,7 @@ pub const MEM_MIB_MAX: u64 = 1 << 20;
 /// Most virtual CPUs of a machine.
 pub const VCPUS_MAX: u8 = 64;
 
-/// Largest scratch disk, in MiB (64 TiB).
-pub const SCRATCH_MIB_MAX: u64 = 64 << 20;
-
-/// Smallest scratch disk, in MiB: below that ext4 has no room for its own tables.
-pub const SCRATCH_MIB_MIN: u64 = 16;
+pub use vmette_image::{SCRATCH_MAX_MIB as SCRATCH_MIB_MAX, SCRATCH_MIN_MIB as SCRATCH_MIB_MIN};
 
 /// Longest share tag: what virtio-fs has room for.
 pub(crate) const TAG_MAX: usize = 36;
