@@ -17,7 +17,7 @@ use crate::console::LastLines;
 use crate::memory;
 use crate::plan::{Plan, Plugged};
 use crate::process::{Process, Spawn, number};
-use crate::qmp::{Qmp, QmpError, Sent};
+use crate::qmp::{Qmp, QmpError};
 use crate::share;
 use crate::snapshot::Snapshot;
 
@@ -52,16 +52,10 @@ pub(crate) struct Running {
     pub(crate) qemu: Process,
     /// How the machine ended, where that is known better here than from the way that QEMU ended.
     pub(crate) verdict: Slot<MachineEnd>,
-    todo: Mutex<Option<Todo>>,
+    restore: Mutex<Option<Restore>>,
 }
 
-/// What is left to do once QEMU answers.
-#[derive(Debug)]
-struct Todo {
-    hello: Sent,
-    restore: Option<Restore>,
-}
-
+/// What is to be restored once QEMU answers.
 #[derive(Debug)]
 struct Restore {
     dir: PathBuf,
@@ -125,7 +119,7 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
     };
     let console = LastLines::follow("console", UnixStream::from(console), copy)?;
     let complaints = LastLines::follow("complaints", errors, None)?;
-    let (qmp, hello) = Qmp::new(UnixStream::from(qmp)).map_err(Error::io("connect to QEMU"))?;
+    let qmp = Qmp::new(UnixStream::from(qmp)).map_err(Error::io("connect to QEMU"))?;
     let extended = !plan.disks.is_empty() || !plan.shares.is_empty();
     let restore = snapshot.map(|snapshot| Restore {
         dir: snapshot.dir,
@@ -133,7 +127,6 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
         copy: memory.copy,
         plugged: plan.disks.into_iter().chain(plan.shares).collect(),
     });
-    let todo = Mutex::new(Some(Todo { hello, restore }));
     let running = Running {
         qmp,
         memory: memory.own,
@@ -144,7 +137,7 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
         servers,
         qemu,
         verdict: Slot::new(),
-        todo,
+        restore: Mutex::new(restore),
     };
     Ok((running, UnixStream::from(agent)))
 }
@@ -179,41 +172,46 @@ fn memory_for(spec: &MachineSpec, snapshot: Option<&Snapshot>) -> Result<Memory>
 impl Running {
     /// Waits for QEMU, restores what is to be restored, and lets the guest run.
     pub(crate) fn bring_up(&self) -> Result<()> {
-        let todo = self.todo.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Todo { hello, restore }) = todo else { return Ok(()) };
+        let restore = self.restore.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(restore) = restore else {
-            return self.qmp.wait(hello).map(drop).map_err(failed);
+            return self.qmp.execute("qmp_capabilities", Value::Null).map(drop).map_err(failed);
         };
         let dir = restore.dir.clone();
-        let plugged = self.load(hello, restore).map_err(|reason| Error::Snapshot {
+        let plugged = self.load(restore).map_err(|reason| Error::Snapshot {
             path: dir,
             reason: format!("it cannot be restored: {reason}"),
         })?;
-        self.plug_and_run(&plugged).map_err(failed)
+        // Why a share server does not serve is on its standard error.
+        self.plug_and_run(&plugged).map_err(|e| match failed(e) {
+            Error::Machine(message) => Error::Machine(message + &self.complaints.tail()),
+            error => error,
+        })
     }
 
-    /// Loads the state, without waiting for an answer where none is needed.
-    fn load(&self, hello: Sent, restore: Restore) -> std::result::Result<Vec<Plugged>, String> {
+    /// Loads the state. The commands are under way before QEMU reads the first of them.
+    fn load(&self, restore: Restore) -> std::result::Result<Vec<Plugged>, String> {
         let Restore { state, copy, plugged, .. } = restore;
+        let qmp = &self.qmp;
         let said = |e: QmpError| self.restore_failure(&e);
-        let capabilities = self.qmp.send("migrate-set-capabilities", capabilities()).map_err(said)?;
+        let mut sent = vec![
+            qmp.send("qmp_capabilities", Value::Null).map_err(said)?,
+            qmp.send("migrate-set-capabilities", capabilities()).map_err(said)?,
+            qmp.send_fd("state", state.as_fd()).map_err(said)?,
+        ];
         if let Some(copy) = copy {
             // The devices look into the guest's memory while their state is loaded, so it must be complete by then.
             let copied = copy.join().map_err(|_| "the thread that copies the memory panicked")?;
             copied.map_err(|e| format!("copy of the memory: {e}"))?;
         }
-        let given = self.qmp.give_fd("state", state.as_fd());
-        for sent in [hello, capabilities] {
-            self.qmp.wait(sent).map_err(said)?;
+        sent.push(qmp.send("migrate-incoming", json!({ "uri": "fd:state" })).map_err(said)?);
+        for sent in sent {
+            qmp.wait(sent).map_err(said)?;
         }
-        given.map_err(said)?;
-        self.qmp.execute("migrate-incoming", json!({ "uri": "fd:state" })).map_err(said)?;
-        let loaded =
-            self.qmp.wait_event("MIGRATION", RESTORE_LIMIT, |event| match event["status"].as_str() {
-                Some("completed") => Some(true),
-                Some("failed") => Some(false),
-                _ => None,
-            });
+        let loaded = qmp.wait_event("MIGRATION", RESTORE_LIMIT, |event| match event["status"].as_str() {
+            Some("completed") => Some(true),
+            Some("failed") => Some(false),
+            _ => None,
+        });
         match loaded {
             Ok(true) => Ok(plugged),
             Ok(false) => Err(self.restore_failure(&QmpError::Broken("the state does not load".into()))),

@@ -55,7 +55,7 @@ fn devices(running: &Running, writer: &Writer) -> Result<()> {
     let qmp = &running.qmp;
     qmp.execute("migrate-set-capabilities", capabilities()).map_err(failed)?;
     qmp.forget("MIGRATION");
-    qmp.give_fd("save", writer.state.as_fd()).map_err(failed)?;
+    qmp.wait(qmp.send_fd("save", writer.state.as_fd()).map_err(failed)?).map_err(failed)?;
     // Without a limit on the bandwidth: the default is meant for networks.
     qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": 0 })).map_err(failed)?;
     qmp.execute("migrate", json!({ "uri": "fd:save" })).map_err(failed)?;
