@@ -1,1 +1,32 @@
-//! Placeholder.
+//! The guest's `/init` and agent: one static Linux binary, PID 1 of every machine.
+//!
+//! [`pid1`] brings the machine up and forks: PID 1 only reaps, its child [`serve`]s the host's requests. The same agent
+//! runs without a machine in the [`Hosted`] world, where the test suite drives it by the hundred; what differs between
+//! the two is the [`World`] trait and nothing else.
+#![cfg(target_os = "linux")]
+
+mod actions;
+mod boot;
+mod child;
+mod devices;
+mod etc;
+mod exec;
+mod files;
+mod hosted;
+mod log;
+mod modules;
+mod mounts;
+mod net;
+pub mod pid1;
+mod serve;
+mod sys;
+mod tree;
+mod trust;
+mod users;
+mod vm;
+pub mod world;
+
+pub use hosted::{Hosted, Record};
+pub use serve::{ServeError, serve};
+pub use vm::Vm;
+pub use world::World;

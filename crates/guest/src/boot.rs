@@ -1,0 +1,108 @@
+//! The process that builds the workload's root, in a mount namespace of its own, and then stays as the workload's PID 1
+//! (unless a command will be that).
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+
+use vmette_wire::agent::{Boot, Overlay};
+
+use crate::etc::{self, Identity};
+use crate::mounts::{self, Layers};
+use crate::{log, sys, trust};
+
+/// Longest report, in bytes: a page, which a pipe takes in one piece.
+pub(crate) const REPORT_MAX: u64 = 4096;
+
+const SUCCESS: &str = "ok\n";
+
+/// Why there is no root.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BootError {
+    #[error("cannot {what}: {source}")]
+    Io { what: String, source: io::Error },
+    #[error("no disk with the serial number {serial} appeared in the guest within {seconds} s")]
+    NoDisk { serial: &'static str, seconds: u64 },
+    #[error("no virtio-fs share with the tag {tag} appeared in the guest within {seconds} s")]
+    NoShare { tag: String, seconds: u64 },
+}
+
+impl BootError {
+    /// For `map_err`: wraps an I/O error with what was tried.
+    pub(crate) fn io<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
+        move |source| Self::Io { what: what.into(), source: source.into() }
+    }
+}
+
+/// Whether the workload cannot write to its root.
+pub(crate) fn is_read_only(boot: &Boot) -> bool {
+    boot.overlay == Overlay::None
+}
+
+/// The child's whole life.
+pub(crate) fn run(report: OwnedFd, boot: &Boot, bundle: &[u8], identity: &Identity) -> ! {
+    // A name for `ps`, and nothing depends on it.
+    let _ = rustix::thread::set_name(c"vmette-init");
+    let Ok(report) = sys::close_all_but(report) else { sys::exit_now(1) };
+    let mut report = File::from(report);
+    let built = build(boot, bundle, identity);
+    let text = match &built {
+        Ok(env) => env.iter().fold(SUCCESS.to_owned(), |text, entry| text + entry + "\n"),
+        Err(e) => e.to_string(),
+    };
+    let end = usize::try_from(REPORT_MAX).unwrap_or(usize::MAX).min(text.len());
+    if report.write_all(&text.as_bytes()[..end]).is_err() || built.is_err() {
+        sys::exit_now(1);
+    }
+    drop(report);
+    sys::reap_for_ever()
+}
+
+/// The environment that a report of success brings, or the error's text.
+pub(crate) fn parse_report(text: &str) -> Result<Vec<String>, String> {
+    match text.strip_prefix(SUCCESS) {
+        Some(env) => Ok(env.lines().map(str::to_owned).collect()),
+        None if text.is_empty() => {
+            Err("the process that builds the root was killed (out of memory? give the machine more)"
+                .to_owned())
+        }
+        None => Err(text.to_owned()),
+    }
+}
+
+/// Returns environment for the workload's commands.
+fn build(boot: &Boot, bundle: &[u8], identity: &Identity) -> Result<Vec<String>, BootError> {
+    let layers = Layers::mount(boot)?;
+    layers.enter()?;
+    let read_only = is_read_only(boot);
+    mounts::system(boot)?;
+    for share in &boot.shares {
+        layers.share(share, read_only)?;
+    }
+    if let Err(e) = etc::write_identity(identity, read_only) {
+        // What names the machine is a convenience; an image may have something else in these places.
+        log::note(format_args!("the machine's name is not in the workload's /etc: {e}"));
+    }
+    if !boot.ca_bundle {
+        return Ok(Vec::new());
+    }
+    trust::install(bundle, read_only).map_err(BootError::io("install the CA certificates"))
+}
+
+/// Makes a folder and those above it.
+pub(crate) fn make_dir(path: &str) -> Result<(), BootError> {
+    fs::create_dir_all(path).map_err(BootError::io(format!("make the folder {path}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_tell_success_error_and_silence_apart() {
+        assert_eq!(parse_report("ok\n").unwrap(), Vec::<String>::new());
+        assert_eq!(parse_report("ok\nA=1\nB=2\n").unwrap(), ["A=1", "B=2"]);
+        assert_eq!(parse_report("cannot mount").unwrap_err(), "cannot mount");
+        assert!(parse_report("").unwrap_err().contains("killed"));
+    }
+}

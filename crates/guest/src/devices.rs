@@ -1,0 +1,111 @@
+//! Devices that may be there already or be plugged in at any moment. The kernel's announcements (`uevents`) are
+//! subscribed to before the first look, so none is missed and nothing is polled.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
+
+/// The group of the kernel's own announcements.
+const KERNEL_GROUP: u32 = 1;
+
+/// A subscription to the kernel's announcements.
+#[derive(Debug)]
+pub(crate) struct Uevents(OwnedFd);
+
+impl Uevents {
+    pub(crate) fn subscribe() -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(KOBJECT_UEVENT))?;
+        bind(&socket, &SocketAddrNetlink::new(0, KERNEL_GROUP))?;
+        Ok(Self(socket))
+    }
+
+    /// Looks again after each announcement until `look` finds something; `None` when `limit` has passed.
+    pub(crate) fn wait_for<T>(
+        &self,
+        limit: Duration,
+        mut look: impl FnMut() -> io::Result<Option<T>>,
+    ) -> io::Result<Option<T>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            self.drain();
+            if let Some(found) = look()? {
+                return Ok(Some(found));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            let left = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&left)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// What the announcements say does not matter: they are a reason to look again.
+    fn drain(&self) {
+        let mut buffer = [0u8; 64];
+        // An overrun (ENOBUFS) is an announcement as well.
+        while matches!(recv(&self.0, &mut buffer, RecvFlags::TRUNC), Ok(_) | Err(Errno::NOBUFS | Errno::INTR))
+        {
+        }
+    }
+}
+
+/// The block device whose virtio serial number is `serial`, as `/dev/vdX`.
+pub(crate) fn disk(serial: &str) -> io::Result<Option<String>> {
+    for entry in fs::read_dir("/sys/block")? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| name.starts_with("vd")) else { continue };
+        if fs::read(entry.path().join("serial")).is_ok_and(|found| is_serial(&found, serial)) {
+            return Ok(Some(format!("/dev/{name}")));
+        }
+    }
+    Ok(None)
+}
+
+/// The virtio-serial port of that name, as `/dev/vportXpY`.
+pub(crate) fn port(name: &str) -> io::Result<Option<String>> {
+    // The folder appears with the first port.
+    let Ok(ports) = fs::read_dir("/sys/class/virtio-ports") else { return Ok(None) };
+    for entry in ports {
+        let entry = entry?;
+        if fs::read(entry.path().join("name")).is_ok_and(|found| is_serial(&found, name))
+            && let Some(device) = entry.file_name().to_str()
+        {
+            return Ok(Some(format!("/dev/{device}")));
+        }
+    }
+    Ok(None)
+}
+
+/// Serial numbers are padded with NULs or blanks.
+fn is_serial(found: &[u8], wanted: &str) -> bool {
+    let end = found.iter().rposition(|b| *b != 0 && !b.is_ascii_whitespace()).map_or(0, |last| last + 1);
+    &found[..end] == wanted.as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_serial;
+
+    #[test]
+    fn serial_numbers_may_be_padded() {
+        assert!(is_serial(b"rootfs", "rootfs"));
+        assert!(is_serial(b"rootfs\0\0 \n", "rootfs"));
+        assert!(!is_serial(b"rootfs2", "rootfs"));
+        assert!(!is_serial(b"\0\0", "rootfs"));
+    }
+}

@@ -1,0 +1,137 @@
+//! The machine's name in the workload's `/etc`. Runs with the workload's root as `/`.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::mount_bind;
+
+use crate::tree::Tree;
+
+/// Where the files of a read-only root lie; they are mounted over the image's.
+const STAGE: &str = "/run/.vmette";
+
+/// Largest `/etc/hosts` that is kept, in bytes.
+const HOSTS_MAX: usize = 1 << 20;
+
+const MACHINE_ID: &str = "/etc/machine-id";
+const HOSTNAME: &str = "/etc/hostname";
+const HOSTS: &str = "/etc/hosts";
+
+/// Who the machine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) hostname: String,
+    pub(crate) machine_id: String,
+}
+
+/// Writes host name, machine id and hosts; run again, it replaces what it wrote before.
+pub(crate) fn write_identity(identity: &Identity, read_only: bool) -> io::Result<()> {
+    let files = Files::new(read_only)?;
+    files.replace(HOSTNAME, format!("{}\n", identity.hostname).as_bytes())?;
+    files.replace(MACHINE_ID, format!("{}\n", identity.machine_id).as_bytes())?;
+    let own = files.tree().read(HOSTS, HOSTS_MAX)?.unwrap_or_default();
+    let merged = merge_hosts(&String::from_utf8_lossy(&own), &identity.hostname);
+    files.replace(HOSTS, merged.as_bytes())?;
+    Ok(())
+}
+
+/// Files of the workload's root.
+#[derive(Debug)]
+pub(crate) struct Files {
+    root: OwnedFd,
+    read_only: bool,
+}
+
+impl Files {
+    pub(crate) fn new(read_only: bool) -> io::Result<Self> {
+        Ok(Self { root: File::open("/")?.into(), read_only })
+    }
+
+    pub(crate) fn tree(&self) -> Tree<'_> {
+        Tree::new(self.root.as_fd())
+    }
+
+    /// Gives the file at `path` new contents. In a read-only root that is a mount over the file, and `false` when there
+    /// is no file to mount over.
+    pub(crate) fn replace(&self, path: &str, contents: &[u8]) -> io::Result<bool> {
+        if self.read_only {
+            return self.cover(path, contents);
+        }
+        match self.tree().open_regular(path, OFlags::WRONLY | OFlags::TRUNC) {
+            Ok(mut file) => file.write_all(contents)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let (folder, _) = path.rsplit_once('/').unwrap_or_default();
+                self.tree().make_dirs(folder)?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+                let file = self.tree().open(path, flags, Mode::from_raw_mode(0o644))?;
+                File::from(file).write_all(contents)?;
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(true)
+    }
+
+    fn cover(&self, path: &str, contents: &[u8]) -> io::Result<bool> {
+        match self.tree().open_regular(path, OFlags::RDONLY) {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e),
+        }
+        fs::create_dir_all(STAGE)?;
+        let staged = format!("{STAGE}/{}", path.trim_start_matches('/').replace('/', "-"));
+        let covered = fs::exists(&staged)?;
+        fs::write(&staged, contents)?;
+        fs::set_permissions(&staged, fs::Permissions::from_mode(0o644))?;
+        if !covered {
+            mount_bind(&staged, path)?;
+        }
+        Ok(true)
+    }
+}
+
+/// The image's own lines, and what has to be there besides. A line for 127.0.1.1 is the machine's own name, or that of
+/// the template it was cloned from.
+fn merge_hosts(own: &str, hostname: &str) -> String {
+    let address = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
+    let mut text = String::new();
+    for line in own.lines().filter(|line| address(line) != "127.0.1.1") {
+        text.push_str(line);
+        text.push('\n');
+    }
+    for wanted in ["127.0.0.1", "::1"] {
+        let known = own.lines().any(|line| {
+            let line = line.split('#').next().unwrap_or_default();
+            address(line) == wanted && line.split_whitespace().skip(1).any(|name| name == "localhost")
+        });
+        if !known {
+            text.push_str(wanted);
+            text.push_str(" localhost\n");
+        }
+    }
+    text + "127.0.1.1 " + hostname + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::merge_hosts;
+
+    #[test]
+    fn an_empty_file_gets_everything() {
+        assert_eq!(merge_hosts("", "vm"), "127.0.0.1 localhost\n::1 localhost\n127.0.1.1 vm\n");
+    }
+
+    #[test]
+    fn the_images_own_lines_stay_and_the_name_is_replaced() {
+        let own =
+            "# mine\n10.0.0.1 db\n127.0.0.1\tlocalhost me\n127.0.1.1 template\n::1 ip6-localhost # localhost";
+        let merged = merge_hosts(own, "vm");
+        assert_eq!(
+            merged,
+            "# mine\n10.0.0.1 db\n127.0.0.1\tlocalhost me\n::1 ip6-localhost # localhost\n::1 localhost\n127.0.1.1 vm\n"
+        );
+        assert_eq!(merge_hosts(&merged, "vm"), merged, "writing it again changes nothing");
+    }
+}

@@ -1,0 +1,216 @@
+//! What each request does.
+
+use std::os::fd::AsFd;
+
+use vmette_wire::agent::{Boot, Command, Exec, Failure, FailureKind, Hello, Put as PutRequest};
+use vmette_wire::{Frame, Op, Request, ResponseHeader};
+
+use super::{Agent, Role, ServeError, Stream, refusal};
+use crate::exec::ExecError;
+use crate::exec::prepare::{self, Output};
+use crate::exec::running::Running;
+use crate::files::{Get, Put};
+use crate::tree::Tree;
+use crate::world::{self, Booting, Purpose, World, WorldError};
+
+/// Most streams at once.
+const STREAMS_MAX: usize = 256;
+
+/// Most `sync` requests at once.
+const SYNCS_MAX: usize = 16;
+
+impl<W: World> Agent<W> {
+    /// Carries out one request, or takes one frame of a stream.
+    pub(super) fn handle(&mut self, frame: Frame) -> Result<(), ServeError> {
+        let id = frame.id;
+        let op = match Request::parse(&frame.header) {
+            Ok(Request::Op(op)) => op,
+            Ok(Request::Action(action)) => {
+                let place = self.world.place(Purpose::Command);
+                return self.jobs.start(id, &action, place, &self.poll, &mut self.out);
+            }
+            Err(e) => {
+                let header =
+                    ResponseHeader::error(format!("the guest agent does not know this request: {e}"));
+                return Ok(self.out.respond(id, &header, b"")?);
+            }
+        };
+        match op {
+            Op::Hello(hello) => {
+                let header =
+                    self.hello(&hello, &frame.payload).map_or_else(refusal, |()| ResponseHeader::ok());
+                self.out.respond(id, &header, b"")?;
+            }
+            Op::Boot(boot) => self.boot(id, &boot, &frame.payload)?,
+            Op::Ping => self.out.respond(id, &ResponseHeader::ok(), b"")?,
+            Op::Sync => self.sync(id)?,
+            Op::Exec(exec) => self.exec(id, &exec, &frame.payload)?,
+            Op::Put(put) => self.put(id, &put)?,
+            Op::Get { path } => self.get(id, &path)?,
+            Op::Data => self.data(id, &frame.payload)?,
+            Op::Eof => self.eof(id)?,
+            // What follows is for streams that may have ended while it was on its way.
+            Op::Credit { bytes } => match self.streams.get_mut(&id) {
+                Some(Stream::Exec(running)) => running.credit(bytes)?,
+                Some(Stream::Get(get)) => get.credit(bytes)?,
+                Some(Stream::Put(_)) | None => {}
+            },
+            Op::Resize(size) => {
+                if let Some(Stream::Exec(running)) = self.streams.get_mut(&id) {
+                    running.resize(size);
+                }
+            }
+            Op::Signal { signal } => {
+                if let Some(Stream::Exec(running)) = self.streams.get(&id) {
+                    running.signal(signal);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hello(&mut self, hello: &Hello, payload: &[u8]) -> Result<(), WorldError> {
+        let entropy = world::check_hello(hello, payload)?;
+        self.world.hello(hello, entropy)?;
+        self.greeted = true;
+        Ok(())
+    }
+
+    fn boot(&mut self, id: u32, boot: &Boot, bundle: &[u8]) -> Result<(), ServeError> {
+        let begun = if self.greeted {
+            world::check_boot(boot, bundle).and_then(|()| self.world.boot(boot, bundle))
+        } else {
+            Err(WorldError::Order("hello comes before boot"))
+        };
+        let header = match begun {
+            Ok(Booting::Pending(report)) => {
+                self.poll.readable(report.as_fd(), Role::Boot, id)?;
+                self.booting = Some((id, report));
+                return Ok(());
+            }
+            Ok(Booting::Done) => ResponseHeader::ok(),
+            Err(e) => refusal(e),
+        };
+        Ok(self.out.respond(id, &header, b"")?)
+    }
+
+    fn sync(&mut self, id: u32) -> Result<(), ServeError> {
+        let header = if self.syncs.len() >= SYNCS_MAX || self.syncs.contains_key(&id) {
+            ResponseHeader::error(format!("too many sync requests at once (allowed: {SYNCS_MAX})"))
+        } else {
+            match self.world.sync() {
+                Ok(Some(pidfd)) => {
+                    self.poll.readable(pidfd.as_fd(), Role::Sync, id)?;
+                    self.syncs.insert(id, pidfd);
+                    return Ok(());
+                }
+                Ok(None) => ResponseHeader::ok(),
+                Err(e) => ResponseHeader::error(format!("cannot start a process for sync: {e}")),
+            }
+        };
+        Ok(self.out.respond(id, &header, b"")?)
+    }
+
+    /// Whether a new stream may begin; if not, it has been told.
+    fn admit(&mut self, id: u32) -> Result<bool, ServeError> {
+        if self.streams.contains_key(&id) {
+            return Err(ServeError::DuplicateId { id });
+        }
+        let room = self.streams.len() < STREAMS_MAX;
+        if !room {
+            let message = format!("{STREAMS_MAX} commands and transfers run in this machine: end one first");
+            self.out.failed(id, Failure { kind: FailureKind::Other, message })?;
+        }
+        Ok(room)
+    }
+
+    fn exec(&mut self, id: u32, exec: &Exec, payload: &[u8]) -> Result<(), ServeError> {
+        if !self.admit(id)? {
+            return Ok(());
+        }
+        let started = Command::decode(exec, payload)
+            .map_err(|e| ExecError::Invalid(format!("the command's arguments: {e}")))
+            .and_then(|command| {
+                let purpose = if exec.init { Purpose::Init } else { Purpose::Command };
+                let place = self.world.place(purpose)?;
+                prepare::start(&place, exec, command, Output::Streams, id)
+            });
+        match started {
+            Ok(started) => {
+                if exec.init {
+                    self.world.init_started(started.child.pid().as_raw_nonzero().get().unsigned_abs());
+                }
+                let pid = started.child.inner_pid();
+                let running = Running::new(id, started, exec.init, &self.poll)?;
+                self.out.event(id, &vmette_wire::Event::Started { pid }, b"")?;
+                self.streams.insert(id, Stream::Exec(Box::new(running)));
+            }
+            Err(e) => self.out.failed(id, e)?,
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, id: u32, request: &PutRequest) -> Result<(), ServeError> {
+        if !self.admit(id)? {
+            return Ok(());
+        }
+        let begun = match self.world.place(Purpose::Files) {
+            Ok(place) => Put::begin(Tree::new(place.root), id, request).map_err(Failure::from),
+            Err(e) => Err(Failure::from(ExecError::from(e))),
+        };
+        match begun {
+            Ok(put) => drop(self.streams.insert(id, Stream::Put(put))),
+            Err(failure) => self.out.failed(id, failure)?,
+        }
+        Ok(())
+    }
+
+    fn get(&mut self, id: u32, path: &str) -> Result<(), ServeError> {
+        if !self.admit(id)? {
+            return Ok(());
+        }
+        let begun = match self.world.place(Purpose::Files) {
+            Ok(place) => Get::begin(Tree::new(place.root), id, path).map_err(Failure::from),
+            Err(e) => Err(Failure::from(ExecError::from(e))),
+        };
+        match begun {
+            Ok((get, file)) => {
+                self.out.event(id, &file, b"")?;
+                self.streams.insert(id, Stream::Get(get));
+            }
+            Err(failure) => self.out.failed(id, failure)?,
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, id: u32, bytes: &[u8]) -> Result<(), ServeError> {
+        match self.streams.get_mut(&id) {
+            Some(Stream::Exec(running)) => running.data(bytes, &mut self.out),
+            Some(Stream::Put(put)) => {
+                if let Err(e) = put.data(bytes, &mut self.out)? {
+                    self.streams.remove(&id);
+                    self.out.failed(id, e)?;
+                }
+                Ok(())
+            }
+            // The stream has ended while this was on its way; a `get` takes none.
+            Some(Stream::Get(_)) | None => Ok(()),
+        }
+    }
+
+    fn eof(&mut self, id: u32) -> Result<(), ServeError> {
+        match self.streams.get_mut(&id) {
+            Some(Stream::Exec(running)) => running.eof(),
+            Some(Stream::Put(_)) => {
+                if let Some(Stream::Put(put)) = self.streams.remove(&id) {
+                    match put.finish() {
+                        Ok(()) => self.out.event(id, &vmette_wire::Event::Done, b"")?,
+                        Err(e) => self.out.failed(id, e)?,
+                    }
+                }
+            }
+            Some(Stream::Get(_)) | None => {}
+        }
+        Ok(())
+    }
+}

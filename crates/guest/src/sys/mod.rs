@@ -1,0 +1,137 @@
+//! The system calls that have no safe wrapper. The only module of the crate with `unsafe` code.
+#![allow(unsafe_code)]
+
+mod ioctl;
+mod spawn;
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::process::Pid;
+
+pub(crate) use ioctl::{add_entropy, interface_up};
+pub(crate) use spawn::{Credentials, Launch, SpawnError, Spawned, Step, spawn};
+
+/// A child that [`fork`] made.
+#[derive(Debug)]
+pub(crate) struct Forked {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Which new namespaces a forked child lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Namespaces {
+    /// Those of the caller.
+    Same,
+    /// A mount namespace of its own.
+    Mount,
+    /// A mount namespace of its own, and PID 1 of a PID namespace.
+    MountAndPid,
+}
+
+/// Forks. `None` is the child's view.
+///
+/// The caller has one thread, or the child does nothing but system calls and [`exit_now`].
+///
+/// # Errors
+/// The kernel's: no memory, no more processes, or a PID namespace whose PID 1 has ended.
+pub(crate) fn fork(namespaces: Namespaces) -> io::Result<Option<Forked>> {
+    let mut flags = libc::CLONE_PIDFD | libc::SIGCHLD;
+    if namespaces != Namespaces::Same {
+        flags |= libc::CLONE_NEWNS;
+    }
+    if namespaces == Namespaces::MountAndPid {
+        flags |= libc::CLONE_NEWPID;
+    }
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: without CLONE_VM and with a null stack this is fork(2): the child runs on a copy of the memory. The
+    // kernel writes the descriptor to `pidfd`, which lives across the call. All arguments after it are unused.
+    let pid = unsafe {
+        libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0usize, &raw mut pidfd, 0usize, 0usize)
+    };
+    if pid == 0 {
+        return Ok(None);
+    }
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+    // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Some(Forked { pid, pidfd }))
+}
+
+/// Ends the process at once: a forked child must not run its parent's clean-up.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(status) }
+}
+
+/// Lets writes to a closed pipe fail instead of killing the process: the binary starts without Rust's runtime, which
+/// would do this.
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: SIG_IGN is a valid disposition and no handler runs.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
+/// Sends a signal to every process of a group.
+///
+/// # Errors
+/// The kernel's: the group is gone, or there is no such signal.
+pub(crate) fn signal_group(leader: Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: kill(2) touches no memory.
+    match unsafe { libc::kill(-leader.as_raw_nonzero().get(), signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes the PID namespace the one into which the caller's next children are born.
+///
+/// # Errors
+/// The kernel's, with `namespace` not a PID namespace below the caller's.
+pub(crate) fn set_pid_namespace_for_children(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the descriptor is open; setns(2) touches no memory.
+    match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWPID) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Sleeps until it is killed, while the kernel itself reaps whatever becomes this process's child.
+pub(crate) fn reap_for_ever() -> ! {
+    // SAFETY: ignoring SIGCHLD runs no handler; children then leave no zombies, also those inherited from the dead.
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+    }
+    loop {
+        // SAFETY: pause(2) has no preconditions.
+        unsafe {
+            libc::pause();
+        }
+    }
+}
+
+/// Keeps `fd` and the standard descriptors, and closes everything else: for a forked child that will not exec.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn close_all_but(fd: OwnedFd) -> io::Result<OwnedFd> {
+    const KEPT: libc::c_int = 3;
+    let last = libc::c_uint::MAX;
+    // SAFETY: only called right after fork, by a child that uses none of its parent's descriptors but `fd`; their
+    // owners are never dropped, since the child ends with `exit_now`.
+    unsafe {
+        if fd.as_raw_fd() != KEPT && libc::dup3(fd.as_raw_fd(), KEPT, libc::O_CLOEXEC) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        std::mem::forget(fd);
+        if libc::syscall(libc::SYS_close_range, KEPT + 1, last, 0) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(KEPT))
+    }
+}

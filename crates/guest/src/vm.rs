@@ -1,0 +1,247 @@
+//! The agent's world inside a machine.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, pidfd_send_signal};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::time::{ClockId, Timespec, clock_settime};
+use vmette_wire::agent::{Boot, ENTROPY_LEN, ExitStatus, Hello};
+
+use crate::boot;
+use crate::child;
+use crate::etc::{self, Identity};
+use crate::log;
+use crate::sys::{self, Forked, Namespaces};
+use crate::world::{Booting, Place, Purpose, World, WorldError};
+
+/// Where the workload's long commands lie: a tmpfs of its own in every workload.
+const SCRIPTS: &str = "/run";
+
+const NS_PER_S: u64 = 1_000_000_000;
+
+/// The machine.
+#[derive(Debug, Default)]
+pub struct Vm {
+    identity: Option<Identity>,
+    builder: Option<Builder>,
+    workload: Option<Workload>,
+}
+
+/// The child that builds the root.
+#[derive(Debug)]
+struct Builder {
+    child: Forked,
+    switch_root: bool,
+    read_only: bool,
+}
+
+/// The root as it was built.
+#[derive(Debug)]
+struct Workload {
+    root: OwnedFd,
+    mount_ns: OwnedFd,
+    env: Vec<String>,
+    init: Init,
+    read_only: bool,
+}
+
+/// Who is PID 1 of the workload's namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Init {
+    /// A process of ours that reaps.
+    Ours,
+    /// Nobody, until a command is to be it.
+    Awaited,
+    /// A command.
+    Runs,
+    /// Nobody any more.
+    Ended,
+}
+
+impl Vm {
+    /// A machine without a workload.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A clone of a machine whose root had been built: its files still name the template.
+    fn refresh(workload: &Workload, identity: &Identity) -> io::Result<()> {
+        let Some(child) = sys::fork(Namespaces::Same)? else {
+            let namespace = LinkNameSpaceType::Mount;
+            let done = move_into_link_name_space(workload.mount_ns.as_fd(), Some(namespace))
+                .map_err(io::Error::from)
+                .and_then(|()| etc::write_identity(identity, workload.read_only));
+            sys::exit_now(i32::from(done.is_err()));
+        };
+        match child::reap(child.pidfd.as_fd())? {
+            ExitStatus::Code(0) => Ok(()),
+            _ => Err(io::Error::other("the workload's /etc cannot be written")),
+        }
+    }
+}
+
+impl World for Vm {
+    fn hello(&mut self, hello: &Hello, entropy: &[u8; ENTROPY_LEN]) -> Result<(), WorldError> {
+        let random =
+            File::options().write(true).open("/dev/urandom").map_err(WorldError::io("open /dev/urandom"))?;
+        sys::add_entropy(&random, entropy).map_err(WorldError::io("reseed the random number generator"))?;
+        let seconds = i64::try_from(hello.realtime_ns / NS_PER_S).unwrap_or(i64::MAX);
+        let nanoseconds = i64::try_from(hello.realtime_ns % NS_PER_S).unwrap_or(0);
+        clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: nanoseconds })
+            .map_err(WorldError::io("set the clock"))?;
+        rustix::system::sethostname(hello.hostname.as_bytes())
+            .map_err(WorldError::io("set the host name"))?;
+        let identity = Identity { hostname: hello.hostname.clone(), machine_id: hello.machine_id.clone() };
+        if let Some(workload) = &self.workload
+            && self.identity.as_ref() != Some(&identity)
+        {
+            Self::refresh(workload, &identity).map_err(WorldError::io("rename the machine"))?;
+        }
+        self.identity = Some(identity);
+        Ok(())
+    }
+
+    fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
+        let Some(identity) = &self.identity else {
+            return Err(WorldError::Order("hello comes before boot"));
+        };
+        if self.workload.is_some() || self.builder.is_some() {
+            return Err(WorldError::Order("the workload's root is there already: boot comes once"));
+        }
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(WorldError::io("make a pipe"))?;
+        let namespaces = if boot.switch_root { Namespaces::Mount } else { Namespaces::MountAndPid };
+        let forked = sys::fork(namespaces).map_err(WorldError::io("start a process that builds the root"))?;
+        let Some(child) = forked else { boot::run(writer, boot, ca_bundle, identity) };
+        let read_only = boot::is_read_only(boot);
+        self.builder = Some(Builder { child, switch_root: boot.switch_root, read_only });
+        Ok(Booting::Pending(reader))
+    }
+
+    fn boot_finished(&mut self, report: OwnedFd) -> Result<(), WorldError> {
+        let Some(Builder { child, switch_root, read_only }) = self.builder.take() else {
+            return Err(WorldError::Order("there is no boot under way"));
+        };
+        let mut text = String::new();
+        let read = File::from(report).take(boot::REPORT_MAX).read_to_string(&mut text);
+        read.map_err(WorldError::io("read the report of the boot"))?;
+        let entered = boot::parse_report(&text)
+            .map_err(WorldError::Boot)
+            .and_then(|env| enter(&child, switch_root, env, read_only));
+        match entered {
+            Ok(workload) => {
+                if switch_root {
+                    end(&child);
+                }
+                self.workload = Some(workload);
+                Ok(())
+            }
+            Err(e) => {
+                end(&child);
+                Err(e)
+            }
+        }
+    }
+
+    fn place(&self, purpose: Purpose) -> Result<Place<'_>, WorldError> {
+        let Some(workload) = &self.workload else {
+            return Err(WorldError::Order("there is no root yet: boot comes first"));
+        };
+        match (purpose, workload.init) {
+            (Purpose::Files, _)
+            | (Purpose::Command, Init::Ours | Init::Runs)
+            | (Purpose::Init, Init::Awaited) => {}
+            (Purpose::Command, Init::Awaited) => {
+                return Err(WorldError::Order("the workload has no PID 1 yet: the init command comes first"));
+            }
+            (Purpose::Command, Init::Ended) => {
+                return Err(WorldError::Order("the workload's PID 1 has ended, and its processes with it"));
+            }
+            (Purpose::Init, Init::Ours) => {
+                return Err(WorldError::Order("an init command needs a boot with switch_root"));
+            }
+            (Purpose::Init, Init::Runs | Init::Ended) => {
+                return Err(WorldError::Order("the workload's PID 1 was started already: init comes once"));
+            }
+        }
+        Ok(Place {
+            root: workload.root.as_fd(),
+            mount_ns: Some(workload.mount_ns.as_fd()),
+            scripts: SCRIPTS,
+            scripts_seen: SCRIPTS,
+            env: &workload.env,
+            oom_protected: true,
+        })
+    }
+
+    fn init_started(&mut self, pid: u32) {
+        let Some(workload) = &mut self.workload else { return };
+        // Fails when it has ended already, and then there is no namespace for other commands.
+        let entered = open(format!("/proc/{pid}/ns/pid"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(io::Error::from)
+            .and_then(|namespace| sys::set_pid_namespace_for_children(namespace.as_fd()));
+        workload.init = if entered.is_ok() { Init::Runs } else { Init::Ended };
+    }
+
+    fn init_ended(&mut self) {
+        if let Some(workload) = &mut self.workload {
+            workload.init = Init::Ended;
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<Option<OwnedFd>> {
+        match sys::fork(Namespaces::Same) {
+            Ok(Some(child)) => Ok(Some(child.pidfd)),
+            Ok(None) => {
+                rustix::fs::sync();
+                sys::exit_now(0)
+            }
+            Err(e) if self.workload.as_ref().is_some_and(|w| w.init == Init::Ended) => {
+                // Children would be born into a PID namespace that has ended; nothing else runs that could stall.
+                log::note(format_args!("sync without a process of its own: {e}"));
+                rustix::fs::sync();
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn reconnects(&self) -> bool {
+        true
+    }
+}
+
+/// Takes hold of what the builder has made.
+fn enter(
+    child: &Forked,
+    switch_root: bool,
+    env: Vec<String>,
+    read_only: bool,
+) -> Result<Workload, WorldError> {
+    let entry = |pid: Pid, name: &str, flags| {
+        let path = format!("/proc/{}/{name}", pid.as_raw_nonzero());
+        open(&path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(WorldError::io(format!("open {path}")))
+    };
+    let root = entry(child.pid, "root", OFlags::PATH | OFlags::DIRECTORY)?;
+    let mount_ns = entry(child.pid, "ns/mnt", OFlags::RDONLY)?;
+    let init = if switch_root {
+        Init::Awaited
+    } else {
+        let namespace = entry(child.pid, "ns/pid", OFlags::RDONLY)?;
+        sys::set_pid_namespace_for_children(namespace.as_fd())
+            .map_err(WorldError::io("enter the workload's PID namespace"))?;
+        Init::Ours
+    };
+    Ok(Workload { root, mount_ns, env, init, read_only })
+}
+
+/// Ends a builder that is not needed (any more).
+fn end(child: &Forked) {
+    // Fails when it has ended by itself.
+    let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
+    let _ = child::reap(child.pidfd.as_fd());
+}
