@@ -9,7 +9,7 @@ use vmette_wire::agent::{Boot, Overlay};
 
 use crate::etc::{self, Identity};
 use crate::mounts::{self, Layers};
-use crate::{log, sys, trust};
+use crate::{sys, trust};
 
 /// Longest report, in bytes: a page, which a pipe takes in one piece.
 pub(crate) const REPORT_MAX: u64 = 4096;
@@ -79,10 +79,7 @@ fn build(boot: &Boot, bundle: &[u8], identity: &Identity) -> Result<Vec<String>,
     for share in &boot.shares {
         layers.share(share, read_only)?;
     }
-    if let Err(e) = etc::write_identity(identity, read_only) {
-        // What names the machine is a convenience; an image may have something else in these places.
-        log::note(format_args!("the machine's name is not in the workload's /etc: {e}"));
-    }
+    etc::write_identity(identity, read_only).map_err(BootError::io("name the machine in its /etc"))?;
     if !boot.ca_bundle {
         return Ok(Vec::new());
     }

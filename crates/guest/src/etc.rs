@@ -5,9 +5,12 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::mount::mount_bind;
+use vmette_wire::agent::FailureKind;
 
+use crate::exec::kind_of;
+use crate::log;
 use crate::tree::Tree;
 
 /// Where the files of a read-only root lie; they are mounted over the image's.
@@ -27,14 +30,25 @@ pub(crate) struct Identity {
     pub(crate) machine_id: String,
 }
 
-/// Writes host name, machine id and hosts; run again, it replaces what it wrote before.
+/// Writes host name, machine id and hosts; run again, it replaces what it wrote before. An image may have something else
+/// than a file in one of these places: that is left alone, and noted.
 pub(crate) fn write_identity(identity: &Identity, read_only: bool) -> io::Result<()> {
     let files = Files::new(read_only)?;
-    files.replace(HOSTNAME, format!("{}\n", identity.hostname).as_bytes())?;
-    files.replace(MACHINE_ID, format!("{}\n", identity.machine_id).as_bytes())?;
-    let own = files.tree().read(HOSTS, HOSTS_MAX)?.unwrap_or_default();
-    let merged = merge_hosts(&String::from_utf8_lossy(&own), &identity.hostname);
-    files.replace(HOSTS, merged.as_bytes())?;
+    let hosts = files
+        .tree()
+        .read(HOSTS, HOSTS_MAX)
+        .map(|own| merge_hosts(&String::from_utf8_lossy(&own.unwrap_or_default()), &identity.hostname));
+    let name = Ok(format!("{}\n", identity.hostname));
+    let id = Ok(format!("{}\n", identity.machine_id));
+    for (path, contents) in [(HOSTNAME, name), (MACHINE_ID, id), (HOSTS, hosts)] {
+        match contents.and_then(|contents| files.replace(path, contents.as_bytes())) {
+            Ok(_) => {}
+            Err(e) if kind_of(&e) == FailureKind::Invalid => {
+                log::note(format_args!("{path} of the workload is left as it is: {e}"));
+            }
+            Err(e) => return Err(e),
+        }
+    }
     Ok(())
 }
 
@@ -65,9 +79,8 @@ impl Files {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let (folder, _) = path.rsplit_once('/').unwrap_or_default();
                 self.tree().make_dirs(folder)?;
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-                let file = self.tree().open(path, flags, Mode::from_raw_mode(0o644))?;
-                File::from(file).write_all(contents)?;
+                // A link that leads nowhere (yet) gets its target.
+                self.tree().create(path)?.write_all(contents)?;
             }
             Err(e) => return Err(e),
         }

@@ -145,8 +145,8 @@ impl Layers {
     /// A `/dev` that has what a workload may use, and not the machine's: the port of the agent is not in it.
     fn devices(&self) -> Result<(), BootError> {
         make_dir("/dev")?;
-        let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-        mount("tmpfs", "/dev", "tmpfs", flags, c"mode=0755,size=4m").map_err(BootError::io("mount /dev"))?;
+        mount("tmpfs", "/dev", "tmpfs", MountFlags::NOSUID, c"mode=0755,size=4m")
+            .map_err(BootError::io("mount /dev"))?;
         for node in &self.nodes {
             let path = format!("/dev/{}", node.name);
             if let Some((folder, _)) = node.name.rsplit_once('/') {

@@ -51,6 +51,14 @@ impl<'a> Tree<'a> {
         Ok(File::from(file))
     }
 
+    /// Creates a regular file for writing, or opens the one that is there.
+    pub(crate) fn create(self, path: &str) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK;
+        let file = self.open(path, flags, Mode::from_raw_mode(0o644))?;
+        refuse_special(&file)?;
+        Ok(File::from(file))
+    }
+
     /// Reads a regular file of up to `max` bytes; `None` when there is none.
     pub(crate) fn read(self, path: &str, max: usize) -> io::Result<Option<Vec<u8>>> {
         let file = match self.open_regular(path, OFlags::RDONLY) {

@@ -1,5 +1,6 @@
 //! A host in small: speaks to a real agent in a thread of the test.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "all of it is test code")]
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Read;
