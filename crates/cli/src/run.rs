@@ -61,7 +61,7 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
         .piped()
         .start_with(Some(request.exec.clone()))?;
     if let (Some(report), false) = (session.report(), quiet) {
-        banner(report);
+        banner(report, request.config.scratch_mib);
     }
     let result = attach(&session, &request, signals);
     // Output that could not be passed on ends the session: nobody would see the rest.
@@ -123,7 +123,7 @@ fn duplicate_stderr() -> anyhow::Result<File> {
 }
 
 /// One line: what stands between the guest and the host, and what was granted.
-fn banner(report: &Report) {
+fn banner(report: &Report, scratch_mib: Option<u64>) {
     let from = match report.started_from {
         vmette::StartedFrom::Template => "template",
         vmette::StartedFrom::Cold => "cold boot",
@@ -141,6 +141,9 @@ fn banner(report: &Report) {
     }
     for disk in &report.grants.disks {
         line.push_str(&format!("; disk {disk} read-write"));
+    }
+    if let Some(mib) = scratch_mib {
+        line.push_str(&format!("; overlay upper on scratch disk of {mib} MiB"));
     }
     say(&line);
 }

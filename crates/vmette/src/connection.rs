@@ -27,6 +27,9 @@ pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a frame may take to be written: a guest that stops reading must not block every caller for ever.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a writer that found the connection closed waits for the reader's account of it.
+const READER_GRACE: Duration = Duration::from_secs(5);
+
 /// Most requests under way at once. The guest cannot raise this number; it bounds what a caller in a loop can do.
 const WAITERS_MAX: usize = 1 << 14;
 
@@ -137,9 +140,18 @@ impl Connection {
         let mut writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
         // Looked at under the write lock, so that nothing is written behind a frame that was cut.
         self.inner.check()?;
-        if let Err(message) = write_all_until(&mut writer, &bytes, Instant::now() + WRITE_TIMEOUT) {
-            drop(writer);
-            self.inner.poison(&message);
+        let written = write_all_until(&mut writer, &bytes, Instant::now() + WRITE_TIMEOUT);
+        drop(writer);
+        match written {
+            Ok(()) => {}
+            Err(WriteError::Stuck(message)) => self.inner.poison(&message),
+            Err(WriteError::Closed(message)) => {
+                // The reader is about to see the end as well, and knows its cause better than "broken pipe".
+                let _ = self.inner.plug.shutdown(Shutdown::Both);
+                if self.inner.poison.wait_until(Instant::now() + READER_GRACE).is_none() {
+                    self.inner.poison(&message);
+                }
+            }
         }
         self.inner.check()
     }
@@ -298,16 +310,28 @@ impl Inner {
     }
 }
 
+enum WriteError {
+    /// The guest does not read.
+    Stuck(String),
+    /// The other end is gone.
+    Closed(String),
+}
+
 /// `write_all` with a deadline for the whole.
-fn write_all_until(stream: &mut ControlStream, mut bytes: &[u8], deadline: Instant) -> Result<(), String> {
+fn write_all_until(
+    stream: &mut ControlStream,
+    mut bytes: &[u8],
+    deadline: Instant,
+) -> Result<(), WriteError> {
     while !bytes.is_empty() {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(format!("the guest did not take a message within {} s", WRITE_TIMEOUT.as_secs()));
+            let seconds = WRITE_TIMEOUT.as_secs();
+            return Err(WriteError::Stuck(format!("the guest did not take a message within {seconds} s")));
         }
-        stream.set_write_timeout(Some(left)).map_err(|e| format!("set a write deadline: {e}"))?;
-        match stream.write(bytes) {
-            Ok(0) => return Err("the connection to the guest is closed".into()),
+        let written = stream.set_write_timeout(Some(left)).and_then(|()| stream.write(bytes));
+        match written {
+            Ok(0) => return Err(WriteError::Closed("the connection to the guest is closed".into())),
             Ok(n) => bytes = &bytes[n..],
             Err(e)
                 if matches!(
@@ -316,7 +340,7 @@ fn write_all_until(stream: &mut ControlStream, mut bytes: &[u8], deadline: Insta
                         | std::io::ErrorKind::WouldBlock
                         | std::io::ErrorKind::TimedOut
                 ) => {}
-            Err(e) => return Err(format!("write to the guest: {e}")),
+            Err(e) => return Err(WriteError::Closed(format!("write to the guest: {e}"))),
         }
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! From a configuration to a machine whose agent has built the workload's root.
 
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,14 +40,14 @@ pub(crate) struct Launched {
     pub(crate) connection: Connection,
     pub(crate) report: Report,
     pub(crate) cmdline: String,
-    /// Kept until the session ends: the scratch image, the lock on the rootfs.
+    /// Kept until the session ends.
     pub(crate) _held: Held,
 }
 
 /// What has to outlive the machine.
 #[derive(Default)]
 pub(crate) struct Held {
-    scratch: Option<vmette_image::ScratchDisk>,
+    scratch: Option<File>,
     rootfs: Option<vmette_image::InUse>,
 }
 
@@ -281,13 +283,9 @@ impl Launcher<'_> {
         let mut disks = Vec::new();
         let mut overlay = if config.is_root_read_only() { Overlay::None } else { Overlay::Tmpfs };
         if let Some(mib) = config.scratch_mib {
-            let scratch = vmette_image::make_scratch(&std::env::temp_dir(), mib)?;
-            disks.push(Disk {
-                serial: agent::SCRATCH_SERIAL.into(),
-                path: scratch.path().to_owned(),
-                read_only: false,
-            });
-            held.scratch = Some(scratch);
+            let (file, path) = self.scratch(mib)?;
+            disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path, read_only: false });
+            held.scratch = Some(file);
             overlay = Overlay::Scratch;
         }
         for (i, path) in config.disks.iter().enumerate() {
@@ -316,6 +314,17 @@ impl Launcher<'_> {
         };
         let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
         Ok(Prepared { spec, boot, ca_bundle: ca_bundle.unwrap_or_default(), held })
+    }
+
+    /// A scratch image without a name: it is gone with the processes that have it open, however they end. It lies in
+    /// the cache, because a folder for temporary files may well be memory.
+    fn scratch(&self, mib: u64) -> Result<(File, PathBuf), Error> {
+        let folder = self.cache.path().join("scratch");
+        fs::create_dir_all(&folder)?;
+        let image = vmette_image::make_scratch(&folder, mib)?;
+        let file = File::options().read(true).write(true).open(image.path())?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        Ok((file, path.into()))
     }
 
     fn builtin(&self, options: &AssetOptions) -> Result<RootfsBlock, Error> {
