@@ -1,0 +1,243 @@
+//! The whole benchmark: what is measured, in which order, and what it should come to.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use vmette::assets::{self, AssetOptions, BootAssets, CacheRoot};
+use vmette::{Accelerator, Notice, Report, Session};
+
+use crate::copy;
+use crate::fleet;
+use crate::host::{Host, load_average};
+use crate::live::{self, Live};
+use crate::peers::{self, Peer};
+use crate::phase::Plan;
+use crate::plain;
+use crate::program::Program;
+use crate::share;
+use crate::starts::{Contender, Until, take_turns};
+use crate::stats::Samples;
+use crate::table::{Table, Target, Unit};
+
+/// Names of rows that other rows are compared with.
+const TEMPLATE: &str = "`vmette run -- true`, from a template";
+const RUNSC: &str = "`runsc do true`";
+
+/// What every part of the benchmark needs.
+struct Setting<'a> {
+    vmette: &'a Path,
+    plan: Plan,
+    report: Report,
+    boot: BootAssets,
+    /// A template start, which most rows are related to.
+    template: Contender,
+    table: Table,
+}
+
+/// Measures everything and returns the document.
+pub(crate) fn run(vmette: &Path, plan: Plan) -> anyhow::Result<String> {
+    let started = Instant::now();
+    let load_before = load_average();
+    let folder = tempfile::tempdir().context("a folder for the measurements")?;
+    let cache = CacheRoot::from_env()?;
+    let options = AssetOptions::from_env(cache);
+    let boot = assets::boot_assets(&options, &|line| step(line))?;
+    let busybox = assets::busybox(&options, &|line| step(line))?;
+    step("making a template, if there is none yet");
+    let report = first_session()?;
+    let run_true = Program::new(vmette, ["run", "--", "true"]);
+    let template = Contender::new(run_true.clone(), Until::End);
+    let mut setting = Setting { vmette, plan, report, boot, template, table: Table::default() };
+
+    let rootfs = folder.path().join("rootfs");
+    peers::rootfs(&rootfs, &busybox)?;
+    let live = setting.short_starts(&rootfs)?;
+    setting.cold_starts(&busybox, folder.path())?;
+    setting.in_a_session(&live);
+    setting.many(&run_true)?;
+    setting.throughput(folder.path())?;
+
+    let Setting { report, boot, table, .. } = setting;
+    for line in table.missed() {
+        step(&format!("target missed: {line}"));
+    }
+    let machine = Host::here().to_markdown(&report, &boot.version, [&load_before, &load_average()]);
+    Ok(document(&machine, &table, started.elapsed().as_secs()))
+}
+
+/// Makes the template and proves that it is used.
+fn first_session() -> anyhow::Result<Report> {
+    let observer = Arc::new(|notice: &Notice| match notice {
+        Notice::Progress(line) => step(line),
+        Notice::Warning(line) => step(&format!("warning: {line}")),
+    });
+    let session = Session::builder(&live::config()).observer(observer).start()?;
+    live::ensure_from_template(&session)?;
+    session.report().cloned().context("a session without a report")
+}
+
+impl Setting<'_> {
+    fn vmette(&self, args: &[&str]) -> Program {
+        Program::new(self.vmette, args)
+    }
+
+    /// Everything that takes a fraction of a second, in turns.
+    fn short_starts(&mut self, rootfs: &Path) -> anyhow::Result<Live> {
+        let mut echo = Contender::new(self.vmette(&["run", "--", "echo", "hello"]), Until::Output(b""));
+        let (mut runsc, mut podman) = (Measured::of(peers::runsc()), Measured::of(peers::podman(rootfs)));
+        step("starts from a template, other sandboxes, live sessions");
+        let mut live = Live::default();
+        let mut contenders = vec![&mut self.template, &mut echo];
+        contenders.extend([&mut runsc, &mut podman].into_iter().filter_map(Measured::contender));
+        take_turns(self.plan.short, &mut contenders, || live.measure())?;
+
+        let template = &self.template.samples;
+        let ms = Unit::Milliseconds;
+        let limit = runsc.samples().and_then(|runsc| Target::at_most_as(RUNSC, 1.0, runsc, template));
+        self.table.add(TEMPLATE, ms, template).against(template).wants(limit);
+        self.table.add("`vmette run -- echo`, first output byte", ms, &echo.samples).against(template);
+        runsc.add_to(&mut self.table, RUNSC, template);
+        podman.add_to(&mut self.table, "`podman run --rootfs … true`", template);
+        Ok(live)
+    }
+
+    /// Boots from power-on, in turns.
+    fn cold_starts(&mut self, busybox: &Path, folder: &Path) -> anyhow::Result<()> {
+        let mut cold = Contender::new(self.vmette(&["run", "--no-template", "--", "true"]), Until::End);
+        let accelerator = self.report.accelerator;
+        let plain = plain::program(&live::config(), &self.boot.kernel, busybox, accelerator, folder)?;
+        let mut plain = Contender::new(plain, Until::Output(plain::MARKER));
+        step("cold boots");
+        take_turns(self.plan.cold, &mut [&mut cold, &mut plain], || Ok(()))?;
+
+        let (template, ms) = (&self.template.samples, Unit::Milliseconds);
+        let limit = match accelerator {
+            Accelerator::Tcg => Target::at_most(4000.0, ms, &cold.samples),
+            _ => None,
+        };
+        self.table
+            .add("`vmette run --no-template -- true`, cold", ms, &cold.samples)
+            .against(template)
+            .wants(limit);
+        self.table.add("Plain QEMU, same kernel, to a shell's echo", ms, &plain.samples).against(template);
+        if accelerator != Accelerator::Tcg {
+            let limit = Target::at_most_as("¼ of cold", 0.25, &cold.samples, template);
+            self.table.add(TEMPLATE, ms, template).against(&cold.samples).wants(limit);
+        }
+        Ok(())
+    }
+
+    fn in_a_session(&mut self, live: &Live) {
+        let (table, ms) = (&mut self.table, Unit::Milliseconds);
+        table.add("Library: session from a template, ready", ms, &live.ready);
+        table.add("Session: its first `true`", ms, &live.first_exec);
+        table.add("Session: each later `true`", ms, &live.exec).wants(Target::at_most(15.0, ms, &live.exec));
+        table.add("Session: ping of the agent", ms, &live.ping).wants(Target::at_most(1.0, ms, &live.ping));
+        table.add("Session: from stop until its processes are gone", ms, &live.teardown);
+        let memory = &live.private_memory;
+        let limit = Target::at_most(30.0, Unit::Mib, memory);
+        table.add("Session: private memory after its first `true`", Unit::Mib, memory).wants(limit);
+    }
+
+    fn many(&mut self, run_true: &Program) -> anyhow::Result<()> {
+        step(&format!("{} machines at once", fleet::SIZE));
+        let fleet = fleet::measure(self.plan.fleet, run_true);
+        ensure!(
+            fleet.failures.is_empty(),
+            "{} of {} machines that were started {} at once failed; the first: {}",
+            fleet.failures.len(),
+            fleet.started,
+            fleet::SIZE,
+            fleet.failures[0]
+        );
+        let what = format!("{} × `vmette run -- true` at once, all done", fleet::SIZE);
+        self.table.add(&what, Unit::Milliseconds, &fleet.all_done).against(&self.template.samples);
+        Ok(())
+    }
+
+    fn throughput(&mut self, folder: &Path) -> anyhow::Result<()> {
+        let mib = self.plan.copy_mib;
+        step(&format!("{mib} MiB through stdin and stdout"));
+        let copied = copy::measure(self.plan.copy, &self.vmette(&["run", "--", "cat"]), mib)?;
+        self.table.add(&format!("`vmette run -- cat`, {mib} MiB in and out"), Unit::MibPerSecond, &copied);
+
+        step("reading and writing a share");
+        let folder = folder.join("share");
+        std::fs::create_dir(&folder).context("a folder to share")?;
+        let share = share::measure(self.plan.share, &folder)?;
+        self.table.add(&format!("Share: reading {} MiB", share::MIB), Unit::MibPerSecond, &share.read);
+        self.table.add(
+            &format!("Share: writing {} MiB, with fsync", share::MIB),
+            Unit::MibPerSecond,
+            &share.write,
+        );
+        Ok(())
+    }
+}
+
+/// A peer on its way through the measurement.
+enum Measured {
+    Here(Contender),
+    Absent(String),
+}
+
+impl Measured {
+    fn of(peer: Peer) -> Self {
+        match peer {
+            Peer::Here(program) => Self::Here(Contender::new(program, Until::End)),
+            Peer::Absent(reason) => Self::Absent(reason),
+        }
+    }
+
+    fn contender(&mut self) -> Option<&mut Contender> {
+        match self {
+            Self::Here(contender) => Some(contender),
+            Self::Absent(_) => None,
+        }
+    }
+
+    fn samples(&self) -> Option<&Samples> {
+        match self {
+            Self::Here(contender) => Some(&contender.samples),
+            Self::Absent(_) => None,
+        }
+    }
+
+    fn add_to(&self, table: &mut Table, what: &str, reference: &Samples) {
+        match self {
+            Self::Here(contender) => {
+                step(&format!("{what} was measured as: {}", contender.shown()));
+                table.add(what, Unit::Milliseconds, &contender.samples).against(reference);
+            }
+            Self::Absent(reason) => table.skip(what, reason),
+        }
+    }
+}
+
+/// What the table cannot say.
+const NOTES: &str = "\
+- Contenders take turns (A B A B …), so that what slows the machine down for a while slows all of them. A ratio is of
+  medians, to the start from a template.
+- `vmette run`, `runsc do` and `podman run` are timed from the start of the process until it has ended; plain QEMU until
+  its guest's shell has printed a line on the serial port. Plain QEMU has the same kernel file, board, CPU model and
+  memory, and a static busybox for an initramfs.
+- gVisor runs on the host's own root without a network, podman on a folder with the same busybox without a network.
+- Private memory is `RssAnon` of the session's QEMU: pages that it does not share with the template or another machine.
+- Copying is timed with the machine's start, and compared byte by byte. The share's files are new to the guest each time
+  and in the host's page cache when they are read.
+";
+
+fn document(machine: &str, table: &Table, seconds: u64) -> String {
+    format!(
+        "# Benchmarks\n\nWritten by `make bench`; do not edit. All figures are from one run of {seconds} s on this \
+         machine. It was not quiet unless\nthe load average says so: trust the ratios more than the times.\n\n\
+         {machine}\n{}\n{NOTES}",
+        table.to_markdown()
+    )
+}
+
+fn step(line: &str) {
+    eprintln!("bench: {line}");
+}
