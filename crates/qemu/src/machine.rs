@@ -18,6 +18,10 @@ use crate::save;
 /// How long to wait for the last words of a process that has ended: they are in a buffer already.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// How long the share servers may take to notice that their machine is gone: one may hang in a file system of the
+/// host's that does not answer.
+const SERVERS_LIMIT: Duration = Duration::from_secs(1);
+
 pub(crate) struct QemuMachine {
     phase: Mutex<Phase>,
     end: Arc<Slot<MachineEnd>>,
@@ -151,11 +155,11 @@ fn children(pid: u32) -> Vec<u32> {
 /// Waits for QEMU's end, ends what served it, and says what happened.
 fn watch(running: Arc<Running>, end: &Slot<MachineEnd>) {
     let status = running.qemu.exit().wait();
+    // The servers end with their connection to QEMU. Each is two processes, and killing the one that is known here would
+    // leave the other to die a moment later, when nobody looks any more.
+    let deadline = Instant::now() + SERVERS_LIMIT;
     for server in &running.servers {
-        server.kill();
-    }
-    for server in &running.servers {
-        server.exit().wait();
+        server.wait_or_kill(deadline);
     }
     let how = running.verdict.get().unwrap_or_else(|| classify(&running, status));
     // Its connections and threads go with it, unless someone is in the middle of a call.
