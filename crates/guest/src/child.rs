@@ -70,6 +70,12 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<ExitStatus> {
     status.as_ref().map(status_of).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// Takes the status of a child if it has ended.
+pub(crate) fn try_reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
+    let status = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
+    Ok(status.as_ref().map(status_of))
+}
+
 fn status_of(status: &WaitIdStatus) -> ExitStatus {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => ExitStatus::Code(code),

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{WaitOptions, getpid, umask, wait};
@@ -19,6 +20,9 @@ use crate::{log, modules, net, serve};
 
 /// How long the machine waits for the port to the host.
 const PORT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long dirty data may take to be written when the machine goes off.
+const WRITE_OUT_SECONDS: i64 = 5;
 
 /// What keeps the kernel's out-of-memory killer away from a process.
 const OOM_NEVER: &str = "-1000";
@@ -138,9 +142,25 @@ fn reap_until_end_of(agent: &Forked) {
 }
 
 fn power_off() -> ! {
-    rustix::fs::sync();
+    write_out();
     if let Err(e) = reboot(RebootCommand::PowerOff) {
         log::error(format_args!("cannot power off: {e}"));
     }
     sys::reap_for_ever()
+}
+
+/// Writes dirty data out, as far as disks and shares still answer: one that does not must not keep the machine up.
+fn write_out() {
+    match sys::fork(Namespaces::Same) {
+        Ok(None) => {
+            rustix::fs::sync();
+            sys::exit_now(0)
+        }
+        Ok(Some(child)) => {
+            let limit = Timespec { tv_sec: WRITE_OUT_SECONDS, tv_nsec: 0 };
+            // Whatever the outcome: the machine goes off now.
+            let _ = poll(&mut [PollFd::new(&child.pidfd, PollFlags::IN)], Some(&limit));
+        }
+        Err(e) => log::error(format_args!("cannot write dirty data out: {e}")),
+    }
 }

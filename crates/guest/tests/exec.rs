@@ -1,5 +1,7 @@
 //! Commands, through the agent's whole protocol, on the host instead of in a machine.
 
+#![allow(clippy::unwrap_used, reason = "all of it is test code")]
+
 mod client;
 
 use std::time::{Duration, Instant};

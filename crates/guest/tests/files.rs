@@ -1,5 +1,7 @@
 //! Files in and out, and the requests that are not streams.
 
+#![allow(clippy::unwrap_used, reason = "all of it is test code")]
+
 mod client;
 
 use std::fs;

@@ -105,9 +105,17 @@ struct Agent<W> {
     jobs: Jobs,
     /// The id and the report of the boot under way; until it has ended no further request is looked at.
     booting: Option<(u32, OwnedFd)>,
-    syncs: BTreeMap<u32, OwnedFd>,
+    syncs: Vec<Syncing>,
     greeted: bool,
     scratch: Vec<u8>,
+}
+
+/// A `sync` under way.
+#[derive(Debug)]
+struct Syncing {
+    pidfd: OwnedFd,
+    /// `None` when the host that asked is gone.
+    id: Option<u32>,
 }
 
 /// How a turn left the connection.
@@ -135,7 +143,7 @@ pub fn serve(stream: OwnedFd, world: impl World) -> Result<(), ServeError> {
         streams: BTreeMap::new(),
         jobs: Jobs::default(),
         booting: None,
-        syncs: BTreeMap::new(),
+        syncs: Vec::new(),
         greeted: false,
         scratch: vec![0; INPUT_TURN.max(CHUNK_MAX)],
     };
@@ -245,7 +253,7 @@ impl<W: World> Agent<W> {
                     }
                 }
                 Role::JobOutput | Role::JobExit | Role::Background => self.jobs.wake(role, id)?,
-                Role::Sync => self.finish_sync(id)?,
+                Role::Sync => self.finish_syncs()?,
             }
         }
         self.jobs.expire(&mut self.out)
@@ -257,14 +265,19 @@ impl<W: World> Agent<W> {
         Ok(self.out.respond(id, &header, b"")?)
     }
 
-    fn finish_sync(&mut self, id: u32) -> Result<(), ServeError> {
-        let Some(pidfd) = self.syncs.remove(&id) else { return Ok(()) };
-        let ended = child::reap(pidfd.as_fd()).map_err(ServeError::Child)?;
-        let header = match ended {
-            ExitStatus::Code(0) => ResponseHeader::ok(),
-            _ => ResponseHeader::error("sync was killed in the guest (out of memory?)"),
-        };
-        Ok(self.out.respond(id, &header, b"")?)
+    fn finish_syncs(&mut self) -> Result<(), ServeError> {
+        for i in (0..self.syncs.len()).rev() {
+            let ended = child::try_reap(self.syncs[i].pidfd.as_fd()).map_err(ServeError::Child)?;
+            let Some(status) = ended else { continue };
+            if let Some(id) = self.syncs.swap_remove(i).id {
+                let header = match status {
+                    ExitStatus::Code(0) => ResponseHeader::ok(),
+                    _ => ResponseHeader::error("sync was killed in the guest (out of memory?)"),
+                };
+                self.out.respond(id, &header, b"")?;
+            }
+        }
+        Ok(())
     }
 
     /// The host is gone. What it had started has nobody to report to; a new host begins with `hello`.
@@ -276,6 +289,7 @@ impl<W: World> Agent<W> {
         self.jobs = Jobs::default();
         self.decoder = Decoder::new();
         self.out.clear();
+        self.syncs.iter_mut().for_each(|sync| sync.id = None);
         self.greeted = false;
     }
 }

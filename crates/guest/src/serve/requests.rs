@@ -5,13 +5,13 @@ use std::os::fd::AsFd;
 use vmette_wire::agent::{Boot, Command, Exec, Failure, FailureKind, Hello, Put as PutRequest};
 use vmette_wire::{Frame, Op, Request, ResponseHeader};
 
-use super::{Agent, Role, ServeError, Stream, refusal};
+use super::{Agent, Role, ServeError, Stream, Syncing, refusal};
 use crate::exec::ExecError;
 use crate::exec::prepare::{self, Output};
 use crate::exec::running::Running;
 use crate::files::{Get, Put};
 use crate::tree::Tree;
-use crate::world::{self, Booting, Purpose, World, WorldError};
+use crate::world::{self, Booting, Place, Purpose, World, WorldError};
 
 /// Most streams at once.
 const STREAMS_MAX: usize = 256;
@@ -26,7 +26,7 @@ impl<W: World> Agent<W> {
         let op = match Request::parse(&frame.header) {
             Ok(Request::Op(op)) => op,
             Ok(Request::Action(action)) => {
-                let place = self.world.place(Purpose::Command);
+                let place = place(&self.world, self.greeted, Purpose::Command);
                 return self.jobs.start(id, &action, place, &self.poll, &mut self.out);
             }
             Err(e) => {
@@ -95,13 +95,13 @@ impl<W: World> Agent<W> {
     }
 
     fn sync(&mut self, id: u32) -> Result<(), ServeError> {
-        let header = if self.syncs.len() >= SYNCS_MAX || self.syncs.contains_key(&id) {
+        let header = if self.syncs.len() >= SYNCS_MAX {
             ResponseHeader::error(format!("too many sync requests at once (allowed: {SYNCS_MAX})"))
         } else {
             match self.world.sync() {
                 Ok(Some(pidfd)) => {
                     self.poll.readable(pidfd.as_fd(), Role::Sync, id)?;
-                    self.syncs.insert(id, pidfd);
+                    self.syncs.push(Syncing { pidfd, id: Some(id) });
                     return Ok(());
                 }
                 Ok(None) => ResponseHeader::ok(),
@@ -132,7 +132,7 @@ impl<W: World> Agent<W> {
             .map_err(|e| ExecError::Invalid(format!("the command's arguments: {e}")))
             .and_then(|command| {
                 let purpose = if exec.init { Purpose::Init } else { Purpose::Command };
-                let place = self.world.place(purpose)?;
+                let place = place(&self.world, self.greeted, purpose)?;
                 prepare::start(&place, exec, command, Output::Streams, id)
             });
         match started {
@@ -154,7 +154,7 @@ impl<W: World> Agent<W> {
         if !self.admit(id)? {
             return Ok(());
         }
-        let begun = match self.world.place(Purpose::Files) {
+        let begun = match place(&self.world, self.greeted, Purpose::Files) {
             Ok(place) => Put::begin(Tree::new(place.root), id, request).map_err(Failure::from),
             Err(e) => Err(Failure::from(ExecError::from(e))),
         };
@@ -169,7 +169,7 @@ impl<W: World> Agent<W> {
         if !self.admit(id)? {
             return Ok(());
         }
-        let begun = match self.world.place(Purpose::Files) {
+        let begun = match place(&self.world, self.greeted, Purpose::Files) {
             Ok(place) => Get::begin(Tree::new(place.root), id, path).map_err(Failure::from),
             Err(e) => Err(Failure::from(ExecError::from(e))),
         };
@@ -213,4 +213,9 @@ impl<W: World> Agent<W> {
         }
         Ok(())
     }
+}
+
+/// Where a request is carried out, for a host that has said who it is.
+fn place<W: World>(world: &W, greeted: bool, purpose: Purpose) -> Result<Place<'_>, WorldError> {
+    if greeted { world.place(purpose) } else { Err(WorldError::Order("hello comes first on a connection")) }
 }
