@@ -154,6 +154,7 @@ mod tests {
             vcpus: 2,
             memory_mib: 512,
             rootfs: None,
+            slots: 0,
             disks: Vec::new(),
             shares: Vec::new(),
             console: Console::Discard,

@@ -37,21 +37,6 @@ pub struct Qemu {
     options: QemuOptions,
 }
 
-/// What the engine found on this host.
-#[derive(Debug)]
-pub struct DoctorFacts {
-    /// The QEMU program.
-    pub binary: Result<PathBuf>,
-    /// Its version.
-    pub version: Result<Version>,
-    /// What `auto` comes to, and why not a better one.
-    pub accelerator: Decision,
-    /// Why there is no hardware virtualisation, if there is none.
-    pub hardware: std::result::Result<Decision, String>,
-    /// The program that serves host folders.
-    pub share_server: Result<PathBuf>,
-}
-
 impl Qemu {
     /// An engine that looks for everything itself and keeps nothing.
     #[must_use]
@@ -63,29 +48,6 @@ impl Qemu {
     #[must_use]
     pub fn with_options(options: QemuOptions) -> Self {
         Self { options }
-    }
-
-    /// Looks at everything that a run needs, without stopping at the first thing that is missing.
-    #[must_use]
-    pub fn doctor(&self) -> DoctorFacts {
-        let facts = HostFacts::gather(self.cache_dir());
-        let fallback = |reason| Decision { accelerator: Accelerator::Tcg, reasons: vec![reason] };
-        DoctorFacts {
-            binary: locate::qemu(self.options.binary.as_deref()),
-            version: self.binary().map(|(_, version)| version),
-            accelerator: accel::decide(AcceleratorChoice::Auto, &facts).unwrap_or_else(fallback),
-            hardware: accel::decide(AcceleratorChoice::Hardware, &facts),
-            share_server: locate::share_server(self.options.share_server.as_deref()),
-        }
-    }
-
-    /// Remembers until the host reboots that a boot on KVM failed, so that `auto` does not try it again.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when the note cannot be written; the next run then tries KVM again.
-    pub fn remember_kvm_failure(&self, reason: &str) -> Result<()> {
-        let Some(dir) = self.cache_dir() else { return Ok(()) };
-        host_facts::remember_kvm_failure(dir, reason).map_err(Error::io("remember that KVM failed"))
     }
 
     fn cache_dir(&self) -> Option<&Path> {
@@ -127,6 +89,9 @@ impl Hypervisor for Qemu {
             accelerator,
             reasons,
             boots: true,
+            no_shares: locate::share_server(self.options.share_server.as_deref())
+                .err()
+                .map(|e| e.to_string()),
             snapshots: cfg!(target_os = "linux"),
             max_vcpus: checks::max_vcpus(),
         })
@@ -135,6 +100,14 @@ impl Hypervisor for Qemu {
     fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {
         let accelerator = self.decide(spec.accelerator)?.accelerator;
         self.fingerprint_of(&Plan::new(spec, accelerator, false)?)
+    }
+
+    fn boot_failed(&self, spec: &MachineSpec, reason: &str) -> Result<()> {
+        let Some(dir) = self.cache_dir() else { return Ok(()) };
+        if self.decide(spec.accelerator)?.accelerator != Accelerator::Kvm {
+            return Ok(());
+        }
+        host_facts::remember_kvm_failure(dir, reason).map_err(Error::io("remember that KVM failed"))
     }
 
     fn create(&self, spec: MachineSpec) -> Result<Arc<dyn Machine>> {
@@ -183,6 +156,7 @@ mod tests {
             vcpus: 1,
             memory_mib: 256,
             rootfs: None,
+            slots: 0,
             disks: Vec::new(),
             shares: Vec::new(),
             console: Console::Discard,
@@ -263,6 +237,5 @@ mod tests {
         let engine = Qemu::with_options(options);
         let error = engine.probe(&spec()).unwrap_err();
         assert!(matches!(error, Error::Unavailable { .. }), "{error}");
-        assert!(engine.doctor().binary.is_err());
     }
 }

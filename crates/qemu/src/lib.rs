@@ -25,7 +25,7 @@ mod stamp;
 mod version;
 
 pub use accel::Decision;
-pub use engine::{DoctorFacts, Qemu, QemuOptions};
+pub use engine::{Qemu, QemuOptions};
 pub use version::Version;
 
 /// What errors call this engine.

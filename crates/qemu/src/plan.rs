@@ -78,7 +78,7 @@ impl Plan {
             initramfs: spec.initramfs.clone(),
             cmdline: spec.cmdline.clone(),
             seccomp: cfg!(target_os = "linux"),
-            ports: ports_for(spec.disks.len() + spec.shares.len())?,
+            ports: ports_for((spec.disks.len() + spec.shares.len()).max(spec.slots))?,
             restore,
             rootfs: rootfs_blockdev(spec.rootfs.as_deref()),
             disks: disks.collect(),

@@ -284,4 +284,38 @@ mod tests {
         let spawn = Spawn { program: "/nonexistent/program".into(), ..shell("") };
         assert_eq!(Process::spawn(spawn).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
+
+    /// Not a test: the owner in the test below, when that starts this program anew.
+    #[test]
+    #[ignore = "started by `children_die_with_an_owner_that_is_killed`"]
+    fn an_owner() {
+        let mut spawn = shell("echo started; exec sleep 60");
+        spawn.stdout = Some(io::stdout().as_fd().try_clone_to_owned().unwrap());
+        let _process = Process::spawn(spawn).unwrap();
+        // Until it is killed.
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).unwrap();
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn children_die_with_an_owner_that_is_killed() {
+        let mut owner = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture", "process::tests::an_owner"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = io::BufReader::new(owner.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.ends_with("started\n") {
+            assert_ne!(io::BufRead::read_line(&mut output, &mut line).unwrap(), 0, "{line}");
+        }
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+        // The child holds the pipe too: its end is the child's, which would come after a minute by itself.
+        let killed = Instant::now();
+        output.read_to_string(&mut line).unwrap();
+        assert!(killed.elapsed() < Duration::from_secs(30));
+    }
 }

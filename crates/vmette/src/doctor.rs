@@ -73,7 +73,12 @@ fn engine_findings(config: &Config, cache: &CacheRoot) -> Vec<Finding> {
             let mut finding =
                 Finding::good("accelerator", format!("{accelerator}: {}", accelerator.isolation()));
             finding.details = capabilities.reasons;
-            vec![Finding::good("engine", capabilities.engine), finding]
+            let mut shares = Finding::good("shares", "host folders can be shared");
+            if let Some(reason) = capabilities.no_shares {
+                // A run without shares works all the same.
+                shares.value = format!("host folders cannot be shared: {reason}");
+            }
+            vec![Finding::good("engine", capabilities.engine), finding, shares]
         }
         Err(e) => vec![Finding::bad("engine", e)],
     }

@@ -89,6 +89,9 @@ impl Launcher<'_> {
             Err(e) if self.may_fall_back(&capabilities) => {
                 self.notices
                     .warn(format!("no machine came up on KVM ({e}); this run is emulated in software"));
+                if let Err(e) = self.engine.boot_failed(&prepared.spec, &e.to_string()) {
+                    self.notices.warn(format!("the next run will try KVM again: {e}"));
+                }
                 prepared.spec.accelerator = AcceleratorChoice::Tcg;
                 capabilities = self.engine.probe(&prepared.spec)?;
                 self.bring_up(&prepared.spec, &capabilities)?
@@ -373,6 +376,12 @@ pub(crate) fn asset_options(config: &Config, cache: &CacheRoot) -> AssetOptions 
     }
 }
 
+/// How many disks and shares the machine will have.
+fn slots_of(config: &Config) -> usize {
+    let rootfs = usize::from(matches!(config.rootfs, Some(Rootfs::Share(_))));
+    rootfs + usize::from(config.scratch_mib.is_some()) + config.disks.len() + config.shares.len()
+}
+
 /// The bare machine of a configuration.
 pub(crate) fn spec_of(config: &Config, kernel: PathBuf, initramfs: PathBuf) -> MachineSpec {
     MachineSpec {
@@ -382,6 +391,7 @@ pub(crate) fn spec_of(config: &Config, kernel: PathBuf, initramfs: PathBuf) -> M
         vcpus: u32::from(config.vcpus),
         memory_mib: config.mem_mib,
         rootfs: None,
+        slots: slots_of(config),
         disks: Vec::new(),
         shares: Vec::new(),
         console: config.console.clone(),

@@ -75,6 +75,8 @@ pub struct Capabilities {
     pub boots: bool,
     /// Whether [`Machine::save`](crate::Machine::save) and [`Origin::Snapshot`](crate::Origin::Snapshot) work.
     pub snapshots: bool,
+    /// Why host folders cannot be shared here, and the remedy; `None` when they can.
+    pub no_shares: Option<String>,
     /// Most virtual CPUs of one machine.
     pub max_vcpus: u32,
 }

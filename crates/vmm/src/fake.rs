@@ -39,12 +39,17 @@ impl Hypervisor for FakeHypervisor {
             reasons: vec!["the in-process engine of the test suite isolates nothing".into()],
             boots: false,
             snapshots: false,
+            no_shares: None,
             max_vcpus: 1,
         })
     }
 
     fn fingerprint(&self, _spec: &MachineSpec) -> Result<String> {
         Ok("fake".into())
+    }
+
+    fn boot_failed(&self, _spec: &MachineSpec, _reason: &str) -> Result<()> {
+        Ok(())
     }
 
     fn create(&self, spec: MachineSpec) -> Result<Arc<dyn Machine>> {
@@ -142,6 +147,7 @@ mod tests {
             vcpus: 1,
             memory_mib: 1,
             rootfs: None,
+            slots: 0,
             disks: Vec::new(),
             shares: Vec::new(),
             console: Console::Discard,

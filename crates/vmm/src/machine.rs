@@ -37,6 +37,13 @@ pub trait Hypervisor: Send + Sync {
     /// As [`Hypervisor::probe`].
     fn fingerprint(&self, spec: &MachineSpec) -> Result<String>;
 
+    /// Takes note that a machine like that ran and its guest never came to life, so that the next choice of an
+    /// accelerator may be another one.
+    ///
+    /// # Errors
+    /// The note cannot be kept.
+    fn boot_failed(&self, spec: &MachineSpec, reason: &str) -> Result<()>;
+
     /// Checks the spec and prepares a machine. Nothing runs yet.
     ///
     /// # Errors

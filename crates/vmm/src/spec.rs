@@ -21,6 +21,9 @@ pub struct MachineSpec {
     /// Block device of the rootfs, always read-only. Every machine has the device, so that one saved state serves all
     /// rootfses; without an image it is empty.
     pub rootfs: Option<PathBuf>,
+    /// Places for disks and shares that the machine has at least, whether they are taken or not. Part of the machine's
+    /// shape: a saved state serves every machine with as many.
+    pub slots: usize,
     /// Further block devices, in order.
     pub disks: Vec<Disk>,
     /// Host folders.
