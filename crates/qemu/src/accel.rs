@@ -6,11 +6,11 @@ use crate::host_facts::{HostFacts, KvmDevice, Modules, Os};
 
 /// What was decided, with the reasons in the words that the user reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub(crate) struct Decision {
     /// What will execute the guest.
-    pub accelerator: Accelerator,
+    pub(crate) accelerator: Accelerator,
     /// Why it is this one and what would have to change to get a better one, one sentence each.
-    pub reasons: Vec<String>,
+    pub(crate) reasons: Vec<String>,
 }
 
 /// Decides. Pure: everything about the host is in `facts`.

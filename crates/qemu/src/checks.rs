@@ -41,7 +41,7 @@ pub(crate) fn max_vcpus() -> u32 {
 /// The checked spec with absolute paths: QEMU runs in another folder.
 pub(crate) fn checked(mut spec: MachineSpec) -> Result<MachineSpec> {
     sizes(&spec)?;
-    plan::ports_for(spec.disks.len() + spec.shares.len())?;
+    plan::ports(&spec)?;
     absolute(&mut spec.kernel)?;
     absolute(&mut spec.initramfs)?;
     file("kernel", &spec.kernel, true)?;
@@ -170,6 +170,7 @@ mod tests {
             vcpus: 1,
             memory_mib: 256,
             rootfs: Some(file.clone()),
+            slots: 0,
             disks: vec![Disk { serial: "scratch".into(), path: file, read_only: false }],
             shares: vec![Share { tag: "work.1".into(), path: dir.into(), read_only: true }],
             console: Console::Discard,

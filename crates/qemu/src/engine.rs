@@ -229,6 +229,10 @@ mod tests {
         let share = vmette_vmm::Share { tag: "a".into(), path: "/".into(), read_only: true };
         let one = MachineSpec { shares: vec![share.clone()], ..spec() };
         assert_eq!(engine.fingerprint(&one).unwrap(), base);
+        let five = (0..5).map(|_| share.clone()).collect();
+        let five = engine.fingerprint(&MachineSpec { shares: five, ..spec() }).unwrap();
+        assert_ne!(five, base, "more places make another shape");
+        assert_eq!(engine.fingerprint(&MachineSpec { slots: 5, ..spec() }).unwrap(), five);
     }
 
     #[test]

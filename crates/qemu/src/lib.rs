@@ -24,9 +24,7 @@ mod snapshot;
 mod stamp;
 mod version;
 
-pub use accel::Decision;
 pub use engine::{Qemu, QemuOptions};
-pub use version::Version;
 
 /// What errors call this engine.
 const ENGINE: &str = "QEMU";

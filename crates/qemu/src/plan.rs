@@ -53,8 +53,12 @@ pub(crate) struct Plugged {
     pub(crate) device: Value,
 }
 
-/// How many ports that many devices need.
-pub(crate) fn ports_for(devices: usize) -> Result<usize> {
+/// How many ports a machine has.
+pub(crate) fn ports(spec: &MachineSpec) -> Result<usize> {
+    ports_for(spec.slots.max(spec.disks.len() + spec.shares.len()))
+}
+
+fn ports_for(devices: usize) -> Result<usize> {
     PORT_COUNTS.into_iter().find(|&count| devices <= count).ok_or_else(|| {
         Error::InvalidSpec(format!(
             "a machine takes at most {} shares and disks together, not {devices}",
@@ -78,7 +82,7 @@ impl Plan {
             initramfs: spec.initramfs.clone(),
             cmdline: spec.cmdline.clone(),
             seccomp: cfg!(target_os = "linux"),
-            ports: ports_for((spec.disks.len() + spec.shares.len()).max(spec.slots))?,
+            ports: ports(spec)?,
             restore,
             rootfs: rootfs_blockdev(spec.rootfs.as_deref()),
             disks: disks.collect(),

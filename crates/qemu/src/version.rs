@@ -31,13 +31,13 @@ const CACHE_FILE: &str = "qemu-version.json";
 
 /// A version of QEMU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Version {
+pub(crate) struct Version {
     /// `7` of 7.2.22.
-    pub major: u32,
+    pub(crate) major: u32,
     /// `2` of 7.2.22.
-    pub minor: u32,
+    pub(crate) minor: u32,
     /// All that QEMU says about itself, with the distribution's own number: `7.2.22 (Debian 1:7.2+dfsg-7)`.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl fmt::Display for Version {

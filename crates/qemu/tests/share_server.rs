@@ -1,5 +1,6 @@
 //! The share server as a process: it serves, it is restricted when it does, and it ends with its connection.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::io::{Read, Write};
