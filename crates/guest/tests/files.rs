@@ -172,8 +172,16 @@ fn a_captured_command_that_takes_too_long_is_killed_with_its_group() {
     assert!(header.ok && header.exit_code.is_none());
     assert!(begun.elapsed() < Duration::from_secs(20));
     let pid = String::from_utf8(output).unwrap();
-    let state = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-    assert!(state.is_empty() || state.contains(") Z ") || state.contains(") X "), "{state}");
+    let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    if let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+        let patience = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+        let mut ended = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        assert_eq!(
+            rustix::event::poll(&mut ended, Some(&patience)),
+            Ok(1),
+            "the group's other process lives on"
+        );
+    }
 }
 
 #[test]

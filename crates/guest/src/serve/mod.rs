@@ -93,19 +93,20 @@ enum Stream {
     Get(Get),
 }
 
-/// The agent's state between two turns.
+/// The agent's state between two turns. Fields are dropped in this order: when the host sees the end of the stream, what
+/// it had started is gone.
 struct Agent<W> {
+    streams: BTreeMap<u32, Stream>,
+    jobs: Jobs,
+    syncs: Vec<Syncing>,
+    /// The id and the report of the boot under way; until it has ended no further request is looked at.
+    booting: Option<(u32, OwnedFd)>,
     world: W,
     poll: Poll,
     port: OwnedFd,
     port_readable: bool,
     decoder: Decoder,
     out: Out,
-    streams: BTreeMap<u32, Stream>,
-    jobs: Jobs,
-    /// The id and the report of the boot under way; until it has ended no further request is looked at.
-    booting: Option<(u32, OwnedFd)>,
-    syncs: Vec<Syncing>,
     greeted: bool,
     scratch: Vec<u8>,
 }
