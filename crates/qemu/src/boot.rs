@@ -231,14 +231,28 @@ impl Running {
 
     fn plug_and_run(&self, plugged: &[Plugged]) -> std::result::Result<(), QmpError> {
         let mut sent = Vec::new();
-        for Plugged { blockdev, device } in plugged {
-            if let Some(blockdev) = blockdev {
-                sent.push(self.qmp.send("blockdev-add", blockdev.clone())?);
+        for part in plugged {
+            if let Some(blockdev) = &part.blockdev {
+                sent.push((part, self.qmp.send("blockdev-add", blockdev.clone())?));
             }
-            sent.push(self.qmp.send("device_add", device.clone())?);
+            sent.push((part, self.qmp.send("device_add", part.device.clone())?));
         }
-        sent.into_iter().try_for_each(|sent| self.qmp.wait(sent).map(drop))?;
+        for (part, sent) in sent {
+            self.qmp.wait(sent).map_err(|error| name_image(error, part))?;
+        }
         self.qmp.execute("cont", Value::Null).map(drop)
+    }
+}
+
+/// QEMU refuses an image that another machine writes to without saying which image.
+fn name_image(error: QmpError, part: &Plugged) -> QmpError {
+    let path = part.blockdev.as_ref().and_then(|blockdev| blockdev["file"]["filename"].as_str());
+    match (error, path) {
+        (QmpError::Refused { command, message }, Some(path)) => {
+            let message = format!("{message} (disk image {path}; is another machine using it?)");
+            QmpError::Refused { command, message }
+        }
+        (error, _) => error,
     }
 }
 
