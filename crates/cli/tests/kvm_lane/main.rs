@@ -3,6 +3,7 @@
 //!
 //! One outer machine serves all promises: booting it is what costs most.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
 mod outer;
 
@@ -11,25 +12,33 @@ use std::path::Path;
 use std::process::Command;
 
 use outer::{Outer, text};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Where an inner run writes its report, in the outer machine.
 const REPORT: &str = "/run/report.json";
+
+/// The times of the last lane, for the benchmark: nothing else here has KVM to compare a template with.
+const TIMES: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kvm-lane.json");
 
 #[test]
 fn kvm_lane_runs_the_stock_kernel_cold_and_from_a_template() {
     let outer = Outer::boot();
     doctor_finds_hardware(&outer);
 
-    let cold = run(&outer, &["--no-template"], "cold");
-    let made = run(&outer, &[], "template");
-    assert_eq!(made["notes"], serde_json::json!([]), "the template was made without trouble");
-    let restored = run(&outer, &["--require-hardware"], "template");
-    let (cold, restored) = (ready_ms(&cold), ready_ms(&restored));
+    let cold = ready_ms(&run(&outer, &["--accel", "kvm", "--no-template"], "cold"));
+    let made = run(&outer, &["--accel", "kvm"], "template");
+    assert_eq!(made["notes"], json!([]), "the template was made without trouble");
+    // KVM is also what a run gets that does not ask for it.
+    let mut restored = [&["--accel", "kvm"][..], &["--require-hardware"], &[]]
+        .map(|options| ready_ms(&run(&outer, options, "template")));
+    restored.sort_by(f64::total_cmp);
+    let median = restored[1];
     eprintln!(
-        "kvm lane: cold {cold:.0} ms, from a template {restored:.0} ms, {:.1} times faster",
-        cold / restored
+        "kvm lane: ready after {cold:.0} ms cold, {median:.0} ms from a template: {:.1} times",
+        cold / median
     );
+    fs::write(TIMES, json!({ "cold_ms": cold, "template_ms": restored }).to_string()).unwrap();
+    assert!(median < cold, "{restored:?} ms from a template, {cold} ms cold");
 
     a_share_reaches_a_restored_machine(&outer);
     nothing_is_left_behind(&outer);
@@ -47,11 +56,11 @@ fn doctor_finds_hardware(outer: &Outer) {
 
 /// Runs a command on KVM that says which kernel it sees and exits with 7; returns the report.
 fn run(outer: &Outer, options: &[&str], started_from: &str) -> Value {
-    let head = ["run", "--accel", "kvm", "--report", REPORT];
+    let head = ["run", "--report", REPORT];
     let command = ["--", "sh", "-c", "uname -r; exit 7"];
-    let done = outer.vmette(&[&head, options, &command[..]].concat());
+    let done = outer.vmette(&[&head, options, &command].concat());
     assert_eq!(done.status.code(), 7, "{}", text(&done.stderr));
-    assert_eq!(text(&done.stdout), format!("{}\n", outer.kernel));
+    assert_eq!(text(&done.stdout), format!("{}\n", outer.kernel()));
     let report: Value = serde_json::from_str(&outer.shell(&format!("cat {REPORT}"))).unwrap();
     let had = ["accelerator", "isolation", "started_from"].map(|name| report[name].as_str().unwrap());
     assert_eq!(had, ["kvm", "hardware", started_from], "{report:#}");
@@ -65,42 +74,38 @@ fn ready_ms(report: &Value) -> f64 {
 fn a_share_reaches_a_restored_machine(outer: &Outer) {
     outer.shell("mkdir /run/granted; echo granted > /run/granted/in");
     let script = "cat /data/in; echo written > /data/out";
-    let done = outer.vmette(&["run", "--accel", "kvm", "-v", "/run/granted:/data", "--", "sh", "-c", script]);
+    let done = outer.vmette(&["run", "-v", "/run/granted:/data", "--", "sh", "-c", script]);
     assert_eq!((done.status.code(), text(&done.stdout).as_str()), (0, "granted\n"), "{}", text(&done.stderr));
     assert_eq!(outer.shell("cat /run/granted/out"), "written\n");
 }
 
 fn nothing_is_left_behind(outer: &Outer) {
-    let left = outer.shell(
-        "ps -eo args= | grep -E '^[^ ]*(qemu-system|vmette)' || true; ls -d /tmp/vmette-* 2>&- || true",
-    );
-    assert_eq!(left, "", "processes and files that outlive their run");
+    let processes = outer.shell("ps -eo args=");
+    let ours =
+        |line: &&str| line.split(' ').next().is_some_and(|p| p.contains("qemu") || p.contains("vmette"));
+    assert_eq!(processes.lines().find(ours), None, "a process outlives its run");
+    let files = outer.shell("ls -A /tmp");
+    assert_eq!(files.lines().find(|name| name.starts_with("vmette-")), None, "a file outlives its run");
 }
 
-/// Whatever this host has: hardware KVM is used when it is asked for, and anything else is refused with its name.
+/// Whatever this host has: what is no hardware KVM is refused, with its name.
 #[test]
-fn kvm_lane_is_refused_where_there_is_no_hardware_behind_it() {
+fn kvm_lane_is_refused_where_no_hardware_is_behind_it() {
     let module = |name: &str| Path::new("/sys/module").join(name).exists();
     let opens = File::options().read(true).write(true).open("/dev/kvm").is_ok();
     if opens && (module("kvm_intel") || module("kvm_amd") || !module("kvm_pvm")) {
-        return;
+        return; // It is not refused here, and whether it works the rest of the suite shows.
     }
     for choice in [["--accel", "kvm"].as_slice(), &["--require-hardware"]] {
         let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmette"));
-        command
-            .arg("run")
-            .args(choice)
-            .args(["--", "true"])
-            .env("VMETTE_CACHE_DIR", folder.path().join("cache"));
+        command.arg("run").args(choice).args(["--", "true"]).env("VMETTE_CACHE_DIR", &cache);
         let done = command.output().unwrap();
         let said = text(&done.stderr);
-        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert_eq!((done.status.code(), text(&done.stdout).as_str()), (Some(1), ""), "{said}");
         let reason = if opens { "kvm_pvm" } else { "/dev/kvm" };
         assert!(said.starts_with("[vmette] error: ") && said.contains(reason), "{said}");
-        assert_eq!(text(&done.stdout), "");
-        // Refused before anything was fetched or made for it.
-        let kernel = fs::exists(folder.path().join("cache/kernel")).unwrap();
-        assert!(!kernel, "a kernel was fetched for a run that cannot be");
+        assert!(!cache.join("kernel").exists(), "a kernel was fetched for a run that cannot be");
     }
 }

@@ -1,16 +1,18 @@
 //! A machine whose processor has hardware virtualisation: QEMU's software emulation emulates AMD's SVM, so a stock
-//! kernel with `kvm-amd` has a `/dev/kvm` in it that is as good as bare metal's. The host's root is its root, so what
-//! is built and installed here is there as well; the host stays unwritten.
+//! kernel with `kvm-amd` has a `/dev/kvm` in it like that of bare metal. The host's root is its root, so what is built
+//! and installed here is there as well; the host stays unwritten.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use vmette::assets::{AssetOptions, CacheRoot, boot_assets, busybox};
+use vmette::assets::{AssetOptions, BootAssets, CacheRoot, boot_assets, busybox};
 use vmette::{
     AcceleratorChoice, Collected, Config, ExecOptions, Isolation, Rootfs, RootfsShare, Session, ShareMount,
     WorkloadStrategy, provider,
 };
 
-/// Room for the inner machine (512 MiB, touched sparsely), its template and the outer system.
+/// Room for the inner machine (512 MiB, touched sparsely), its template, and what [`Outer::fetch`] brings in.
 const MEMORY_MIB: u64 = 2048;
 
 /// One for the inner machine's processor, one for what goes on around it.
@@ -19,28 +21,34 @@ const VCPUS: u8 = 2;
 /// Most output of one inner command that is looked at.
 const KEEP: usize = 1 << 20;
 
-/// Where the inner cache's changes go: memory.
-const CHANGES: &str = "/run/cache";
+/// Where the inner vmette is installed, and what changes in its cache: memory.
+const PROGRAMS: &str = "/run/programs";
+const CHANGES: &str = "/run/changes";
 
 /// The outer machine, and what was prepared for the inner one.
 pub(crate) struct Outer {
     session: Session,
     cache: PathBuf,
-    /// The version of the kernel that both machines boot.
-    pub(crate) kernel: String,
+    assets: BootAssets,
 }
 
 impl Outer {
-    /// Boots it with everything in its cache that an inner run needs but a template.
+    /// Boots it, with everything in its cache that an inner run needs but a template.
     pub(crate) fn boot() -> Self {
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
-        let kernel = prepare(&cache);
+        let assets = prepare(&cache);
         let programs = Path::new(env!("CARGO_BIN_EXE_vmette")).parent().unwrap();
         let config = Config {
             rootfs: Some(Rootfs::Share(RootfsShare { path: "/".into(), read_only: false })),
-            // At their own paths: a folder below `/tmp` is hidden by the guest's own, and files that are derived from
-            // others are found again by the paths of those.
-            shares: vec![shared("programs", programs), shared("cache", &cache)],
+            shares: vec![
+                ShareMount { read_only: true, ..ShareMount::new("programs", programs) },
+                // At its own path: derived files are found again by the paths of what they are derived from.
+                ShareMount {
+                    target: Some(name(&cache)),
+                    read_only: true,
+                    ..ShareMount::new("cache", &cache)
+                },
+            ],
             accelerator: AcceleratorChoice::Tcg,
             extra_modules: vec!["kvm-amd".into()],
             workload: WorkloadStrategy::Agent,
@@ -52,23 +60,37 @@ impl Outer {
             ..Config::default()
         };
         let session = Session::start(&config).unwrap();
-        let outer = Self { session, cache, kernel };
+        let outer = Self { session, cache, assets };
         assert_eq!(outer.session.report().unwrap().isolation, Isolation::Emulation);
-        outer.make_cache_writable();
+        outer.install();
+        outer.fetch();
         outer
     }
 
-    /// The inner vmette finds the host's kernel, initramfs and rootfs as they are, and no templates: those it makes
-    /// itself.
-    fn make_cache_writable(&self) {
-        let cache = self.cache.to_str().unwrap();
-        let script = format!(
-            "set -e; mkdir -p {CHANGES}/upper {CHANGES}/work
+    /// The inner vmette gets the host's kernel, initramfs and rootfs, writable for all it can see, and no templates:
+    /// those it makes itself.
+    fn install(&self) {
+        let cache = name(&self.cache);
+        self.shell(&format!(
+            "set -e
+             mkdir -p {PROGRAMS} {CHANGES}/upper {CHANGES}/work
+             cp /mnt/programs/vmette /mnt/programs/vmette-virtiofsd {PROGRAMS}
              mount -t overlay -o 'lowerdir={cache},upperdir={CHANGES}/upper,workdir={CHANGES}/work' overlay '{cache}'
              mkdir -p '{cache}/templates'
              mount -t tmpfs -o mode=0700 tmpfs '{cache}/templates'"
-        );
-        self.shell(&script);
+        ));
+    }
+
+    /// Brings QEMU and what it boots into memory, for a start of QEMU would read 100 MB through the emulated share each
+    /// time. A change of mode, even to the same one, makes an overlay copy the file.
+    fn fetch(&self) {
+        let booted = [&self.assets.kernel, &self.assets.initramfs].map(|file| name(file));
+        self.shell(&format!("chmod u+r '{}'", [qemu_files(), booted.into()].concat().join("' '")));
+    }
+
+    /// The version of the kernel that both machines boot, as in `uname -r`.
+    pub(crate) fn kernel(&self) -> &str {
+        &self.assets.version
     }
 
     /// Runs a command of the outer system that must succeed; returns what it printed.
@@ -80,32 +102,49 @@ impl Outer {
 
     /// Runs the real `vmette` in the outer machine.
     pub(crate) fn vmette(&self, args: &[&str]) -> Collected {
-        let program = [env!("CARGO_BIN_EXE_vmette")];
-        let options = ExecOptions::argv(program.iter().chain(args)).env("VMETTE_CACHE_DIR", &self.cache);
-        let done = self.exec(options);
-        eprintln!("vmette {}: {:?}\n{}", args.join(" "), done.status, text(&done.stderr));
+        let program = [&format!("{PROGRAMS}/vmette")];
+        let words = program.into_iter().map(String::as_str).chain(args.iter().copied());
+        let done = self.exec(ExecOptions::argv(words).env("VMETTE_CACHE_DIR", &self.cache));
+        eprint!("$ vmette {}\n{}", args.join(" "), text(&done.stderr));
         done
     }
 
     fn exec(&self, options: ExecOptions) -> Collected {
-        let options = options.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        self.session.exec(&options).unwrap().collect(KEEP).unwrap()
+        self.session.exec(&options.env("PATH", path())).unwrap().collect(KEEP).unwrap()
     }
 }
 
-/// Fetches or derives what a run needs while it is fast; returns the kernel's version.
-fn prepare(cache: &Path) -> String {
+/// Fetches or derives what an inner run needs while it is fast.
+fn prepare(cache: &Path) -> BootAssets {
     let options = AssetOptions::from_env(CacheRoot::at(cache));
     let progress = |text: &str| eprintln!("{text}");
     let assets = boot_assets(&options, &progress).unwrap();
     let store = provider::Store::open(cache).unwrap();
     provider::builtin_rootfs(&store, &busybox(&options, &progress).unwrap()).unwrap();
-    assets.version
+    assets
 }
 
-fn shared(tag: &str, folder: &Path) -> ShareMount {
-    let target = Some(folder.to_str().unwrap().to_owned());
-    ShareMount { tag: tag.into(), path: folder.to_owned(), read_only: true, target }
+/// QEMU and the libraries that it loads, by their real names, on the host as in the outer machine.
+fn qemu_files() -> Vec<String> {
+    let qemu = std::env::split_paths(&path())
+        .map(|folder| folder.join("qemu-system-x86_64"))
+        .find(|program| program.is_file())
+        .unwrap();
+    let listed = Command::new("ldd").arg(&qemu).output().unwrap();
+    let libraries = text(&listed.stdout);
+    // `libz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x00007f…)`, and the loader without an arrow.
+    let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+    let files = std::iter::once(qemu.clone()).chain(libraries);
+    files.map(|file| name(&file.canonicalize().unwrap())).collect()
+}
+
+/// The same for both systems.
+fn path() -> OsString {
+    std::env::var_os("PATH").unwrap()
+}
+
+fn name(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
 }
 
 /// Output as text.
