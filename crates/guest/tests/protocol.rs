@@ -60,8 +60,8 @@ fn an_init_command_needs_switch_root_and_comes_once() {
     let mut client = Client::raw();
     client.ask(&Op::Hello(hello()), &[0; ENTROPY_LEN]);
     client.ask(&Op::Boot(Boot { switch_root: true, ..boot() }), b"");
-    let id = client.shell(Exec { init: true, ..Exec::default() }, "cat /proc/$$/comm");
-    assert_eq!(client.finish(id).text(), ".vmette-runner.\n");
+    let id = client.shell(Exec { init: true, ..Exec::default() }, "basename $0");
+    assert_eq!(client.finish(id).text(), ".vmette-runner.sh\n");
     let id = client.exec(Exec { init: true, ..Exec::default() }, &[b"true"], &[]);
     assert!(client.finish(id).failure().message.contains("once"));
 }

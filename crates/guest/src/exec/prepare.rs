@@ -115,7 +115,9 @@ fn arguments(
                 Script::write(place, RUNNER.to_owned(), &[b"#!/bin/sh\n", &line, b"\n"], owner)
                     .map_err(ExecError::Script)?;
             script = Some(file);
-            vec![path.into_bytes()]
+            // Executed itself it names the process. Only a machine's agent is sure that no other thread's child still
+            // has the file open for writing, which would forbid it.
+            if place.mount_ns.is_some() { vec![path.into_bytes()] } else { vec![shell, path.into_bytes()] }
         } else if line.len() >= INLINE_MAX {
             let name = format!(".vmette-cmd-{id}.sh");
             let (file, path) =
