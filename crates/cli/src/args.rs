@@ -16,8 +16,8 @@ The original form, vmette --rootfs SPEC [--exec CMD], takes all options of `vmet
   --resume-snapshot PATH   Not supported by this version
   --guest-vsock-port PORT  vsock port in the guest, for snapshots
 
-Exit status: the command's own; 128+n when signal n killed it; 127 when it does not exist, 126 when it
-cannot be executed; 124 after --timeout; 2 for a wrong command line; 1 for everything else.";
+Exit status: the command's own; 128+n when signal n killed it; 127 when it does not exist,
+126 when it cannot be executed; 124 after --timeout; 2 for a wrong command line; 1 for all else.";
 
 /// Runs untrusted work in a Linux microVM of its own.
 #[derive(Debug, Parser)]
