@@ -68,13 +68,16 @@ impl Outer {
     }
 
     /// The inner vmette gets the host's kernel, initramfs and rootfs, writable for all it can see, and no templates:
-    /// those it makes itself.
+    /// those it makes itself. `mount` is copied to lose its set-user-ID bit: where an ordinary user shares the root,
+    /// root's files are nobody's, and it would run as that.
     fn install(&self) {
         let cache = name(&self.cache);
         self.shell(&format!(
             "set -e
              mkdir -p {PROGRAMS} {CHANGES}/upper {CHANGES}/work
-             cp /mnt/programs/vmette /mnt/programs/vmette-virtiofsd {PROGRAMS}
+             cp /mnt/programs/vmette /mnt/programs/vmette-virtiofsd \
+                \"$(command -v mount)\" {PROGRAMS}
+             PATH={PROGRAMS}:$PATH
              mount -t overlay -o 'lowerdir={cache},upperdir={CHANGES}/upper,workdir={CHANGES}/work' overlay '{cache}'
              mkdir -p '{cache}/templates'
              mount -t tmpfs -o mode=0700 tmpfs '{cache}/templates'"
