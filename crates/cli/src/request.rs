@@ -71,8 +71,11 @@ impl Request {
         }
         let mut config =
             Config::new(machine.kernel.unwrap_or_default(), machine.initramfs.unwrap_or_default());
-        if let Some(cmdline) = machine.cmdline {
-            config.cmdline = cmdline;
+        match machine.cmdline {
+            Some(cmdline) => config.cmdline = cmdline,
+            // Who asks for the kernel's messages wants to see some.
+            None if machine.console => config.cmdline = without_quiet(&config.cmdline),
+            None => {}
         }
         config.rootfs_read_only = machine.rootfs_ro;
         config.shares = machine.shares;
@@ -142,6 +145,10 @@ fn vsock_port(port: i64) -> Result<VsockPort, clap::Error> {
                 .error(ErrorKind::ValueValidation, format!("--vsock-port {port}: at most {}", u32::MAX))
         }),
     }
+}
+
+fn without_quiet(cmdline: &str) -> String {
+    cmdline.split(' ').filter(|word| *word != "quiet").collect::<Vec<_>>().join(" ")
 }
 
 fn shell() -> ExecOptions {
@@ -224,6 +231,18 @@ mod tests {
                 .unwrap();
         assert_eq!(request.config.vsock_port, VsockPort::Disabled);
         assert_eq!(request.config.env[0].1, "-b");
+    }
+
+    #[test]
+    fn a_kernel_whose_messages_are_asked_for_is_not_quiet() {
+        assert!(run(&[]).unwrap().config.cmdline.contains("quiet"));
+        let config = run(&["--console"]).unwrap().config;
+        assert!(
+            !config.cmdline.contains("quiet") && config.cmdline.contains("console="),
+            "{}",
+            config.cmdline
+        );
+        assert_eq!(run(&["--console", "--cmdline", "a quiet"]).unwrap().config.cmdline, "a quiet");
     }
 
     #[test]

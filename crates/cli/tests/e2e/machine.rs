@@ -49,7 +49,9 @@ impl Vmette {
 
     /// `vmette run` with these arguments.
     pub(crate) fn run<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
-        Self::new(std::iter::once(OsString::from("run")).chain(args.into_iter().map(|a| a.as_ref().to_owned())))
+        Self::new(
+            std::iter::once(OsString::from("run")).chain(args.into_iter().map(|a| a.as_ref().to_owned())),
+        )
     }
 
     /// `vmette run -- sh -c SCRIPT`.
@@ -76,11 +78,6 @@ impl Vmette {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         Self { command, input: Vec::new(), temp: Some(temp) }
-    }
-
-    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
-        self.command.arg(arg);
-        self
     }
 
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
@@ -185,11 +182,6 @@ impl Running {
         self.stdout.as_mut().unwrap().until(text, deadline, explain);
     }
 
-    /// Waits until stderr has `text`.
-    pub(crate) fn has_said(&mut self, text: &str) {
-        self.stderr.as_mut().unwrap().until(text, self.deadline, String::new);
-    }
-
     /// Everything that it has started and that has not ended.
     pub(crate) fn processes(&self) -> Processes {
         Processes::below(self.pid())
@@ -227,7 +219,8 @@ impl Running {
             code: status.code(),
             signal: status.signal(),
             stdout: self.stdout.take().map(Stream::rest).unwrap_or_default(),
-            stderr: String::from_utf8_lossy(&self.stderr.take().map(Stream::rest).unwrap_or_default()).into_owned(),
+            stderr: String::from_utf8_lossy(&self.stderr.take().map(Stream::rest).unwrap_or_default())
+                .into_owned(),
         };
         assert!(in_time, "not over within {LIMIT:?}: {outcome:?}");
         if let Some(temp) = self.temp.take().filter(|_| status.code().is_some()) {

@@ -3,9 +3,22 @@
 //! All of them share one cache below the target folder, so the kernel is fetched and the template made by whichever
 //! test comes first; those that damage a cache have one of their own.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
+mod cache;
 mod exit_codes;
+mod failures;
+mod grants;
+mod honesty;
+mod identity;
+mod inputs;
 mod machine;
 mod processes;
+mod roots;
+mod signals;
 mod stream;
+mod streams;
+mod templates;
+mod terminal;
 mod usage;
+mod users;

@@ -87,7 +87,8 @@ impl Processes {
 
 /// Every process, its parent and its name, as the kernel cut it.
 fn table() -> Vec<(u32, u32, String)> {
-    let pids = fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let pids =
+        fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
     pids.filter_map(|pid| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // A name may hold spaces and parentheses.

@@ -1,0 +1,84 @@
+//! Caches that a test may damage.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::machine::{Vmette, entries, private_folder, shared_cache};
+
+/// A cache of a test's own, with everything that takes long to get.
+pub(crate) struct Cache {
+    dir: TempDir,
+}
+
+impl Cache {
+    /// Has a kernel and an initramfs, and no template.
+    pub(crate) fn without_template() -> Self {
+        Self::filled_from_shared(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
+    }
+
+    /// Has a template that works, too.
+    pub(crate) fn with_template() -> Self {
+        let cache = Self::without_template();
+        Vmette::run(["--", "true"]).cache(cache.path()).exits(0).said([", template,"]);
+        cache
+    }
+
+    fn filled_from_shared(dir: TempDir) -> Self {
+        fill(dir.path());
+        Self { dir }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The one template.
+    pub(crate) fn template(&self) -> PathBuf {
+        let folder = self.path().join("templates");
+        let mut found =
+            entries(&folder).into_iter().map(|name| folder.join(name)).filter(|path| path.is_dir());
+        let template = found.next().expect("a template");
+        assert_eq!(found.next(), None);
+        template
+    }
+
+    /// Asserts that nothing half-made is in it.
+    pub(crate) fn has_no_leavings(&self) {
+        let folder = self.path().join("templates");
+        if folder.exists() {
+            for name in entries(&folder) {
+                let name = name.to_string_lossy().into_owned();
+                let whole = name.len() == 64 || name.strip_suffix(".lock").is_some_and(|key| key.len() == 64);
+                assert!(whole, "{name} was left");
+            }
+        }
+    }
+}
+
+/// Puts everything into the folder that takes long to get. The kernel itself is linked to: derived files are known by
+/// the name of the file that they were made of.
+pub(crate) fn fill(folder: &Path) {
+    let shared = shared_cache();
+    Vmette::run(["--quiet", "--", "true"]).exits(0);
+    for shelf in ["vmlinux", "initramfs", "busybox", "images"] {
+        if shared.join(shelf).exists() {
+            let copied = Command::new("cp")
+                .args(["-a", "--reflink=auto"])
+                .args([&shared.join(shelf), folder])
+                .status();
+            assert!(copied.unwrap().success());
+        }
+    }
+    private_folder(&folder.join("kernel"));
+    if let Ok(kernels) = fs::read_dir(shared.join("kernel")) {
+        for kernel in kernels.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()) {
+            symlink(&kernel, folder.join("kernel").join(kernel.file_name().unwrap_or(OsStr::new(""))))
+                .unwrap();
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What a run had, or would have, is said as it is.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::machine::{Outcome, Vmette, text_of};
+
+fn json(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap()
+}
+
+/// What doctor found under that name.
+fn finding<'a>(diagnosis: &'a Value, name: &str) -> &'a Value {
+    let findings = diagnosis["findings"].as_array().unwrap();
+    findings
+        .iter()
+        .find(|finding| finding["name"] == name)
+        .unwrap_or_else(|| panic!("no {name}: {diagnosis}"))
+}
+
+#[test]
+fn doctor_names_everything_that_a_run_needs() {
+    Vmette::run(["--quiet", "--", "true"]).exits(0);
+    let diagnosis = json(&Vmette::new(["doctor", "--json"]).exits(0).stdout);
+    assert_eq!(diagnosis["ok"], true);
+    for name in ["engine", "accelerator", "kernel", "template", "disk", "memory"] {
+        assert_eq!(finding(&diagnosis, name)["ok"], true, "{diagnosis}");
+    }
+    assert!(finding(&diagnosis, "engine")["value"].as_str().unwrap().starts_with("QEMU "));
+    let accelerator = finding(&diagnosis, "accelerator");
+    let which = accelerator["value"].as_str().unwrap();
+    assert!(which.starts_with("tcg") || which.starts_with("kvm"), "{diagnosis}");
+    assert!(!accelerator["details"].as_array().unwrap().is_empty(), "why not a better one: {diagnosis}");
+    let text = Vmette::new(["doctor"]).exits(0);
+    assert!(text.text().ends_with("A run would work here."), "{text:?}");
+}
+
+#[test]
+fn doctor_fails_where_a_run_would() {
+    let outcome = Vmette::new(["doctor"]).env("VMETTE_QEMU", "/no/such/qemu").exits(1);
+    assert!(
+        outcome.text().contains("/no/such/qemu") && outcome.text().ends_with("A run would fail here."),
+        "{outcome:?}"
+    );
+    let outcome = Vmette::new(["doctor", "--json"]).env("VMETTE_QEMU", "/no/such/qemu").exits(1);
+    assert_eq!(json(&outcome.stdout)["ok"], false);
+    Vmette::new(["doctor"]).cache(Path::new("/proc/no/such")).exits(1);
+}
+
+#[test]
+fn doctor_changes_nothing() {
+    let cache = tempfile::tempdir().unwrap();
+    let outcome = Vmette::new(["doctor"]).cache(cache.path()).outcome();
+    assert!(outcome.code.is_some(), "{outcome:?}");
+    let kept = crate::machine::entries(cache.path());
+    assert!(
+        !kept.iter().any(|name| ["kernel", "templates", "images"].iter().any(|made| name == made)),
+        "{kept:?}"
+    );
+}
+
+/// A run's report.
+fn report(options: &[&str], command: &[&str]) -> (Outcome, Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("report.json");
+    let args = [options, &["--report", file.to_str().unwrap(), "--"], command].concat();
+    let outcome = Vmette::run(args).outcome();
+    let report = json(text_of(&file).as_bytes());
+    (outcome, report)
+}
+
+#[test]
+fn a_report_says_what_the_run_had_and_how_it_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let share = format!("{}:/data:ro", dir.path().display());
+    let (outcome, report) = report(&["-v", &share, "--accel", "tcg"], &["sh", "-c", "exit 7"]);
+    assert_eq!(outcome.code, Some(7), "{outcome:?}");
+    assert!(report["engine"].as_str().unwrap().starts_with("QEMU "), "{report}");
+    assert_eq!(report["accelerator"], "tcg");
+    assert!(report["isolation"].as_str().unwrap().contains("emulation"), "{report}");
+    assert_eq!(report["grants"]["network"], false);
+    let granted = &report["grants"]["shares"][0];
+    assert_eq!(granted["guest"], "/data");
+    assert_eq!(granted["host"].as_str(), dir.path().to_str());
+    assert_eq!(granted["read_only"], true);
+    assert_eq!(report["end"]["kind"], "exited");
+    assert_eq!(report["end"]["exit_code"], 7);
+    assert!(report["timings"]["ready_ms"].as_f64().unwrap() > 0.0, "{report}");
+}
+
+#[test]
+fn a_report_tells_a_template_from_a_cold_boot_and_a_timeout_from_an_end() {
+    Vmette::run(["--quiet", "--", "true"]).exits(0);
+    assert_eq!(report(&[], &["true"]).1["started_from"], "template");
+    let (_, cold) = report(&["--no-template", "--timeout", "8"], &["sleep", "600"]);
+    assert_eq!(cold["end"]["kind"], "timed_out", "{cold}");
+    assert_eq!(cold["end"]["exit_code"], 124);
+}
+
+#[test]
+fn a_report_that_cannot_be_written_fails_the_run() {
+    Vmette::run(["--report", "/no/such/folder/report", "--", "true"])
+        .exits(1)
+        .said(["/no/such/folder/report"]);
+}
+
+#[test]
+fn a_grant_is_visible_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().display();
+    let (ro, rw) = (format!("{path}:/a:ro"), format!("{path}:/b"));
+    let outcome = Vmette::run(["-v", &ro, "-v", &rw, "--", "true"]).exits(0);
+    outcome.said([&format!("{path} at /a read-only"), &format!("{path} at /b read-write")]);
+}
+
+#[test]
+fn emulation_is_refused_when_hardware_is_required() {
+    let diagnosis = json(&Vmette::new(["doctor", "--json"]).outcome().stdout);
+    let outcome = Vmette::run(["--require-hardware", "--", "true"]).outcome();
+    if finding(&diagnosis, "accelerator")["value"].as_str().unwrap().starts_with("tcg") {
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        outcome.said(["[vmette] error: ", "kvm"]);
+    } else {
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    }
+}
+
+#[test]
+fn quickstart_greets_from_a_machine_and_says_what_to_try_next() {
+    let outcome = Vmette::new(["quickstart"]).exits(0);
+    assert!(outcome.text().starts_with("hello from Linux "), "{outcome:?}");
+    assert!(outcome.text().contains("vmette shell"), "{outcome:?}");
+    let failed = Vmette::new(["quickstart"]).env("VMETTE_QEMU", "/no/such/qemu").exits(1);
+    failed.said(["vmette doctor"]).printed("");
+}
+
+#[test]
+fn the_first_run_says_what_takes_its_time() {
+    let cache = crate::cache::Cache::without_template();
+    let outcome = Vmette::run(["--", "true"]).cache(cache.path()).exits(0);
+    outcome.said(["[vmette] booting a template"]);
+    fs::remove_dir_all(cache.path().join("initramfs")).unwrap();
+    let outcome = Vmette::run(["--no-template", "--", "true"]).cache(cache.path()).exits(0);
+    outcome.said(["[vmette] assembling the initramfs"]);
+}

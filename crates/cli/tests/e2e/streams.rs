@@ -1,0 +1,128 @@
+//! stdin, stdout and stderr are the command's own, byte for byte.
+
+use std::fs;
+use std::io::{Read, pipe};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::machine::{LIMIT, Running, Vmette};
+
+/// Most memory that vmette itself may take, whatever passes through it, in KiB.
+const RESIDENT_MAX_KIB: u64 = 100 << 10;
+
+#[test]
+fn stdout_is_the_commands_and_nothing_else() {
+    Vmette::script(r"printf 'a\r\nb\000\377\n\n'; echo mine >&2")
+        .exits(0)
+        .printed(b"a\r\nb\0\xff\n\n")
+        .said(["mine\n"]);
+    let console = Vmette::run(["--console", "--no-template", "--", "echo", "only this"]).exits(0);
+    console.printed("only this\n").said(["Linux version"]);
+}
+
+#[test]
+fn vmettes_own_lines_are_marked() {
+    let outcome = Vmette::script("echo theirs >&2").exits(0);
+    let (own, theirs): (Vec<&str>, Vec<&str>) =
+        outcome.stderr.lines().partition(|line| line.starts_with("[vmette] "));
+    assert_eq!(theirs, ["theirs"], "{outcome:?}");
+    assert!(own.iter().any(|line| line.contains("ready in")), "{outcome:?}");
+}
+
+#[test]
+fn quiet_leaves_stderr_to_the_command() {
+    let outcome = Vmette::run(["--quiet", "--", "sh", "-c", "echo theirs >&2"]).exits(0);
+    assert_eq!(outcome.stderr, "theirs\n");
+    assert_eq!(Vmette::run(["-q", "--timeout", "1", "--", "sleep", "60"]).exits(124).stderr, "");
+}
+
+#[test]
+fn stdin_reaches_the_command_unchanged() {
+    let bytes: Vec<u8> = (0..300_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    Vmette::run(["--", "cat"]).input(bytes.clone()).exits(0).printed(&bytes);
+    Vmette::run(["--", "wc", "-c"]).exits(0).printed("0\n");
+}
+
+#[test]
+fn a_command_may_ignore_its_stdin() {
+    Vmette::run(["--", "true"]).input(vec![b'x'; 8 << 20]).exits(0);
+    Vmette::run(["--no-stdin", "--", "cat"]).input("not for it").exits(0).printed("");
+}
+
+#[test]
+fn long_commands_and_environments_arrive_whole() {
+    let long = "x".repeat(1 << 20);
+    // One argument of Linux has at most 128 KiB, so a host's shell could not pass it in one piece either.
+    let parts: Vec<String> = (0..10).map(|i| format!("{i}{}", &long[..100_000])).collect();
+    let mut args =
+        vec!["run".to_owned(), "--".into(), "sh".into(), "-c".into(), r#"printf %s "$@" | wc -c"#.into()];
+    args.push("sh".into());
+    args.extend(parts);
+    Vmette::new(args).exits(0).printed("1000010\n");
+    let value = &long[..120_000];
+    Vmette::run(["-e", &format!("LONG={value}"), "--", "sh", "-c", "echo ${#LONG}"])
+        .exits(0)
+        .printed("120000\n");
+}
+
+#[test]
+fn a_run_ends_when_the_reader_of_its_output_goes_away() {
+    let (mut reader, writer) = pipe().unwrap();
+    let running = Vmette::run(["--", "yes"]).stdout(writer).start();
+    let mut first = [0; 2];
+    reader.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"y\n");
+    let machine = running.processes();
+    assert!(!machine.is_empty());
+    drop(reader);
+    let outcome = running.wait();
+    assert_ne!(outcome.code, Some(0), "{outcome:?}");
+    machine.are_gone();
+}
+
+#[test]
+fn a_slow_reader_gets_everything() {
+    let (mut reader, writer) = pipe().unwrap();
+    let running = Vmette::run(["--", "seq", "1", "200000"]).stdout(writer).start();
+    let mut text = String::new();
+    let mut chunk = [0; 4096];
+    for _ in 0..20 {
+        let n = reader.read(&mut chunk).unwrap();
+        text.push_str(std::str::from_utf8(&chunk[..n]).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(running.wait().code, Some(0));
+    assert!(text.lines().map(|line| line.parse::<u32>().unwrap()).eq(1..=200_000));
+}
+
+/// 4 GiB when `VMETTE_TEST_BIG` is set, which takes minutes under emulation.
+#[test]
+fn output_without_end_costs_no_memory() {
+    let mib: u64 = if std::env::var_os("VMETTE_TEST_BIG").is_some() { 4096 } else { 512 };
+    let (mut reader, writer) = pipe().unwrap();
+    let script = format!("dd if=/dev/zero bs=1M count={mib} 2>/dev/null");
+    let running = Vmette::script(&script).stdout(writer).stderr(Stdio::null()).start();
+    let (mut total, mut chunk) = (0u64, vec![0; 1 << 20]);
+    let mut peak = 0;
+    let started = Instant::now();
+    loop {
+        let n = reader.read(&mut chunk).unwrap();
+        if n == 0 {
+            break;
+        }
+        total += u64::try_from(n).unwrap();
+        peak = peak_memory(&running).unwrap_or(peak);
+        assert!(started.elapsed() < 4 * LIMIT, "{total} bytes came");
+    }
+    assert_eq!(total, mib << 20);
+    assert_eq!(running.wait().code, Some(0));
+    assert!((1..RESIDENT_MAX_KIB).contains(&peak), "{peak} KiB");
+}
+
+/// The most that it ever had resident, in KiB; `None` when it is ending.
+fn peak_memory(running: &Running) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}

@@ -1,0 +1,181 @@
+//! A template saves time, and whatever is wrong with one costs no more than that.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+
+use crate::cache::{self, Cache};
+use crate::machine::{Outcome, Vmette, entries};
+
+fn run_with(cache: &Path) -> Outcome {
+    let outcome = Vmette::script("echo done; exit 3").cache(cache).exits(3);
+    outcome.printed("done\n");
+    outcome
+}
+
+/// After the damage a run succeeds from a cold boot, of which it makes a new template, and says so once; the run after
+/// that is undisturbed.
+fn survives(cache: &Cache, word: &str, damage: impl Fn(&Path)) {
+    damage(&cache.template());
+    let outcome = run_with(cache.path());
+    assert_eq!(outcome.warnings().len(), 1, "{outcome:?}");
+    assert!(outcome.warnings()[0].contains(word), "{outcome:?}");
+    outcome.said(["booting a template"]);
+    let next = run_with(cache.path());
+    assert!(next.warnings().is_empty(), "{next:?}");
+    next.said([", template,"]);
+    cache.has_no_leavings();
+}
+
+#[test]
+fn the_second_run_starts_from_a_template() {
+    let cache = Cache::without_template();
+    run_with(cache.path()).said(["booting a template"]);
+    let second = run_with(cache.path());
+    second.said([", template,"]);
+    assert!(!second.stderr.contains("booting a template"), "{second:?}");
+    assert!(second.warnings().is_empty(), "{second:?}");
+}
+
+#[test]
+fn without_template_means_cold_and_none_is_left() {
+    let cache = Cache::without_template();
+    Vmette::run(["--no-template", "--", "true"]).cache(cache.path()).exits(0).said([", cold boot,"]);
+    let folder = cache.path().join("templates");
+    assert!(!folder.exists() || entries(&folder).is_empty());
+}
+
+#[test]
+fn a_damaged_template_costs_a_cold_boot_and_one_warning() {
+    let cache = Cache::with_template();
+    survives(&cache, "device state is damaged", |template| {
+        let state = OpenOptions::new().write(true).open(template.join("state")).unwrap();
+        state.write_all_at(b"not what was saved", 1000).unwrap();
+    });
+    survives(&cache, "memory", |template| {
+        OpenOptions::new().write(true).open(template.join("memory")).unwrap().set_len(1 << 20).unwrap();
+    });
+    survives(&cache, "meta.json", |template| fs::write(template.join("meta.json"), "{").unwrap());
+}
+
+#[test]
+fn a_foreign_template_is_not_trusted() {
+    let cache = Cache::with_template();
+    survives(&cache, "others", |template| {
+        fs::set_permissions(template, fs::Permissions::from_mode(0o777)).unwrap();
+    });
+    survives(&cache, "memory", |template| {
+        let copy = template.join("copy");
+        let copied = Command::new("cp").args([&template.join("memory"), &copy]).status().unwrap();
+        assert!(copied.success());
+        fs::rename(copy, template.join("memory")).unwrap();
+    });
+}
+
+#[test]
+fn two_first_runs_at_once_both_succeed() {
+    let cache = Cache::without_template();
+    let start = || Vmette::script("echo done; exit 3").cache(cache.path()).start();
+    let running = [start(), start()];
+    let outcomes = running.map(crate::machine::Running::wait);
+    for outcome in &outcomes {
+        assert_eq!(outcome.code, Some(3), "{outcome:?}");
+        assert!(outcome.warnings().is_empty(), "{outcome:?}");
+        outcome.said([", template,"]);
+    }
+    let makers = outcomes.iter().filter(|outcome| outcome.stderr.contains("booting a template")).count();
+    assert_eq!(makers, 1, "{outcomes:?}");
+    cache.has_no_leavings();
+}
+
+#[test]
+fn a_template_is_not_changed_by_those_who_run_from_it() {
+    let cache = Cache::with_template();
+    let sum = || Command::new("sha256sum").arg(cache.template().join("memory")).output().unwrap().stdout;
+    let before = sum();
+    Vmette::script("dd if=/dev/urandom of=/x bs=1M count=20 2>/dev/null").cache(cache.path()).exits(0);
+    assert!(sum() == before);
+}
+
+#[test]
+fn a_cache_that_is_no_folder_is_named_with_the_variable() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cache");
+    fs::File::create(&file).unwrap().write_all(b"x").unwrap();
+    let outcome = Vmette::run(["--", "true"]).cache(&file).exits(1);
+    outcome.said([file.to_str().unwrap()]).printed("");
+    Vmette::run(["--", "true"])
+        .env("VMETTE_CACHE_DIR", "relative/cache")
+        .exits(1)
+        .said(["VMETTE_CACHE_DIR", "relative/cache"]);
+}
+
+#[test]
+fn a_cache_that_others_can_write_to_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    Vmette::run(["--", "true"]).cache(dir.path()).exits(1).said([dir.path().to_str().unwrap()]);
+}
+
+/// A file system of that size at the cache's place, gone with its guard. Needs root; without it there is none.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(options: &str) -> Option<Self> {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mounted = rustix::process::geteuid().is_root()
+            && Command::new("mount")
+                .args(["-t", "tmpfs", "-o", options, "vmette-test"])
+                .arg(dir.path())
+                .status()
+                .is_ok_and(|status| status.success());
+        mounted.then_some(Self(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_cache_without_room_for_a_template_costs_one_warning() {
+    let Some(disk) = SmallDisk::mount("size=120m,mode=700") else { return };
+    cache::fill(disk.0.path());
+    for _ in 0..2 {
+        let outcome = run_with(disk.0.path());
+        assert_eq!(outcome.warnings().len(), 1, "{outcome:?}");
+        outcome.said(["no template", "MiB free", ", cold boot,"]);
+    }
+}
+
+#[test]
+fn a_cache_without_room_for_the_kernel_is_a_clear_error() {
+    let Some(disk) = SmallDisk::mount("size=1m,mode=700") else { return };
+    let kernels = crate::machine::shared_cache().join("kernel");
+    crate::machine::private_folder(&disk.0.path().join("kernel"));
+    Vmette::run(["--quiet", "--", "true"]).exits(0);
+    for name in entries(&kernels).into_iter().filter(|name| name != ".lock") {
+        std::os::unix::fs::symlink(kernels.join(&name), disk.0.path().join("kernel").join(&name)).unwrap();
+    }
+    Vmette::run(["--", "true"])
+        .cache(disk.0.path())
+        .exits(1)
+        .said(["No space left", disk.0.path().to_str().unwrap()]);
+}
+
+#[test]
+fn a_cache_that_has_become_read_only_still_serves_what_it_has() {
+    let Some(disk) = SmallDisk::mount("size=400m,mode=700") else { return };
+    cache::fill(disk.0.path());
+    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(disk.0.path()).status().unwrap();
+    assert!(remounted.success());
+    let outcome = Vmette::script("exit 3").cache(disk.0.path()).outcome();
+    assert!(matches!(outcome.code, Some(1 | 3)), "{outcome:?}");
+    if outcome.code == Some(1) {
+        outcome.said([disk.0.path().to_str().unwrap(), "ead-only"]);
+    }
+}
