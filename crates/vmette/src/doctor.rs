@@ -4,11 +4,10 @@ use std::fs;
 
 use serde::Serialize;
 
-use crate::assets::{self, CacheRoot, Kernel};
-use crate::launch::{asset_options, base_spec};
+use crate::assets::{CacheRoot, Kernel};
+use crate::launch::{asset_options, spec_of};
 use crate::resolve::cache_of;
-use crate::template::Template;
-use crate::{Config, Error, engine};
+use crate::{Config, Error, engine, template};
 
 /// Free memory below which a machine of the default size would make the host swap, in MiB.
 const SPARE_MEMORY_MIB: u64 = 128;
@@ -56,7 +55,7 @@ pub fn examine(config: &Config) -> Diagnosis {
         Ok(cache) => {
             findings.extend(engine_findings(config, &cache));
             findings.push(kernel(config, &cache));
-            findings.push(template(config, &cache));
+            findings.push(templates(&cache));
             findings.push(disk(&cache));
         }
         Err(e) => findings.push(Finding::bad("cache", e)),
@@ -66,7 +65,7 @@ pub fn examine(config: &Config) -> Diagnosis {
 }
 
 fn engine_findings(config: &Config, cache: &CacheRoot) -> Vec<Finding> {
-    let spec = base_spec_of(config);
+    let spec = spec_of(config, config.kernel.clone(), config.initramfs.clone());
     match engine::for_this_host(config, cache).and_then(|engine| Ok(engine.probe(&spec)?)) {
         Ok(capabilities) => {
             let accelerator = capabilities.accelerator;
@@ -82,10 +81,6 @@ fn engine_findings(config: &Config, cache: &CacheRoot) -> Vec<Finding> {
         }
         Err(e) => vec![Finding::bad("engine", e)],
     }
-}
-
-fn base_spec_of(config: &Config) -> vmette_vmm::MachineSpec {
-    base_spec(&crate::launch::spec_of(config, config.kernel.clone(), config.initramfs.clone()))
 }
 
 fn kernel(config: &Config, cache: &CacheRoot) -> Finding {
@@ -112,21 +107,10 @@ fn is_on_path(program: &str) -> bool {
 }
 
 /// A missing template is no fault: the first run makes it.
-fn template(config: &Config, cache: &CacheRoot) -> Finding {
-    let mut options = asset_options(config, cache);
-    options.offline = true;
-    let found = assets::boot_assets(&options, &|_| {}).map_err(Error::from).and_then(|boot| {
-        let spec = base_spec(&crate::launch::spec_of(config, boot.kernel, boot.initramfs));
-        let engine = engine::for_this_host(config, cache)?;
-        Template::locate(&*engine, &spec, cache)
-    });
-    match found {
-        Ok(template) if template.exists() => {
-            Finding::good("template", format!("ready: {}", template.path().display()))
-        }
-        Ok(_) | Err(_) => {
-            Finding::good("template", "none yet for the default machine; the first run makes it")
-        }
+fn templates(cache: &CacheRoot) -> Finding {
+    match template::count(cache) {
+        0 => Finding::good("templates", "none yet; the first run makes one"),
+        n => Finding::good("templates", format!("{n} kept in {}", cache.path().display())),
     }
 }
 

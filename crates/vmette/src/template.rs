@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 use vmette_vmm::{Hypervisor, MachineSpec};
-use vmette_wire::agent::PROTOCOL_VERSION;
+use vmette_wire::agent::{Boot, PROTOCOL_VERSION};
 
 use crate::Error;
 use crate::assets::{CacheRoot, FileStamp, Key};
@@ -35,23 +35,29 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// The place for machines like `spec`.
+    /// The place for machines like `spec`; with a `root`, for those that have it built from the spec's rootfs already.
     pub(crate) fn locate(
         engine: &dyn Hypervisor,
         spec: &MachineSpec,
+        root: Option<&Boot>,
         cache: &CacheRoot,
     ) -> Result<Self, Error> {
         let stamp = |path: &Path| {
             FileStamp::of(path).map_err(|e| Error::InvalidConfig(format!("{}: {e}", path.display())))
         };
-        let key = Key::new()
+        let mut key = Key::new()
             .text(&engine.fingerprint(spec)?)
             .file(&stamp(&spec.kernel)?)
             .file(&stamp(&spec.initramfs)?)
             .text(&spec.cmdline)
-            .text(&format!("protocol {PROTOCOL_VERSION}"))
-            .hex();
-        Ok(Self { folder: cache.path().join("templates"), key })
+            .text(&format!("protocol {PROTOCOL_VERSION}"));
+        if let (Some(boot), Some(rootfs)) = (root, &spec.rootfs) {
+            let boot =
+                serde_json::to_string(boot).map_err(|e| Error::StartFailed(format!("template: {e}")))?;
+            // The store names an image by what it was made of, and changes its times with every use.
+            key = key.text(&boot).text(&rootfs.to_string_lossy());
+        }
+        Ok(Self { folder: folder_in(cache), key: key.hex() })
     }
 
     /// The template's folder.
@@ -163,6 +169,17 @@ impl Template {
             Err(_) => true,
         }
     }
+}
+
+fn folder_in(cache: &CacheRoot) -> PathBuf {
+    cache.path().join("templates")
+}
+
+/// How many templates a cache holds.
+pub(crate) fn count(cache: &CacheRoot) -> usize {
+    let Ok(entries) = fs::read_dir(folder_in(cache)) else { return 0 };
+    let is_template = |entry: &fs::DirEntry| entry.path().is_dir() && entry.path().extension().is_none();
+    entries.flatten().filter(is_template).count()
 }
 
 /// Held while a template is made.

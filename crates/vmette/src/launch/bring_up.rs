@@ -1,0 +1,183 @@
+//! From a spec to a machine with an answering agent: through a template, or from power-on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vmette_vmm::{Capabilities, Machine, MachineEnd, MachineSpec, Origin};
+use vmette_wire::agent::Op;
+
+use super::prepare::{Prepared, base_spec};
+use super::{Launcher, accepted};
+use crate::connection::Connection;
+use crate::report::StartedFrom;
+use crate::template::Template;
+use crate::{Error, ExecOptions, Process, identity};
+
+/// How long a booting guest may take until its agent answers.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a restored one may take. Sixteen at once on two cores under emulation need a few seconds.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the agent may take to build the root: hot-plugged devices have to appear first.
+const ROOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long to wait for the machine's own account of its end once its stream has ended.
+const END_GRACE: Duration = Duration::from_secs(2);
+
+/// An attempt that got as far as an answering agent.
+pub(super) struct Up {
+    pub(super) machine: Arc<dyn Machine>,
+    pub(super) connection: Connection,
+    pub(super) machine_ms: f64,
+    pub(super) agent_ms: f64,
+}
+
+impl Launcher<'_> {
+    /// A machine whose workload's root is ready.
+    pub(super) fn bring_up(
+        &self,
+        prepared: &Prepared,
+        capabilities: &Capabilities,
+    ) -> Result<(Up, StartedFrom), Error> {
+        if self.config.template
+            && capabilities.snapshots
+            && let Some(up) = self.via_template(prepared)?
+        {
+            if !prepared.root_in_template {
+                build_root(&up, prepared)?;
+            }
+            return Ok((up, StartedFrom::Template));
+        }
+        self.check_running()?;
+        let up = self.try_start(prepared.spec.clone(), BOOT_TIMEOUT)?;
+        build_root(&up, prepared)?;
+        Ok((up, StartedFrom::Cold))
+    }
+
+    /// `None`: no template can be had, boot cold. An error: the session has ended meanwhile, or nothing boots at all.
+    fn via_template(&self, prepared: &Prepared) -> Result<Option<Up>, Error> {
+        let spec = &prepared.spec;
+        let mut base = base_spec(spec);
+        let root = if prepared.root_in_template {
+            base.rootfs.clone_from(&spec.rootfs);
+            Some(&prepared.boot)
+        } else {
+            None
+        };
+        let template = Template::locate(&*self.engine, &base, root, self.cache)?;
+        if template.exists()
+            && let Some(up) = self.restore(&template, spec)?
+        {
+            return Ok(Some(up));
+        }
+        let lock = match template.lock() {
+            Ok(lock) => lock,
+            Err(reason) => {
+                self.notices.warn(format!("no template: {reason}; booting cold"));
+                return Ok(None);
+            }
+        };
+        // Another run may have made it while we waited.
+        if !template.exists() && !self.make(&template, base, prepared)? {
+            return Ok(None);
+        }
+        drop(lock);
+        self.restore(&template, spec)
+    }
+
+    fn restore(&self, template: &Template, spec: &MachineSpec) -> Result<Option<Up>, Error> {
+        let mut spec = spec.clone();
+        spec.origin = Origin::Snapshot(template.path());
+        match self.try_start(spec, RESTORE_TIMEOUT) {
+            Ok(up) => {
+                template.touch();
+                Ok(Some(up))
+            }
+            // What is wrong with the caller's own files is wrong in a cold boot too: let that one say it.
+            Err(Error::Engine(vmette_vmm::Error::File { .. } | vmette_vmm::Error::InvalidSpec(_))) => {
+                Ok(None)
+            }
+            Err(e) => {
+                self.check_running()?;
+                self.notices.warn(format!("the template is not usable ({e}); booting cold"));
+                if let Err(e) = template.condemn() {
+                    self.notices.warn(format!("the template could not be removed: {e}"));
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Boots a machine and saves it. `false`: it could not be saved.
+    fn make(&self, template: &Template, base: MachineSpec, prepared: &Prepared) -> Result<bool, Error> {
+        if let Err(reason) = template.check_space() {
+            self.notices.warn(format!("no template: {reason}; booting cold"));
+            return Ok(false);
+        }
+        if let Err(e) = template.prune() {
+            self.notices.warn(format!("old templates could not be removed: {e}"));
+        }
+        self.notices.progress("booting a template (once for this kernel and machine shape)");
+        let up = self.try_start(base, BOOT_TIMEOUT)?;
+        if prepared.root_in_template {
+            build_root(&up, prepared)?;
+            // Leaves in the guest's memory what the first command would have to read and set up.
+            Process::start(&up.connection, &ExecOptions::argv(["true"]))?.collect(0)?;
+        }
+        let saved = up.machine.pause().and_then(|()| up.machine.save(&template.path()));
+        up.machine.stop();
+        self.check_running()?;
+        match saved {
+            Ok(()) => Ok(true),
+            Err(e) => {
+                self.notices.warn(format!("no template: {e}; booting cold"));
+                Ok(false)
+            }
+        }
+    }
+
+    /// One attempt: a machine, its stream, an agent that says hello.
+    fn try_start(&self, spec: MachineSpec, timeout: Duration) -> Result<Up, Error> {
+        let machine = self.engine.create(spec)?;
+        self.shared.attach(&machine);
+        let stream = machine.start()?;
+        let machine_ms = self.elapsed_ms();
+        let end = machine.end();
+        let connection = Connection::new(stream, move || match end.wait_until(Instant::now() + END_GRACE) {
+            Some(MachineEnd::Failed(message)) => Some(message),
+            Some(MachineEnd::PoweredOff) => Some("the guest powered off".into()),
+            Some(MachineEnd::Stopped) => Some("the machine was stopped".into()),
+            None => None,
+        })?;
+        let (hello, entropy) = identity::hello()?;
+        let answer = connection.request(&Op::Hello(hello), &entropy, timeout).and_then(|(header, _)| {
+            accepted(&header).map_err(|e| Error::StartFailed(format!("the guest's agent: {e}")))
+        });
+        if let Err(e) = answer {
+            machine.stop();
+            return Err(match e {
+                Error::Timeout(seconds) => Error::StartFailed(format!(
+                    "the guest's agent did not answer within {seconds} s; see the guest's console with --console"
+                )),
+                Error::Agent(cause) => Error::StartFailed(cause),
+                other => other,
+            });
+        }
+        Ok(Up { machine, connection, machine_ms, agent_ms: self.elapsed_ms() })
+    }
+
+    fn check_running(&self) -> Result<(), Error> {
+        match self.shared.ended() {
+            Some(end) => Err(Error::StartFailed(format!("the session ended while it started: {end:?}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Has the agent build the workload's root.
+fn build_root(up: &Up, prepared: &Prepared) -> Result<(), Error> {
+    let boot = Op::Boot(prepared.boot.clone());
+    let (header, _) = up.connection.request(&boot, &prepared.ca_bundle, ROOT_TIMEOUT)?;
+    accepted(&header).map_err(|e| Error::StartFailed(format!("the guest's root: {e}")))
+}

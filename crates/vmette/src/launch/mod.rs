@@ -1,0 +1,118 @@
+//! From a configuration to a machine whose agent has built the workload's root.
+
+mod bring_up;
+mod prepare;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use vmette_vmm::{Accelerator, AcceleratorChoice, Capabilities, Hypervisor, Machine};
+use vmette_wire::ResponseHeader;
+
+pub(crate) use prepare::{Held, asset_options, spec_of};
+
+use crate::assets::CacheRoot;
+use crate::connection::Connection;
+use crate::end::Shared;
+use crate::guest_text::safe;
+use crate::notice::Notices;
+use crate::report::{Grants, Report, ShareGrant, StartedFrom, Timings};
+use crate::{Config, Error};
+
+/// What a session holds while it runs.
+pub(crate) struct Launched {
+    pub(crate) machine: Arc<dyn Machine>,
+    pub(crate) connection: Connection,
+    pub(crate) report: Report,
+    pub(crate) cmdline: String,
+    /// Kept until the session ends.
+    pub(crate) _held: Held,
+}
+
+/// One start: what it is to be, where, and who is told.
+pub(crate) struct Launcher<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) engine: Arc<dyn Hypervisor>,
+    pub(crate) cache: &'a CacheRoot,
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) notices: &'a Notices,
+    pub(crate) started: Instant,
+}
+
+impl Launcher<'_> {
+    /// Starts the machine: from a template, else cold; on the best accelerator, else on emulation if any will do.
+    pub(crate) fn launch(&self) -> Result<Launched, Error> {
+        // Before anything is fetched or made for an engine that is not there.
+        let bare = spec_of(self.config, self.config.kernel.clone(), self.config.initramfs.clone());
+        let mut capabilities = self.engine.probe(&bare)?;
+        let mut prepared = self.prepare(capabilities.boots)?;
+        let assets_ms = self.elapsed_ms();
+        let (up, started_from) = match self.bring_up(&prepared, &capabilities) {
+            Ok(up) => up,
+            Err(e) if self.may_fall_back(&capabilities) => {
+                self.notices
+                    .warn(format!("no machine came up on KVM ({e}); this run is emulated in software"));
+                if let Err(e) = self.engine.boot_failed(&prepared.spec, &e.to_string()) {
+                    self.notices.warn(format!("the next run will try KVM again: {e}"));
+                }
+                prepared.spec.accelerator = AcceleratorChoice::Tcg;
+                capabilities = self.engine.probe(&prepared.spec)?;
+                self.bring_up(&prepared, &capabilities)?
+            }
+            Err(e) => return Err(e),
+        };
+        let timings = Timings {
+            assets_ms,
+            machine_ms: up.machine_ms,
+            agent_ms: up.agent_ms,
+            ready_ms: self.elapsed_ms(),
+        };
+        Ok(Launched {
+            report: self.report(&capabilities, started_from, timings),
+            cmdline: prepared.spec.cmdline,
+            machine: up.machine,
+            connection: up.connection,
+            _held: prepared.held,
+        })
+    }
+
+    fn may_fall_back(&self, capabilities: &Capabilities) -> bool {
+        self.config.accelerator == AcceleratorChoice::Auto
+            && capabilities.accelerator == Accelerator::Kvm
+            && self.shared.ended().is_none()
+    }
+
+    fn elapsed_ms(&self) -> f64 {
+        self.started.elapsed().as_secs_f64() * 1000.0
+    }
+
+    fn report(&self, capabilities: &Capabilities, started_from: StartedFrom, timings: Timings) -> Report {
+        let shares = self.config.shares.iter().map(|share| ShareGrant {
+            host: share.path.display().to_string(),
+            guest: share.guest_path(),
+            read_only: share.read_only,
+        });
+        Report {
+            engine: capabilities.engine.clone(),
+            accelerator: capabilities.accelerator,
+            isolation: capabilities.accelerator.isolation(),
+            reasons: capabilities.reasons.clone(),
+            started_from,
+            notes: self.notices.warnings(),
+            grants: Grants {
+                shares: shares.collect(),
+                disks: self.config.disks.iter().map(|d| d.display().to_string()).collect(),
+                network: self.config.net,
+            },
+            timings,
+        }
+    }
+}
+
+/// The agent's refusal as a text that is safe to show: the guest chose the words.
+fn accepted(header: &ResponseHeader) -> Result<(), String> {
+    if header.ok {
+        return Ok(());
+    }
+    Err(safe(header.error.as_deref().unwrap_or("refused without a reason")))
+}

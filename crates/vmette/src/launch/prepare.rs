@@ -1,0 +1,182 @@
+//! Everything of a run that is there before its machine: kernel, rootfs, disks, and what the guest is told of them.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use vmette_vmm::{Console, Disk, MachineSpec, Origin, Share};
+use vmette_wire::agent::{self, Boot, Overlay, Root};
+
+use super::Launcher;
+use crate::assets::{self, AssetOptions, CacheRoot};
+use crate::{Config, Error, Rootfs, RootfsArtifact, RootfsBlock, ca};
+
+/// What has to outlive the machine.
+#[derive(Default)]
+pub(crate) struct Held {
+    scratch: Option<File>,
+    rootfs: Option<vmette_image::InUse>,
+}
+
+/// Everything that was resolved before the first machine is made.
+pub(super) struct Prepared {
+    pub(super) spec: MachineSpec,
+    pub(super) boot: Boot,
+    pub(super) ca_bundle: Vec<u8>,
+    /// Whether a template may have the root of this run built already.
+    pub(super) root_in_template: bool,
+    pub(super) held: Held,
+}
+
+impl Launcher<'_> {
+    pub(super) fn prepare(&self, boots: bool) -> Result<Prepared, Error> {
+        let config = self.config;
+        let progress = |text: &str| self.notices.progress(text);
+        let ca_bundle = match &config.ca_certs {
+            Some(dir) => ca::bundle(dir)?,
+            None => None,
+        };
+        let options = asset_options(config, self.cache);
+        let (kernel, initramfs) = if boots {
+            let found = assets::boot_assets(&options, &progress)?;
+            (found.kernel, found.initramfs)
+        } else {
+            (config.kernel.clone(), config.initramfs.clone())
+        };
+        let mut held = Held::default();
+        let mut shares = Vec::new();
+        let block = match &config.rootfs {
+            Some(Rootfs::Block(block)) => Some(block.clone()),
+            Some(Rootfs::Share(share)) => {
+                shares.push(Share {
+                    tag: agent::ROOTFS_TAG.into(),
+                    path: share.path.clone(),
+                    // Writes go to the overlay; the folder itself is never written to.
+                    read_only: true,
+                });
+                None
+            }
+            None if boots => Some(self.builtin(&options)?),
+            None => None,
+        };
+        let root = match &block {
+            Some(block) => {
+                held.rootfs = Some(vmette_image::Store::hold(&block.path)?);
+                Root::Block { fstype: block.fstype.as_str().to_owned() }
+            }
+            None => Root::Share,
+        };
+        let rootfs = block.map(|block| block.path);
+        let mut disks = Vec::new();
+        let mut overlay = if config.is_root_read_only() { Overlay::None } else { Overlay::Tmpfs };
+        if let Some(mib) = config.scratch_mib {
+            let (file, path) = self.scratch(mib)?;
+            disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path, read_only: false });
+            held.scratch = Some(file);
+            overlay = Overlay::Scratch;
+        }
+        for (i, path) in config.disks.iter().enumerate() {
+            disks.push(Disk { serial: format!("disk{i}"), path: path.clone(), read_only: false });
+        }
+        shares.extend(config.shares.iter().map(|share| Share {
+            tag: share.tag.clone(),
+            path: share.path.clone(),
+            read_only: share.read_only,
+        }));
+        let boot = Boot {
+            root,
+            overlay,
+            shares: config
+                .shares
+                .iter()
+                .map(|share| agent::Share {
+                    tag: share.tag.clone(),
+                    target: share.guest_path(),
+                    read_only: share.read_only,
+                })
+                .collect(),
+            ca_bundle: ca_bundle.is_some(),
+            switch_root: config.switch_root,
+            payload_len: 0,
+        };
+        let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
+        // What only the built-in root needs: nothing of this run is in its boot, so it can be part of the template.
+        let root_in_template = boots
+            && config.rootfs.is_none()
+            && spec.disks.is_empty()
+            && spec.shares.is_empty()
+            && ca_bundle.is_none()
+            && !config.switch_root;
+        Ok(Prepared { spec, boot, ca_bundle: ca_bundle.unwrap_or_default(), root_in_template, held })
+    }
+
+    /// A scratch image without a name: it is gone with the processes that have it open, however they end. It lies in
+    /// the cache, because a folder for temporary files may well be memory.
+    fn scratch(&self, mib: u64) -> Result<(File, PathBuf), Error> {
+        let folder = self.cache.path().join("scratch");
+        fs::create_dir_all(&folder)?;
+        let image = vmette_image::make_scratch(&folder, mib)?;
+        let file = File::options().read(true).write(true).open(image.path())?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        Ok((file, path.into()))
+    }
+
+    fn builtin(&self, options: &AssetOptions) -> Result<RootfsBlock, Error> {
+        let busybox = assets::busybox(options, &|text| self.notices.progress(text))?;
+        let store = vmette_image::Store::open(self.cache.path())?;
+        match vmette_image::builtin_rootfs(&store, &busybox)? {
+            RootfsArtifact::BlockImage { path, fstype, .. } => Ok(RootfsBlock { path, fstype }),
+            RootfsArtifact::Directory { path, .. } => {
+                Err(Error::StartFailed(format!("the built-in rootfs is a folder: {}", path.display())))
+            }
+        }
+    }
+}
+
+/// Where a configuration's kernel and initramfs come from.
+pub(crate) fn asset_options(config: &Config, cache: &CacheRoot) -> AssetOptions {
+    let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+    AssetOptions {
+        kernel: given(&config.kernel),
+        initramfs: given(&config.initramfs),
+        offline: config.offline,
+        extra_modules: config.extra_modules.clone(),
+        ..AssetOptions::from_env(cache.clone())
+    }
+}
+
+/// How many disks and shares the machine will have.
+fn slots_of(config: &Config) -> usize {
+    let rootfs = usize::from(matches!(config.rootfs, Some(Rootfs::Share(_))));
+    rootfs + usize::from(config.scratch_mib.is_some()) + config.disks.len() + config.shares.len()
+}
+
+/// The bare machine of a configuration.
+pub(crate) fn spec_of(config: &Config, kernel: PathBuf, initramfs: PathBuf) -> MachineSpec {
+    MachineSpec {
+        kernel,
+        initramfs,
+        cmdline: config.cmdline.clone(),
+        vcpus: u32::from(config.vcpus),
+        memory_mib: config.mem_mib,
+        rootfs: None,
+        slots: slots_of(config),
+        disks: Vec::new(),
+        shares: Vec::new(),
+        console: config.console.clone(),
+        accelerator: config.accelerator,
+        origin: Origin::Cold,
+    }
+}
+
+/// The machine that a template is made of: the shape, without anything of this one run.
+pub(crate) fn base_spec(spec: &MachineSpec) -> MachineSpec {
+    MachineSpec {
+        rootfs: None,
+        disks: Vec::new(),
+        shares: Vec::new(),
+        console: Console::Discard,
+        origin: Origin::Cold,
+        ..spec.clone()
+    }
+}
