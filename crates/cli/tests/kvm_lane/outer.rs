@@ -69,14 +69,16 @@ impl Outer {
 
     /// The inner vmette gets the host's kernel, initramfs and rootfs, writable for all it can see, and no templates:
     /// those it makes itself. `mount` is copied to lose its set-user-ID bit: where an ordinary user shares the root,
-    /// root's files are nobody's, and it would run as that.
+    /// root's files are nobody's, and it would run as that. The emulator finds a program's code that it has translated
+    /// again only at the same address, so that random ones would cost more than all that a template saves.
     fn install(&self) {
         let cache = name(&self.cache);
         self.shell(&format!(
             "set -e
+             echo 0 > /proc/sys/kernel/randomize_va_space
              mkdir -p {PROGRAMS} {CHANGES}/upper {CHANGES}/work
-             cp /mnt/programs/vmette /mnt/programs/vmette-virtiofsd \
-                \"$(command -v mount)\" {PROGRAMS}
+             cp /mnt/programs/vmette /mnt/programs/vmette-virtiofsd {PROGRAMS}
+             cp \"$(command -v mount)\" {PROGRAMS}
              PATH={PROGRAMS}:$PATH
              mount -t overlay -o 'lowerdir={cache},upperdir={CHANGES}/upper,workdir={CHANGES}/work' overlay '{cache}'
              mkdir -p '{cache}/templates'
@@ -94,6 +96,11 @@ impl Outer {
     /// The version of the kernel that both machines boot, as in `uname -r`.
     pub(crate) fn kernel(&self) -> &str {
         &self.assets.version
+    }
+
+    /// The names of the templates that the inner vmette has.
+    pub(crate) fn templates(&self) -> String {
+        self.shell(&format!("ls '{}/templates'", name(&self.cache)))
     }
 
     /// Runs a command of the outer system that must succeed; returns what it printed.
