@@ -12,6 +12,7 @@ use crate::copy;
 use crate::fleet;
 use crate::host::{Host, load_average};
 use crate::live::{self, Live};
+use crate::nested::{self, Lane};
 use crate::peers::{self, Peer};
 use crate::phase::Plan;
 use crate::plain;
@@ -24,6 +25,7 @@ use crate::table::{Table, Target, Unit};
 /// Names of rows that other rows are compared with.
 const TEMPLATE: &str = "`vmette run -- true`, from a template";
 const RUNSC: &str = "`runsc do true`";
+const PODMAN: &str = "`podman run --rootfs … true`";
 
 /// What every part of the benchmark needs.
 struct Setting<'a> {
@@ -34,10 +36,12 @@ struct Setting<'a> {
     /// A template start, which most rows are related to.
     template: Contender,
     table: Table,
+    /// What peers were really run as, which may be more than their row says.
+    commands: Vec<String>,
 }
 
-/// Measures everything and returns the document.
-pub(crate) fn run(vmette: &Path, plan: Plan) -> anyhow::Result<String> {
+/// Measures everything and returns the document. `lane` is the file with the times of the KVM lane, if it has run.
+pub(crate) fn run(vmette: &Path, plan: Plan, lane: Option<&Path>) -> anyhow::Result<String> {
     let started = Instant::now();
     let load_before = load_average();
     let folder = tempfile::tempdir().context("a folder for the measurements")?;
@@ -49,7 +53,8 @@ pub(crate) fn run(vmette: &Path, plan: Plan) -> anyhow::Result<String> {
     let report = first_session()?;
     let run_true = Program::new(vmette, ["run", "--", "true"]);
     let template = Contender::new(run_true.clone(), Until::End);
-    let mut setting = Setting { vmette, plan, report, boot, template, table: Table::default() };
+    let mut setting =
+        Setting { vmette, plan, report, boot, template, table: Table::default(), commands: Vec::new() };
 
     let rootfs = folder.path().join("rootfs");
     peers::rootfs(&rootfs, &busybox)?;
@@ -59,12 +64,14 @@ pub(crate) fn run(vmette: &Path, plan: Plan) -> anyhow::Result<String> {
     setting.many(&run_true)?;
     setting.throughput(folder.path())?;
 
-    let Setting { report, boot, table, .. } = setting;
+    setting.on_kvm(lane);
+
+    let Setting { report, boot, table, commands, .. } = setting;
     for line in table.missed() {
         step(&format!("target missed: {line}"));
     }
     let machine = Host::here().to_markdown(&report, &boot.version, [&load_before, &load_average()]);
-    Ok(document(&machine, &table, started.elapsed().as_secs()))
+    Ok(document(&machine, &table, &commands, started.elapsed().as_secs()))
 }
 
 /// Makes the template and proves that it is used.
@@ -99,7 +106,13 @@ impl Setting<'_> {
         self.table.add(TEMPLATE, ms, template).against(template).wants(limit);
         self.table.add("`vmette run -- echo`, first output byte", ms, &echo.samples).against(template);
         runsc.add_to(&mut self.table, RUNSC, template);
-        podman.add_to(&mut self.table, "`podman run --rootfs … true`", template);
+        podman.add_to(&mut self.table, PODMAN, template);
+        for (what, peer) in [(RUNSC, &runsc), (PODMAN, &podman)] {
+            if let Measured::Here(contender) = peer {
+                let command = contender.shown().replace(&rootfs.display().to_string(), "ROOTFS");
+                self.commands.push(format!("- {what} was measured as `{command}`."));
+            }
+        }
         Ok(live)
     }
 
@@ -175,6 +188,22 @@ impl Setting<'_> {
         );
         Ok(())
     }
+
+    /// What a template saves on hardware KVM, which is measured where the host has none: in the suite's outer machine.
+    fn on_kvm(&mut self, lane: Option<&Path>) {
+        const COLD: &str = "KVM in an emulated machine: cold, ready";
+        const TEMPLATE: &str = "KVM in an emulated machine: from a template, ready";
+        let (table, ms) = (&mut self.table, Unit::Milliseconds);
+        match lane.map(nested::read) {
+            Some(Ok(Lane { cold, template })) => {
+                table.add(COLD, ms, &cold).against(&template);
+                let limit = Target::at_most_as("¼ of cold", 0.25, &cold, &template);
+                table.add(TEMPLATE, ms, &template).against(&template).wants(limit);
+            }
+            Some(Err(error)) => table.skip(TEMPLATE, &error.to_string()),
+            None => table.skip(TEMPLATE, "the KVM lane of `make test` measures it, and has not run"),
+        }
+    }
 }
 
 /// A peer on its way through the measurement.
@@ -208,7 +237,6 @@ impl Measured {
     fn add_to(&self, table: &mut Table, what: &str, reference: &Samples) {
         match self {
             Self::Here(contender) => {
-                step(&format!("{what} was measured as: {}", contender.shown()));
                 table.add(what, Unit::Milliseconds, &contender.samples).against(reference);
             }
             Self::Absent(reason) => table.skip(what, reason),
@@ -220,6 +248,8 @@ impl Measured {
 const NOTES: &str = "\
 - Contenders take turns (A B A B …), so that what slows the machine down for a while slows all of them. A ratio is of
   medians, to the start from a template.
+- The lines on KVM are of the test suite's last run in the same build folder: an outer machine under emulation, whose
+  processor has AMD's virtualisation, runs vmette with KVM. Only their ratio says something.
 - `vmette run`, `runsc do` and `podman run` are timed from the start of the process until it has ended; plain QEMU until
   its guest's shell has printed a line on the serial port. Plain QEMU has the same kernel file, board, CPU model and
   memory, and a static busybox for an initramfs.
@@ -229,12 +259,13 @@ const NOTES: &str = "\
   and in the host's page cache when they are read.
 ";
 
-fn document(machine: &str, table: &Table, seconds: u64) -> String {
+fn document(machine: &str, table: &Table, commands: &[String], seconds: u64) -> String {
     format!(
         "# Benchmarks\n\nWritten by `make bench`; do not edit. All figures are from one run of {seconds} s on this \
          machine. It was not quiet unless\nthe load average says so: trust the ratios more than the times.\n\n\
-         {machine}\n{}\n{NOTES}",
-        table.to_markdown()
+         {machine}\n{}\n{NOTES}{}\n",
+        table.to_markdown(),
+        commands.join("\n")
     )
 }
 

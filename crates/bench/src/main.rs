@@ -7,6 +7,7 @@ mod copy;
 mod fleet;
 mod host;
 mod live;
+mod nested;
 mod peers;
 mod phase;
 mod plain;
@@ -34,6 +35,9 @@ struct Args {
     /// Write the table to this file as well
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Take the times of the test suite's KVM lane from this file
+    #[arg(long, value_name = "FILE")]
+    kvm_lane: Option<PathBuf>,
     /// Measure everything a few times only, for a first impression
     #[arg(long)]
     quick: bool,
@@ -58,10 +62,10 @@ fn measure(args: Args) -> anyhow::Result<()> {
         .canonicalize()
         .with_context(|| format!("{} is not there; `make build` makes it", vmette.display()))?;
     let plan = if args.quick { Plan::QUICK } else { Plan::FULL };
-    let text = bench::run(&vmette, plan)?;
+    let text = bench::run(&vmette, plan, args.kvm_lane.as_deref())?;
     if let Some(out) = &args.out {
         fs::write(out, &text).with_context(|| format!("write {}", out.display()))?;
     }
-    println!("{text}");
+    print!("{text}");
     Ok(())
 }

@@ -24,6 +24,12 @@ impl Samples {
     }
 }
 
+impl FromIterator<f64> for Samples {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        Self(values.into_iter().collect())
+    }
+}
+
 /// Five numbers and how many measurements they stand for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Summary {
@@ -54,7 +60,7 @@ mod tests {
     use super::*;
 
     fn summary(values: &[f64]) -> Summary {
-        Samples(values.to_vec()).summary().unwrap()
+        values.iter().copied().collect::<Samples>().summary().unwrap()
     }
 
     #[test]

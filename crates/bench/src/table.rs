@@ -183,9 +183,7 @@ mod tests {
     use super::*;
 
     fn samples(values: &[f64]) -> Samples {
-        let mut samples = Samples::default();
-        values.iter().for_each(|&value| samples.push(value));
-        samples
+        values.iter().copied().collect()
     }
 
     fn cells(table: &Table, line: usize) -> Vec<String> {
