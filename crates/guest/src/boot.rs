@@ -22,7 +22,7 @@ pub(crate) enum BootError {
     #[error("cannot {what}: {source}")]
     Io { what: String, source: io::Error },
     #[error("no disk with the serial number {serial} appeared in the guest within {seconds} s")]
-    NoDisk { serial: &'static str, seconds: u64 },
+    NoDisk { serial: String, seconds: u64 },
     #[error("no virtio-fs share with the tag {tag} appeared in the guest within {seconds} s")]
     NoShare { tag: String, seconds: u64 },
 }

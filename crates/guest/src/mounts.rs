@@ -116,6 +116,9 @@ impl Layers {
         let data = CString::new(data).map_err(|e| BootError::io("merge the root")(io::Error::from(e)))?;
         mount("overlay", MERGED, "overlay", MountFlags::empty(), data.as_c_str())
             .map_err(BootError::io("merge the rootfs and its overlay"))?;
+        for serial in &boot.disks {
+            wait_for_disk(&uevents, serial)?;
+        }
         let nodes = nodes().map_err(BootError::io("list the devices"))?;
         Ok(Self { uevents, nodes })
     }
@@ -223,11 +226,11 @@ fn skeleton(boot: &Boot) -> Result<(), BootError> {
     Ok(())
 }
 
-fn wait_for_disk(uevents: &Uevents, serial: &'static str) -> Result<String, BootError> {
+fn wait_for_disk(uevents: &Uevents, serial: &str) -> Result<String, BootError> {
     uevents
         .wait_for(DEVICE_DEADLINE, || devices::disk(serial))
         .map_err(BootError::io("look for disks"))?
-        .ok_or(BootError::NoDisk { serial, seconds: DEVICE_DEADLINE.as_secs() })
+        .ok_or_else(|| BootError::NoDisk { serial: serial.to_owned(), seconds: DEVICE_DEADLINE.as_secs() })
 }
 
 fn mount_share(uevents: &Uevents, tag: &str, target: &str, flags: MountFlags) -> Result<(), BootError> {

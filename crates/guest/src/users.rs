@@ -36,8 +36,8 @@ pub(crate) enum UserError {
 impl UserError {
     pub(crate) fn kind(&self) -> FailureKind {
         match self {
-            Self::NoUser(_) | Self::NoGroup(_) => FailureKind::NotFound,
-            Self::Malformed(_) => FailureKind::Invalid,
+            // Not "not found": that is what a command that does not exist is.
+            Self::NoUser(_) | Self::NoGroup(_) | Self::Malformed(_) => FailureKind::Invalid,
             Self::Database { .. } => FailureKind::Other,
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use vmette_wire::agent::{
-    Boot, CA_BUNDLE_MAX, ENTROPY_LEN, FailureKind, Hello, PROTOCOL_VERSION, SHARES_MAX,
+    Boot, CA_BUNDLE_MAX, DISKS_MAX, ENTROPY_LEN, FailureKind, Hello, PROTOCOL_VERSION, SERIAL_MAX, SHARES_MAX,
 };
 
 use crate::tree;
@@ -181,6 +181,11 @@ pub(crate) fn check_boot(boot: &Boot, payload: &[u8]) -> Result<(), WorldError> 
     if boot.shares.len() > SHARES_MAX {
         return invalid(format!("{} shares (allowed: up to {SHARES_MAX})", boot.shares.len()));
     }
+    if boot.disks.len() > DISKS_MAX || !boot.disks.iter().all(|serial| is_serial(serial)) {
+        return invalid(format!(
+            "up to {DISKS_MAX} disks, by serial numbers of 1 to {SERIAL_MAX} letters and digits"
+        ));
+    }
     for (i, share) in boot.shares.iter().enumerate() {
         let tag_ok = (1..=TAG_MAX).contains(&share.tag.len())
             && share.tag.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
@@ -212,6 +217,10 @@ pub(crate) fn check_boot(boot: &Boot, payload: &[u8]) -> Result<(), WorldError> 
 /// How a certificate in PEM begins.
 const PEM_BEGIN: &[u8] = b"-----BEGIN ";
 
+fn is_serial(serial: &str) -> bool {
+    (1..=SERIAL_MAX).contains(&serial.len()) && serial.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,6 +246,7 @@ mod tests {
             root: Root::Block { fstype: "squashfs".into() },
             overlay: Overlay::Tmpfs,
             shares: shares.iter().map(share).collect(),
+            disks: Vec::new(),
             ca_bundle: false,
             switch_root: false,
             payload_len: 0,

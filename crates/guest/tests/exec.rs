@@ -257,7 +257,7 @@ fn an_unknown_user_is_named() {
     let mut client = Client::booted();
     let id = client.exec(Exec { user: Some("ghost".into()), ..exec() }, &[b"true"], &[]);
     let output = client.finish(id);
-    assert_eq!(output.failure().kind, FailureKind::NotFound);
+    assert_eq!(output.failure().kind, FailureKind::Invalid);
     assert!(output.failure().message.contains("ghost"));
 }
 

@@ -49,6 +49,8 @@ pub(crate) struct Running {
     /// What QEMU and the share servers printed.
     pub(crate) complaints: Arc<LastLines>,
     pub(crate) servers: Vec<Process>,
+    /// The tags of the shares that they serve, in the same order.
+    pub(crate) share_tags: Vec<String>,
     pub(crate) qemu: Process,
     /// How the machine ended, where that is known better here than from the way that QEMU ended.
     pub(crate) verdict: Slot<MachineEnd>,
@@ -135,6 +137,7 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
         console,
         complaints,
         servers,
+        share_tags: spec.shares.iter().map(|share| share.tag.clone()).collect(),
         qemu,
         verdict: Slot::new(),
         restore: Mutex::new(restore),

@@ -5,7 +5,7 @@ use std::mem;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,13 @@ impl QemuMachine {
                 .name("machine-end".into())
                 .spawn(move || watch(watched, &end))
                 .map_err(Error::io("start a thread"))?;
+            for (index, server) in running.servers.iter().enumerate() {
+                let (watched, exit) = (Arc::downgrade(&running), server.exit());
+                thread::Builder::new()
+                    .name("machine-share".into())
+                    .spawn(move || watch_server(&watched, index, &exit))
+                    .map_err(Error::io("start a thread"))?;
+            }
             Ok((running, stream))
         });
         match spawned {
@@ -165,6 +172,22 @@ fn watch(running: Arc<Running>, end: &Slot<MachineEnd>) {
     // Its connections and threads go with it, unless someone is in the middle of a call.
     drop(running);
     end.set(how);
+}
+
+/// A guest whose share server is gone would wait for its answers for ever: the machine ends with the server.
+fn watch_server(running: &Weak<Running>, index: usize, exit: &Slot<ExitStatus>) {
+    let status = exit.wait();
+    let Some(running) = running.upgrade() else { return };
+    // As a rule the server ends because QEMU has ended, which is known a moment later.
+    if running.qemu.exit().wait_until(Instant::now() + LAST_WORDS).is_some() {
+        return;
+    }
+    let tag = &running.share_tags[index];
+    let complaints = running.complaints.tail();
+    running
+        .verdict
+        .set(MachineEnd::Failed(format!("the server of share {tag} ended ({status}){complaints}")));
+    running.qemu.kill();
 }
 
 /// What a QEMU that nobody here has ended means.

@@ -34,6 +34,12 @@ pub const ENTROPY_LEN: usize = 64;
 /// Most shares in one `boot`.
 pub const SHARES_MAX: usize = 64;
 
+/// Most disks in one `boot`.
+pub const DISKS_MAX: usize = 32;
+
+/// Longest serial number of a virtio block device, in bytes.
+pub const SERIAL_MAX: usize = 20;
+
 /// Longest PEM bundle in one `boot`, in bytes.
 pub const CA_BUNDLE_MAX: usize = 8 << 20;
 
@@ -119,6 +125,9 @@ pub struct Boot {
     /// In the order in which they are mounted.
     #[serde(default)]
     pub shares: Vec<Share>,
+    /// Serial numbers of further block devices that have to be there before the first command.
+    #[serde(default)]
+    pub disks: Vec<String>,
     /// Whether the payload is a PEM bundle to be trusted by the workload.
     #[serde(default)]
     pub ca_bundle: bool,

@@ -70,6 +70,7 @@ pub(crate) fn boot() -> Boot {
         root: Root::Block { fstype: "squashfs".into() },
         overlay: Overlay::Tmpfs,
         shares: Vec::new(),
+        disks: Vec::new(),
         ca_bundle: false,
         switch_root: false,
         payload_len: 0,

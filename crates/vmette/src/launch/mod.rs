@@ -49,15 +49,20 @@ impl Launcher<'_> {
         let assets_ms = self.elapsed_ms();
         let (up, started_from) = match self.bring_up(&prepared, &capabilities) {
             Ok(up) => up,
-            Err(e) if self.may_fall_back(&capabilities) => {
-                self.notices
-                    .warn(format!("no machine came up on KVM ({e}); this run is emulated in software"));
-                if let Err(e) = self.engine.boot_failed(&prepared.spec, &e.to_string()) {
+            Err(on_kvm) if self.may_fall_back(&capabilities, &on_kvm) => {
+                prepared.spec.accelerator = AcceleratorChoice::Tcg;
+                let emulated = self.engine.probe(&prepared.spec)?;
+                // When the same machine does not come up under emulation either, KVM is not at fault.
+                let Ok(up) = self.bring_up(&prepared, &emulated) else { return Err(on_kvm) };
+                self.notices.warn(format!(
+                    "no machine came up on KVM ({on_kvm}); runs are emulated in software until the host restarts"
+                ));
+                prepared.spec.accelerator = AcceleratorChoice::Kvm;
+                if let Err(e) = self.engine.boot_failed(&prepared.spec, &on_kvm.to_string()) {
                     self.notices.warn(format!("the next run will try KVM again: {e}"));
                 }
-                prepared.spec.accelerator = AcceleratorChoice::Tcg;
-                capabilities = self.engine.probe(&prepared.spec)?;
-                self.bring_up(&prepared, &capabilities)?
+                capabilities = emulated;
+                up
             }
             Err(e) => return Err(e),
         };
@@ -76,9 +81,19 @@ impl Launcher<'_> {
         })
     }
 
-    fn may_fall_back(&self, capabilities: &Capabilities) -> bool {
+    /// Whether KVM may be what kept a machine from coming up: not when the caller's own files may be.
+    fn may_fall_back(&self, capabilities: &Capabilities, error: &Error) -> bool {
+        let of_the_caller = matches!(
+            error,
+            Error::Engine(vmette_vmm::Error::File { .. } | vmette_vmm::Error::InvalidSpec(_))
+        );
+        let own_boot = !self.config.kernel.as_os_str().is_empty()
+            || !self.config.initramfs.as_os_str().is_empty()
+            || self.config.cmdline != crate::DEFAULT_CMDLINE;
         self.config.accelerator == AcceleratorChoice::Auto
             && capabilities.accelerator == Accelerator::Kvm
+            && !of_the_caller
+            && !own_boot
             && self.shared.ended().is_none()
     }
 

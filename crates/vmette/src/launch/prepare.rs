@@ -95,6 +95,7 @@ impl Launcher<'_> {
                     read_only: share.read_only,
                 })
                 .collect(),
+            disks: disks.iter().map(|disk| disk.serial.clone()).collect(),
             ca_bundle: ca_bundle.is_some(),
             switch_root: config.switch_root,
             payload_len: 0,
