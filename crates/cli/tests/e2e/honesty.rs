@@ -25,7 +25,7 @@ fn doctor_names_everything_that_a_run_needs() {
     Vmette::run(["--quiet", "--", "true"]).exits(0);
     let diagnosis = json(&Vmette::new(["doctor", "--json"]).exits(0).stdout);
     assert_eq!(diagnosis["ok"], true);
-    for name in ["engine", "accelerator", "kernel", "template", "disk", "memory"] {
+    for name in ["engine", "accelerator", "kernel", "templates", "disk", "memory"] {
         assert_eq!(finding(&diagnosis, name)["ok"], true, "{diagnosis}");
     }
     assert!(finding(&diagnosis, "engine")["value"].as_str().unwrap().starts_with("QEMU "));
