@@ -131,9 +131,7 @@ fn what_is_not_supported_is_refused_and_never_ignored() {
 
 #[test]
 fn a_missing_user_or_folder_of_the_guest_is_named() {
-    let missing = Vmette::run(["-u", "nobody-knows", "--", "true"]).outcome();
-    assert_ne!(missing.code, Some(0), "{missing:?}");
-    missing.said(["nobody-knows"]);
+    Vmette::run(["-u", "nobody-knows", "--", "true"]).exits(1).said(["nobody-knows"]);
     let missing = Vmette::run(["-w", "/no/such/folder", "--", "true"]).outcome();
     assert_ne!(missing.code, Some(0), "{missing:?}");
     missing.said(["/no/such/folder"]);

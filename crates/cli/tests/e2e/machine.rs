@@ -20,6 +20,9 @@ use crate::stream::Stream;
 /// Longest that one run may take. Other tests and an emulated machine share two cores.
 pub(crate) const LIMIT: Duration = Duration::from_secs(150);
 
+/// How long the end may take once it is waited for.
+const GRACE: Duration = Duration::from_secs(20);
+
 /// The program under test.
 pub(crate) const VMETTE: &str = env!("CARGO_BIN_EXE_vmette");
 
@@ -206,7 +209,8 @@ impl Running {
 
     /// Waits for its end.
     pub(crate) fn wait(mut self) -> Outcome {
-        let in_time = await_end(&self.pidfd, self.deadline);
+        // Some tests need longer until they wait.
+        let in_time = await_end(&self.pidfd, self.deadline.max(Instant::now() + GRACE));
         let mut child = self.child.take().unwrap();
         if !in_time {
             child.kill().unwrap();
