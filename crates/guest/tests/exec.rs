@@ -246,7 +246,7 @@ fn the_working_directory_is_the_given_one_or_an_error() {
         client.finish(id)
     };
     assert_eq!(run(&mut client, "/usr").text(), "/usr\n");
-    assert_eq!(run(&mut client, "/no/such/place").failure().kind, FailureKind::NotFound);
+    assert_eq!(run(&mut client, "/no/such/place").failure().kind, FailureKind::Invalid);
     assert_eq!(run(&mut client, "/etc/passwd").failure().kind, FailureKind::Invalid);
     assert_eq!(run(&mut client, "usr").failure().kind, FailureKind::Invalid);
     assert_eq!(client.run(&["pwd"]).text(), "/\n");

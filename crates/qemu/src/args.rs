@@ -7,7 +7,10 @@ use vmette_vmm::Accelerator;
 use crate::plan::{Arch, Plan};
 
 /// Changes whenever these arguments change in a way that a saved state would notice.
-pub(crate) const LAYOUT: &str = "layout=1";
+pub(crate) const LAYOUT: &str = "layout=2";
+
+/// Most memory for translated guest code, in MiB. The guest decides how much of it is filled; QEMU's own limit is 1 GiB.
+const TRANSLATION_MIB: u32 = 256;
 
 /// Functions of one PCI device: that many root ports share a slot.
 const FUNCTIONS: usize = 8;
@@ -68,11 +71,15 @@ fn machine(args: &mut Args, plan: &Plan, fds: &Fds) {
         Arch::Aarch64 => "virt,gic-version=max",
     };
     args.option("-machine", format!("{board},memory-backend=mem,dump-guest-core=off,mem-merge=off"));
-    // `max` has what the translator can emulate, RDRAND for the first random numbers of the guest's kernel among it.
-    let (accelerator, cpu) = match plan.accelerator {
-        Accelerator::Kvm => ("kvm", "host"),
-        Accelerator::Hvf => ("hvf", "host"),
-        Accelerator::Tcg | Accelerator::None => ("tcg", "max"),
+    // `max` has what the translator can emulate, RDRAND for the first random numbers of the guest's kernel among it. A
+    // kernel that is told of fast string instructions copies with `rep movsb`, which the translator takes byte by byte.
+    let (accelerator, cpu) = match (plan.accelerator, plan.arch) {
+        (Accelerator::Kvm, _) => ("kvm".to_owned(), "host"),
+        (Accelerator::Hvf, _) => ("hvf".to_owned(), "host"),
+        (Accelerator::Tcg | Accelerator::None, arch) => (
+            format!("tcg,tb-size={TRANSLATION_MIB}"),
+            if arch == Arch::X86_64 { "max,erms=off,fsrm=off" } else { "max" },
+        ),
     };
     args.option("-accel", accelerator).option("-cpu", cpu);
     args.option("-smp", plan.vcpus.to_string()).option("-m", format!("{}M", plan.memory_mib));

@@ -58,11 +58,8 @@ impl ExecError {
                 _ => (FailureKind::NotPermitted, format!("cannot execute {program}")),
             },
             Step::Chdir => (
-                match errno {
-                    libc::ENOENT => FailureKind::NotFound,
-                    libc::EACCES => FailureKind::NotPermitted,
-                    _ => FailureKind::Invalid,
-                },
+                // Not "not found": that is what a command that does not exist is.
+                FailureKind::Invalid,
                 format!("working directory {cwd} in the guest"),
             ),
             Step::Clone => (

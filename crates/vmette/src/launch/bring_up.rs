@@ -22,6 +22,9 @@ const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the agent may take to build the root: hot-plugged devices have to appear first.
 const ROOT_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Commands that run before a template with a root is saved: after the third there is nothing left to be set up.
+const WARM_UPS: usize = 3;
+
 /// How long to wait for the machine's own account of its end once its stream has ended.
 const END_GRACE: Duration = Duration::from_secs(2);
 
@@ -100,7 +103,7 @@ impl Launcher<'_> {
             }
             Err(e) => {
                 self.check_running()?;
-                self.notices.warn(format!("the template is not usable ({e}); booting cold"));
+                self.notices.warn(format!("the template is not usable ({e}) and was given up"));
                 if let Err(e) = template.condemn() {
                     self.notices.warn(format!("the template could not be removed: {e}"));
                 }
@@ -122,8 +125,10 @@ impl Launcher<'_> {
         let up = self.try_start(base, BOOT_TIMEOUT)?;
         if prepared.root_in_template {
             build_root(&up, prepared)?;
-            // Leaves in the guest's memory what the first command would have to read and set up.
-            Process::start(&up.connection, &ExecOptions::argv(["true"]))?.collect(0)?;
+            // Leaves in the guest's memory what the first commands would have to read and set up.
+            for _ in 0..WARM_UPS {
+                Process::start(&up.connection, &ExecOptions::argv(["true"]))?.collect(0)?;
+            }
         }
         let saved = up.machine.pause().and_then(|()| up.machine.save(&template.path()));
         up.machine.stop();
