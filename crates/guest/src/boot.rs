@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use vmette_wire::agent::{Boot, Overlay};
 
-use crate::etc::{self, Identity};
+use crate::etc::{self, Files, Identity};
 use crate::mounts::{self, Layers};
 use crate::{sys, trust};
 
@@ -79,7 +79,9 @@ fn build(boot: &Boot, bundle: &[u8], identity: &Identity) -> Result<Vec<String>,
     for share in &boot.shares {
         layers.share(share, read_only)?;
     }
-    etc::write_identity(identity, read_only).map_err(BootError::io("name the machine in its /etc"))?;
+    Files::of_own_root(read_only)
+        .and_then(|files| etc::write_identity(&files, identity))
+        .map_err(BootError::io("name the machine in its /etc"))?;
     if !boot.ca_bundle {
         return Ok(Vec::new());
     }

@@ -1,4 +1,4 @@
-//! The machine's name in the workload's `/etc`. Runs with the workload's root as `/`.
+//! The machine's name in the workload's `/etc`.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -32,8 +32,7 @@ pub(crate) struct Identity {
 
 /// Writes host name, machine id and hosts; run again, it replaces what it wrote before. An image may have something else
 /// than a file in one of these places: that is left alone, and noted.
-pub(crate) fn write_identity(identity: &Identity, read_only: bool) -> io::Result<()> {
-    let files = Files::new(read_only)?;
+pub(crate) fn write_identity(files: &Files, identity: &Identity) -> io::Result<()> {
     let hosts = files
         .tree()
         .read(HOSTS, HOSTS_MAX)
@@ -60,8 +59,14 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    pub(crate) fn new(read_only: bool) -> io::Result<Self> {
+    /// Those of a process that has the workload's root as its own `/`.
+    pub(crate) fn of_own_root(read_only: bool) -> io::Result<Self> {
         Ok(Self { root: File::open("/")?.into(), read_only })
+    }
+
+    /// Those of a writable root that the caller is outside of.
+    pub(crate) fn below(root: OwnedFd) -> Self {
+        Self { root, read_only: false }
     }
 
     pub(crate) fn tree(&self) -> Tree<'_> {

@@ -25,7 +25,7 @@ const ANCHORS: [(&str, &str); 2] = [
 
 /// Makes the workload trust `bundle`; returns environment for runtimes that have stores of their own.
 pub(crate) fn install(bundle: &[u8], read_only: bool) -> io::Result<Vec<String>> {
-    let files = Files::new(read_only)?;
+    let files = Files::of_own_root(read_only)?;
     let mut env = vec![format!("NODE_EXTRA_CA_CERTS={HOST_CA}")];
     let found = system_bundles(&files)?;
     files.replace(HOST_CA, bundle)?;

@@ -13,7 +13,7 @@ use vmette_wire::agent::{Boot, ENTROPY_LEN, ExitStatus, Hello};
 
 use crate::boot;
 use crate::child;
-use crate::etc::{self, Identity};
+use crate::etc::{self, Files, Identity};
 use crate::log;
 use crate::sys::{self, Forked, Namespaces};
 use crate::world::{Booting, Place, Purpose, World, WorldError};
@@ -69,13 +69,18 @@ impl Vm {
         Self::default()
     }
 
-    /// A clone of a machine whose root had been built: its files still name the template.
+    /// A clone of a machine whose root had been built: its files still name the template. A mount over a file of a
+    /// read-only root can only be made from inside of its namespace.
     fn refresh(workload: &Workload, identity: &Identity) -> io::Result<()> {
+        if !workload.read_only {
+            return etc::write_identity(&Files::below(workload.root.try_clone()?), identity);
+        }
         let Some(child) = sys::fork(Namespaces::Same)? else {
             let namespace = LinkNameSpaceType::Mount;
             let done = move_into_link_name_space(workload.mount_ns.as_fd(), Some(namespace))
                 .map_err(io::Error::from)
-                .and_then(|()| etc::write_identity(identity, workload.read_only));
+                .and_then(|()| Files::of_own_root(true))
+                .and_then(|files| etc::write_identity(&files, identity));
             sys::exit_now(i32::from(done.is_err()));
         };
         match child::reap(child.pidfd.as_fd())? {
