@@ -65,8 +65,7 @@ impl<'a> SessionBuilder<'a> {
         self
     }
 
-    /// Leaves the command's stdin, stdout and stderr to the caller: see [`Session::process`]. `exec` describes the
-    /// command in place of [`Config::exec_cmd`] and its like.
+    /// Leaves the command's stdin, stdout and stderr to the caller: see [`Session::process`].
     #[must_use]
     pub fn piped(mut self) -> Self {
         self.piped = true;
@@ -84,7 +83,8 @@ impl<'a> SessionBuilder<'a> {
         self.start_with(exec)
     }
 
-    /// As [`SessionBuilder::start`], with this command.
+    /// As [`SessionBuilder::start`], with this command in place of the configuration's, or with none.
+    /// [`Session::command_of`] gives it what the configuration says of commands.
     ///
     /// # Errors
     /// As [`SessionBuilder::start`].
