@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use vmette::provider::Progress;
 use vmette::{Console, Notice, Report, Session, SessionEnd, StopHandle};
 
 use crate::request::Request;
@@ -107,10 +108,10 @@ fn resolve_rootfs(request: &mut Request) -> anyhow::Result<()> {
     let artifact = vmette::resolve_rootfs(
         spec,
         &request.config,
-        Arc::new(move |text: &str| {
-            if !quiet {
-                say(text);
-            }
+        Arc::new(move |progress: &Progress<'_>| match progress {
+            Progress::Step(text) if !quiet => say(text),
+            Progress::Warning(text) if !quiet => say(&format!("warning: {text}")),
+            _ => {}
         }),
     )?;
     request.config.set_rootfs_artifact(artifact, request.config.rootfs_read_only);

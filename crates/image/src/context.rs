@@ -3,26 +3,58 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::Result;
+use crate::error::{ProviderError, Result};
+use crate::progress::{Progress, Reporter};
 use crate::store::{Store, private_dir};
 
-/// Told what is being done, in one short line, when something takes long enough for a person to wonder.
-pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
+/// When the source of a spec that is in the cache is asked whether there is something newer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// When it was asked longer ago than an hour; what is in the cache serves with a warning when it cannot be reached.
+    #[default]
+    Stale,
+    /// Each time; not reaching it is an error.
+    Always,
+    /// Only when the spec is not in the cache.
+    Missing,
+    /// Not at all: a spec that is not in the cache is an error.
+    Never,
+}
+
+/// How registries and other servers are talked to, beyond what their specs say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkOptions {
+    /// PEM file, or folder of `*.pem`, `*.crt` and `*.cer` files, whose certificates are trusted beside the usual ones.
+    pub ca_certs: Option<PathBuf>,
+    /// Servers, `host` or `host:port`, that may be talked to without TLS. Those on loopback may in any case.
+    pub plain_http: Vec<String>,
+}
 
 /// The cache and the rules under which a spec is resolved.
 #[derive(Clone)]
 pub struct Context {
     cache_root: PathBuf,
     offline: bool,
-    progress: Option<Progress>,
+    pull: PullPolicy,
+    network: NetworkOptions,
+    reporter: Option<Reporter>,
+    cancelled: Arc<AtomicBool>,
 }
 
 impl Context {
     /// Caches below `cache_root`, which is made when first needed. Online, silent.
     #[must_use]
     pub fn new(cache_root: impl Into<PathBuf>) -> Self {
-        Self { cache_root: cache_root.into(), offline: false, progress: None }
+        Self {
+            cache_root: cache_root.into(),
+            offline: false,
+            pull: PullPolicy::default(),
+            network: NetworkOptions::default(),
+            reporter: None,
+            cancelled: Arc::default(),
+        }
     }
 
     /// Rules out the network.
@@ -31,16 +63,54 @@ impl Context {
         Self { offline, ..self }
     }
 
-    /// Calls `progress` with a line about each long step.
+    /// Tells `reporter` what is being done.
     #[must_use]
-    pub fn with_progress(self, progress: Progress) -> Self {
-        Self { progress: Some(progress), ..self }
+    pub fn with_reporter(self, reporter: Reporter) -> Self {
+        Self { reporter: Some(reporter), ..self }
+    }
+
+    /// When a source is asked for something newer.
+    #[must_use]
+    pub fn with_pull_policy(self, pull: PullPolicy) -> Self {
+        Self { pull, ..self }
+    }
+
+    /// How servers are talked to.
+    #[must_use]
+    pub fn with_network(self, network: NetworkOptions) -> Self {
+        Self { network, ..self }
+    }
+
+    /// Gives up what is being resolved once `flag` is set: with [`ProviderError::Cancelled`], at the next piece of data.
+    #[must_use]
+    pub fn with_cancel_flag(self, flag: Arc<AtomicBool>) -> Self {
+        Self { cancelled: flag, ..self }
     }
 
     /// Whether the network is ruled out.
     #[must_use]
     pub fn is_offline(&self) -> bool {
         self.offline
+    }
+
+    /// When a source is asked for something newer. [`PullPolicy::Never`] whenever the network is ruled out.
+    #[must_use]
+    pub fn pull_policy(&self) -> PullPolicy {
+        if self.offline { PullPolicy::Never } else { self.pull }
+    }
+
+    /// How servers are talked to.
+    #[must_use]
+    pub fn network(&self) -> &NetworkOptions {
+        &self.network
+    }
+
+    /// Whether it is to be given up. For loops over data.
+    ///
+    /// # Errors
+    /// [`ProviderError::Cancelled`].
+    pub fn check_cancelled(&self) -> Result<()> {
+        if self.cancelled.load(Ordering::Relaxed) { Err(ProviderError::Cancelled) } else { Ok(()) }
     }
 
     /// Where caches are.
@@ -70,8 +140,18 @@ impl Context {
 
     /// Says what is being done.
     pub fn report(&self, line: &str) {
-        if let Some(progress) = &self.progress {
-            progress(line);
+        self.progress(&Progress::Step(line));
+    }
+
+    /// Says what the user should know.
+    pub fn warn(&self, line: &str) {
+        self.progress(&Progress::Warning(line));
+    }
+
+    /// Tells the reporter.
+    pub fn progress(&self, progress: &Progress<'_>) {
+        if let Some(reporter) = &self.reporter {
+            reporter(progress);
         }
     }
 }
@@ -81,7 +161,8 @@ impl fmt::Debug for Context {
         f.debug_struct("Context")
             .field("cache_root", &self.cache_root)
             .field("offline", &self.offline)
-            .field("progress", &self.progress.is_some())
-            .finish()
+            .field("pull", &self.pull)
+            .field("network", &self.network)
+            .finish_non_exhaustive()
     }
 }

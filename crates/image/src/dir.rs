@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::context::Context;
 use crate::error::{ProviderError, Result};
+use crate::image_config::ImageConfig;
 use crate::provider::{RootfsArtifact, RootfsProvider};
 use crate::sniff::FileKind;
 use crate::spec;
@@ -53,7 +54,7 @@ impl RootfsProvider for DirProvider {
         fs::read_dir(&path).map_err(ProviderError::io("cannot list the rootfs", &path))?;
         rustix::fs::access(&path, rustix::fs::Access::EXEC_OK)
             .map_err(|e| ProviderError::io("cannot enter the rootfs", &path)(e.into()))?;
-        Ok(RootfsArtifact::Directory { path, read_only: false, image_env: Vec::new() })
+        Ok(RootfsArtifact::Directory { path, read_only: false, config: ImageConfig::default() })
     }
 }
 

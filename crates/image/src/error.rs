@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::http::NetworkError;
+use crate::oci::ImageError;
 use crate::tar::ArchiveError;
 
 /// Result of this crate's operations.
@@ -19,9 +21,21 @@ pub enum ProviderError {
     /// The spec is not in the cache, and the network is ruled out.
     #[error("{0} is not in the cache, and offline mode rules out fetching it")]
     OfflineCacheMiss(String),
-    /// A download failed.
-    #[error("network: {0}")]
-    Network(String),
+    /// A server cannot be reached, refuses, or gives what it should not.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// An image is damaged, hostile, or not one that can be run here.
+    #[error("image {name}: {source}")]
+    Image {
+        /// The image, as the caller named it.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: ImageError,
+    },
+    /// The caller has given it up.
+    #[error("cancelled")]
+    Cancelled,
     /// A file or directory cannot be used.
     #[error("{what} {path}: {source}", path = .path.display())]
     Io {

@@ -9,10 +9,16 @@
 
 mod builtin;
 mod context;
+mod digest;
 mod dir;
 mod error;
+mod http;
+mod image_config;
+mod images;
 mod meta;
+mod oci;
 mod pack;
+mod progress;
 mod provider;
 mod registry;
 mod scratch;
@@ -25,12 +31,18 @@ mod tar;
 mod tool;
 
 pub use builtin::{BUILTIN_SPEC, BuiltinProvider, builtin_rootfs, find_busybox};
-pub use context::{Context, Progress};
+pub use context::{Context, NetworkOptions, PullPolicy};
+pub use digest::{BadDigest, Digest};
 pub use dir::DirProvider;
 pub use error::{ProviderError, Result};
+pub use http::NetworkError;
+pub use image_config::{ImageConfig, Platform};
+pub use images::{ExportFormat, Exported, ImageDetails, ImageSummary, PruneOptions, PruneReport, Removed};
+pub use oci::ImageError;
+pub use progress::{Item, PROGRESS_STEP, Progress, Reporter};
 pub use provider::{BlockFs, RootfsArtifact, RootfsProvider};
 pub use registry::{Registry, default_registry};
 pub use scratch::{SCRATCH_MAX_MIB, SCRATCH_MIN_MIB, ScratchDisk, make_scratch};
 pub use squashfs::SquashfsProvider;
-pub use store::{InUse, Key, Pruned, Store};
+pub use store::{Description, ImageKind, InUse, Key, LayerInfo, Origin, Pruned, Store, StoredImage};
 pub use tar::{ArchiveError, Refusal, TarLimits, TarProvider};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::context::Context;
 use crate::error::Result;
+use crate::image_config::ImageConfig;
 
 /// File system inside a block image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,8 +40,8 @@ pub enum RootfsArtifact {
         path: PathBuf,
         /// The machine must not write into it.
         read_only: bool,
-        /// Environment that the image declares, in its order.
-        image_env: Vec<(String, String)>,
+        /// How the image wants to be run.
+        config: ImageConfig,
     },
     /// A file that holds a file system, attached read-only.
     BlockImage {
@@ -48,15 +49,23 @@ pub enum RootfsArtifact {
         path: PathBuf,
         /// What is in it.
         fstype: BlockFs,
-        /// Environment that the image declares, in its order.
-        image_env: Vec<(String, String)>,
+        /// How the image wants to be run.
+        config: ImageConfig,
     },
 }
 
 impl RootfsArtifact {
-    /// A squashfs image without a declared environment.
+    /// How the image wants to be run.
+    #[must_use]
+    pub fn config(&self) -> &ImageConfig {
+        match self {
+            Self::Directory { config, .. } | Self::BlockImage { config, .. } => config,
+        }
+    }
+
+    /// A squashfs image that declares nothing.
     pub(crate) fn squashfs(path: PathBuf) -> Self {
-        Self::BlockImage { path, fstype: BlockFs::Squashfs, image_env: Vec::new() }
+        Self::BlockImage { path, fstype: BlockFs::Squashfs, config: ImageConfig::default() }
     }
 }
 

@@ -34,8 +34,11 @@ fn key() -> Key {
 #[test]
 fn role() {
     let (Ok(role), Ok(root)) = (env::var(ROLE), env::var(ROOT)) else { return };
-    let context =
-        Context::new(format!("{root}/cache")).with_progress(std::sync::Arc::new(|line| println!("- {line}")));
+    let context = Context::new(format!("{root}/cache")).with_reporter(std::sync::Arc::new(|progress| {
+        if let Progress::Step(line) = progress {
+            println!("- {line}");
+        }
+    }));
     if role == "convert" {
         let spec = format!("tar+file://{root}/archive");
         TarProvider::with_limits(LIMITS).provide(&spec, &context).unwrap();

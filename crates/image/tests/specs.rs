@@ -10,8 +10,8 @@ use std::path::Path;
 
 use support::{Archive, Place, content, image, listing};
 use vmette_image::{
-    BlockFs, BuiltinProvider, ProviderError, Registry, RootfsArtifact, RootfsProvider, builtin_rootfs,
-    default_registry, find_busybox,
+    BlockFs, BuiltinProvider, ImageConfig, ProviderError, Registry, RootfsArtifact, RootfsProvider,
+    builtin_rootfs, default_registry, find_busybox,
 };
 
 fn message(place: &Place, spec: &str) -> String {
@@ -38,7 +38,7 @@ fn directories() {
         let artifact = default_registry(None).resolve(&spec, &place.context()).unwrap();
         assert_eq!(
             artifact,
-            RootfsArtifact::Directory { path: dir.clone(), read_only: false, image_env: vec![] }
+            RootfsArtifact::Directory { path: dir.clone(), read_only: false, config: ImageConfig::default() }
         );
     }
     assert!(default_registry(None).resolve(".", &place.context()).is_ok());
@@ -100,8 +100,11 @@ fn squashfs_images_are_used_in_place() {
     let resolve =
         |path: &str| default_registry(None).resolve(&format!("squashfs+file://{path}"), &place.context());
     let encoded = copy.display().to_string().replace('%', "%25").replace(' ', "%20");
-    let expected =
-        RootfsArtifact::BlockImage { path: copy.clone(), fstype: BlockFs::Squashfs, image_env: vec![] };
+    let expected = RootfsArtifact::BlockImage {
+        path: copy.clone(),
+        fstype: BlockFs::Squashfs,
+        config: ImageConfig::default(),
+    };
     assert_eq!(resolve(&encoded).unwrap(), expected);
     assert_eq!(resolve(&format!("localhost{encoded}")).unwrap(), expected);
 

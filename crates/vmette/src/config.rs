@@ -204,13 +204,13 @@ impl Config {
     pub fn set_rootfs_artifact(&mut self, artifact: RootfsArtifact, force_read_only: bool) {
         self.rootfs_read_only |= force_read_only;
         match artifact {
-            RootfsArtifact::Directory { path, read_only, image_env } => {
+            RootfsArtifact::Directory { path, read_only, config } => {
                 self.rootfs =
                     Some(Rootfs::Share(RootfsShare { path, read_only: read_only || force_read_only }));
-                self.env.splice(0..0, image_env);
+                self.env.splice(0..0, config.env);
             }
-            RootfsArtifact::BlockImage { path, fstype, image_env } => {
-                self.env.splice(0..0, image_env);
+            RootfsArtifact::BlockImage { path, fstype, config } => {
+                self.env.splice(0..0, config.env);
                 self.rootfs = Some(Rootfs::Block(RootfsBlock { path, fstype }));
             }
         }

@@ -1,31 +1,25 @@
 //! From a rootfs spec to an artifact, with the default providers.
 
-use std::sync::Arc;
-
-use vmette_image::{Context, RootfsArtifact};
+use vmette_image::{Context, Progress, Reporter, RootfsArtifact};
 
 use crate::assets::{self, CacheRoot};
 use crate::launch::asset_options;
 use crate::{Config, Error};
 
 /// Resolves a spec such as `./rootfs` or `tar+file:///srv/rootfs.tar.gz`, in the cache and under the rules of `config`.
-/// Hand the result to [`Config::set_rootfs_artifact`]. `progress` gets a line before each step that takes its time.
+/// Hand the result to [`Config::set_rootfs_artifact`]. `reporter` is told what goes on.
 ///
 /// # Errors
 /// The spec has no known form, or what it names is missing, damaged, or over a limit.
-pub fn resolve_rootfs(
-    spec: &str,
-    config: &Config,
-    progress: Arc<dyn Fn(&str) + Send + Sync>,
-) -> Result<RootfsArtifact, Error> {
+pub fn resolve_rootfs(spec: &str, config: &Config, reporter: Reporter) -> Result<RootfsArtifact, Error> {
     let cache = cache_of(config)?;
     cache.ensure()?;
     let busybox = if spec == vmette_image::BUILTIN_SPEC {
-        Some(assets::busybox(&asset_options(config, &cache), &*progress)?)
+        Some(assets::busybox(&asset_options(config, &cache), &|line| reporter(&Progress::Step(line)))?)
     } else {
         None
     };
-    let context = Context::new(cache.path()).offline(config.offline).with_progress(progress);
+    let context = Context::new(cache.path()).offline(config.offline).with_reporter(reporter);
     Ok(vmette_image::default_registry(busybox).resolve(spec, &context)?)
 }
 

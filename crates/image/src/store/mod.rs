@@ -9,6 +9,7 @@ mod key;
 mod lock;
 mod private;
 mod prune;
+mod record;
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -23,6 +24,7 @@ pub use hold::InUse;
 pub use key::Key;
 pub(crate) use private::private_dir;
 pub use prune::Pruned;
+pub use record::{Description, ImageKind, LayerInfo, Origin, StoredImage};
 
 use lock::KeyLock;
 

@@ -1,0 +1,106 @@
+//! What is told of images. All of it serialises as the JSON that `--json` prints; times are seconds since 1970.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::digest::Digest;
+use crate::image_config::{ImageConfig, Platform};
+use crate::store::{ImageKind, LayerInfo};
+
+/// One line of a list: one name of an image, or an image without any.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageSummary {
+    /// A name that a run can use: a reference, a URL. None when no name stands for it any more.
+    pub name: Option<String>,
+    /// The image's identity: an OCI image's configuration digest, else the hash of what it was made of; 64 hexadecimal
+    /// digits, of which an unambiguous prefix of at least 4 serves as a name too.
+    pub id: String,
+    /// What it was made of.
+    pub kind: ImageKind,
+    /// Bytes that it takes in the store.
+    pub bytes: u64,
+    /// When it was made.
+    pub made: u64,
+    /// When it was last asked for.
+    pub used: u64,
+    /// Whether a machine, or something else, holds it now.
+    pub in_use: bool,
+}
+
+/// Everything that is known of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageDetails {
+    /// As in the list; `name` is the one that was asked for.
+    #[serde(flatten)]
+    pub summary: ImageSummary,
+    /// All names that stand for it, sorted.
+    pub names: Vec<String>,
+    /// From where.
+    pub source: String,
+    /// The manifest that the name stands for.
+    pub manifest: Option<Digest>,
+    /// What it runs on.
+    pub platform: Option<Platform>,
+    /// How it wants to be run.
+    pub config: ImageConfig,
+    /// Its layers, the lowest first.
+    pub layers: Vec<LayerInfo>,
+    /// Bytes of its files' content.
+    pub unpacked: u64,
+    /// The squashfs image.
+    pub path: PathBuf,
+}
+
+/// What to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PruneOptions {
+    /// Every image that can be had again and is not in use, however recently used.
+    pub all: bool,
+    /// Down to that many bytes; without it and without `all`, down to the budget. 0 is as `all`.
+    pub max_bytes: Option<u64>,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct PruneReport {
+    /// Images, by their identity.
+    pub images: Vec<String>,
+    /// Downloaded layers.
+    pub layers: usize,
+    /// Bytes that this freed.
+    pub bytes: u64,
+    /// Bytes that the store takes now.
+    pub left: u64,
+}
+
+/// What a name's removal did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Removed {
+    /// The name or identity that was given.
+    pub name: String,
+    /// The image that it stood for, if that was its last name and it was removed as well.
+    pub image: Option<String>,
+    /// Bytes that this freed.
+    pub bytes: u64,
+}
+
+/// What an export writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExportFormat {
+    /// An OCI archive, a tar file that skopeo, podman and docker read: one layer, the image's configuration.
+    Oci,
+    /// The squashfs image as it is, without its configuration.
+    Squashfs,
+    /// A tar archive of the tree, without its configuration.
+    Tar,
+}
+
+/// What an export wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Exported {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
