@@ -35,7 +35,7 @@ fn key() -> Key {
 fn role() {
     let (Ok(role), Ok(root)) = (env::var(ROLE), env::var(ROOT)) else { return };
     let context = Context::new(format!("{root}/cache")).with_reporter(std::sync::Arc::new(|progress| {
-        if let Progress::Step(line) = progress {
+        if let vmette_image::Progress::Step(line) = progress {
             println!("- {line}");
         }
     }));
