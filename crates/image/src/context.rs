@@ -41,6 +41,7 @@ pub struct Context {
     network: NetworkOptions,
     reporter: Option<Reporter>,
     cancelled: Arc<AtomicBool>,
+    cache_budget: Option<u64>,
 }
 
 impl Context {
@@ -54,6 +55,7 @@ impl Context {
             network: NetworkOptions::default(),
             reporter: None,
             cancelled: Arc::default(),
+            cache_budget: None,
         }
     }
 
@@ -85,6 +87,19 @@ impl Context {
     #[must_use]
     pub fn with_cancel_flag(self, flag: Arc<AtomicBool>) -> Self {
         Self { cancelled: flag, ..self }
+    }
+
+    /// Bytes of images and layers above which a new image is followed by pruning; 0 means never. Without it
+    /// `VMETTE_CACHE_MAX_BYTES` says so, or its default of 16 GiB.
+    #[must_use]
+    pub fn with_cache_budget(self, bytes: u64) -> Self {
+        Self { cache_budget: Some(bytes), ..self }
+    }
+
+    /// As [`with_cache_budget`](Self::with_cache_budget) has it.
+    #[must_use]
+    pub fn cache_budget(&self) -> Option<u64> {
+        self.cache_budget
     }
 
     /// Whether the network is ruled out.

@@ -44,5 +44,8 @@ pub use provider::{BlockFs, RootfsArtifact, RootfsProvider};
 pub use registry::{Registry, default_registry};
 pub use scratch::{SCRATCH_MAX_MIB, SCRATCH_MIN_MIB, ScratchDisk, make_scratch};
 pub use squashfs::SquashfsProvider;
-pub use store::{Description, ImageKind, InUse, Key, LayerInfo, Origin, Pruned, Store, StoredImage};
+pub use store::{
+    BadKey, Description, ImageKind, InUse, Key, LayerInfo, NameRecord, Origin, PruneRules, Pruned, Store,
+    StoredImage,
+};
 pub use tar::{ArchiveError, Refusal, TarLimits, TarProvider};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::context::Context;
 use crate::error::Result;
 use crate::image_config::ImageConfig;
+use crate::store::StoredImage;
 
 /// File system inside a block image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,6 +67,11 @@ impl RootfsArtifact {
     /// A squashfs image that declares nothing.
     pub(crate) fn squashfs(path: PathBuf) -> Self {
         Self::BlockImage { path, fstype: BlockFs::Squashfs, config: ImageConfig::default() }
+    }
+
+    /// An image of the store.
+    pub(crate) fn stored(image: StoredImage) -> Self {
+        Self::BlockImage { path: image.path, fstype: BlockFs::Squashfs, config: image.description.config }
     }
 }
 

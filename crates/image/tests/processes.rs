@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
 use support::{Archive, LIMITS, Place};
-use vmette_image::{Context, Key, RootfsProvider, Store, TarProvider};
+use vmette_image::{Context, Description, ImageConfig, ImageKind, Key, RootfsProvider, Store, TarProvider};
 
 const ROLE: &str = "VMETTE_IMAGE_TEST_ROLE";
 const ROOT: &str = "VMETTE_IMAGE_TEST_ROOT";
@@ -30,6 +30,18 @@ fn key() -> Key {
     Key::of_parts([&b"killed"[..]])
 }
 
+fn description() -> Description {
+    Description {
+        kind: ImageKind::Tar,
+        source: "test".to_owned(),
+        id: None,
+        platform: None,
+        config: ImageConfig::default(),
+        layers: Vec::new(),
+        unpacked: 0,
+    }
+}
+
 /// What a child does; nothing in the test run itself.
 #[test]
 fn role() {
@@ -43,12 +55,12 @@ fn role() {
         let spec = format!("tar+file://{root}/archive");
         TarProvider::with_limits(LIMITS).provide(&spec, &context).unwrap();
     } else {
-        let _ = context.store().unwrap().obtain(&key(), &|_| {}, |staging| {
+        let _ = context.store().unwrap().obtain(&key(), &context, |staging| {
             fs::write(staging, b"half an image").unwrap();
             println!("- writing");
             // Until killed.
             std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
-            Ok(())
+            Ok(description())
         });
     }
 }
@@ -69,7 +81,7 @@ fn eight_processes_convert_once() {
         .sum::<usize>();
     assert_eq!(converted, 1);
     let names = place.names();
-    assert!(names.len() == 2 && names[1].ends_with(".sqfs"), "{names:?}");
+    assert!(names.len() == 3 && names[2].ends_with(".sqfs"), "{names:?}");
 }
 
 #[test]
@@ -83,11 +95,11 @@ fn a_killed_process_is_recovered_from() {
     assert_eq!(place.names().len(), 2, "its staging and lock files are there: {:?}", place.names());
 
     let store = Store::open(&place.cache()).unwrap();
-    let built = store.obtain(&key(), &|_| {}, |staging| {
+    let built = store.obtain(&key(), &place.context(), |staging| {
         let other = Place::new();
         fs::copy(other.convert(&Archive::default().file("f", b"x").end())?, staging).unwrap();
-        Ok(())
+        Ok(description())
     });
-    assert!(built.unwrap().exists());
-    assert_eq!(place.names().len(), 1, "{:?}", place.names());
+    assert!(built.unwrap().path.exists());
+    assert_eq!(place.names().len(), 2, "image and record: {:?}", place.names());
 }

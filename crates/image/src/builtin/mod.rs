@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use crate::context::Context;
 use crate::error::{ProviderError, Result};
+use crate::image_config::{ImageConfig, Platform};
 use crate::meta::{Meta, Node};
 use crate::pack::{Compression, Packer};
 use crate::provider::{RootfsArtifact, RootfsProvider};
 use crate::spec;
-use crate::store::{Key, Store};
+use crate::store::{Description, ImageKind, Key, Store};
 use crate::tool;
 
 /// The spec that names it.
@@ -66,12 +67,7 @@ impl RootfsProvider for BuiltinProvider {
         let busybox =
             self.busybox.as_deref().ok_or(ProviderError::MissingTool { tool: BUSYBOX, package: PACKAGE })?;
         let file = busybox_identity(busybox)?;
-        let (key, image) = (key(&file.0, &file.1), &file.0);
-        let made = ctx.store()?.obtain(&key, &|line| ctx.report(line), |staging| {
-            ctx.report("making the built-in rootfs");
-            make(image, staging)
-        })?;
-        Ok(RootfsArtifact::squashfs(made))
+        obtain(&ctx.store()?, ctx, &file.0, &file.1)
     }
 }
 
@@ -89,8 +85,15 @@ pub fn find_busybox() -> Option<PathBuf> {
 /// `busybox` is missing or not static, or the store cannot be used.
 pub fn builtin_rootfs(store: &Store, busybox: &Path) -> Result<RootfsArtifact> {
     let (path, metadata) = busybox_identity(busybox)?;
-    let image = store.obtain(&key(&path, &metadata), &|_| {}, |staging| make(&path, staging))?;
-    Ok(RootfsArtifact::squashfs(image))
+    obtain(store, &Context::new(store.cache_root()), &path, &metadata)
+}
+
+fn obtain(store: &Store, ctx: &Context, busybox: &Path, metadata: &Metadata) -> Result<RootfsArtifact> {
+    let made = store.obtain(&key(busybox, metadata), ctx, |staging| {
+        ctx.report("making the built-in rootfs");
+        make(busybox, staging)
+    })?;
+    Ok(RootfsArtifact::stored(made))
 }
 
 fn busybox_identity(busybox: &Path) -> Result<(PathBuf, Metadata)> {
@@ -125,13 +128,23 @@ fn read_busybox(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-fn make(busybox: &Path, staging: &Path) -> Result<()> {
+fn make(busybox: &Path, staging: &Path) -> Result<Description> {
     let program = read_busybox(busybox)?;
     let mut packer = Packer::start(staging, Compression::None, BUSYBOX_MAX)?;
     if write(&mut packer, &program).is_err() {
         return Err(packer.failure());
     }
-    packer.finish()
+    packer.finish()?;
+    let files = files::FILES.iter().map(|(.., content)| content.len() as u64);
+    Ok(Description {
+        kind: ImageKind::Builtin,
+        source: BUILTIN_SPEC.to_owned(),
+        id: None,
+        platform: Some(Platform::of_guest()),
+        config: ImageConfig::default(),
+        layers: Vec::new(),
+        unpacked: program.len() as u64 + files.sum::<u64>(),
+    })
 }
 
 fn write(packer: &mut Packer, program: &[u8]) -> std::io::Result<()> {

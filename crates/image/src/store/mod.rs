@@ -1,36 +1,55 @@
 //! Converted images, each made once, whoever asks and however many ask at once.
 //!
-//! `<cache>/images/<key>.sqfs` is complete whenever it is there: it is written under another name, synced, checked and
-//! renamed, all under the key's lock. A name's presence is therefore enough, and a killed conversion leaves nothing but
-//! a staging file, which the next holder of the key's lock removes.
+//! `<cache>/images/<key>.sqfs` is an image, `<key>.json` its record. Both are written under other names, synced and
+//! renamed, under the key's lock and the record last: an image is ready when its record is there and its file is the
+//! one that the record speaks of. Whatever a killed process leaves is thereby either ready or swept by the next holder
+//! of the lock. Names, which say what an image is for, lie in `images/names`; downloaded layers in `layers`.
 
+mod budget;
+#[cfg(test)]
+mod crash;
+mod document;
 mod hold;
 mod key;
+mod layers;
+mod list;
 mod lock;
+mod names;
 mod private;
 mod prune;
 mod record;
+mod stamp;
 
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::SystemTime;
 
+use crate::context::Context;
 use crate::error::{ProviderError, Result};
 use crate::superblock::Superblock;
 
 pub use hold::InUse;
-pub use key::Key;
+pub use key::{BadKey, Key};
+pub(crate) use layers::LayerCache;
+pub(crate) use lock::FileLock;
+pub use names::NameRecord;
 pub(crate) use private::private_dir;
-pub use prune::Pruned;
+pub use prune::{PruneRules, Pruned};
+pub(crate) use record::seconds;
 pub use record::{Description, ImageKind, LayerInfo, Origin, StoredImage};
 
-use lock::KeyLock;
+use budget::Budget;
+use document::{remove_if_there, sync_dir};
+use record::{Made, Record};
+use stamp::Stamp;
 
 /// Directory below the cache's root.
 const IMAGES_DIR: &str = "images";
 const IMAGE_SUFFIX: &str = "sqfs";
+const RECORD_SUFFIX: &str = "json";
 const LOCK_SUFFIX: &str = "lock";
 /// Between key and random part of a staging file's name.
 const STAGING_INFIX: &str = ".staging.";
@@ -38,6 +57,7 @@ const STAGING_INFIX: &str = ".staging.";
 /// The store below one cache root. Cheap to open; any number of threads and processes may share the directory.
 #[derive(Debug, Clone)]
 pub struct Store {
+    root: PathBuf,
     dir: PathBuf,
 }
 
@@ -60,7 +80,7 @@ impl Store {
         private_dir(cache_root)?;
         let dir = cache_root.join(IMAGES_DIR);
         private_dir(&dir)?;
-        Ok(Self { dir })
+        Ok(Self { root: cache_root.to_owned(), dir })
     }
 
     /// Where the images are.
@@ -69,41 +89,97 @@ impl Store {
         &self.dir
     }
 
-    /// The key's image. When it is missing or damaged `build` writes it to the path it is given, which does not exist
-    /// yet. One caller at a time builds a key; the others wait, and find it.
-    ///
-    /// # Errors
-    /// What `build` says; [`ProviderError::Cache`] when the directory is at fault.
-    pub fn obtain(
-        &self,
-        key: &Key,
-        report: &dyn Fn(&str),
-        build: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<PathBuf> {
-        let image = self.dir.join(format!("{key}.{IMAGE_SUFFIX}"));
-        if self.is_usable(&image) {
-            return Ok(image);
-        }
-        let _lock = KeyLock::acquire(&self.dir.join(format!("{key}.{LOCK_SUFFIX}")), report)?;
-        if self.is_usable(&image) {
-            return Ok(image);
-        }
-        self.sweep_key(key)?;
-        let staging = Staging(self.staging_path(key)?);
-        build(&staging.0)?;
-        self.publish(&staging.0, &image)?;
-        Ok(image)
+    /// The cache that it is part of.
+    #[must_use]
+    pub fn cache_root(&self) -> &Path {
+        &self.root
     }
 
-    /// Present and whole by its superblock. A hit counts as use.
-    fn is_usable(&self, image: &Path) -> bool {
-        let Ok(file) = File::open(image) else { return false };
-        if Superblock::read(&file).is_err() {
-            return false;
+    /// The downloaded layers.
+    pub(crate) fn layers(&self) -> LayerCache {
+        LayerCache::new(&self.root)
+    }
+
+    /// The key's image, if it is there and whole. Counts as use. Works on a read-only file system as well.
+    ///
+    /// An image whose file is not the one that was recorded (a cache that was copied, a file that was changed) is read
+    /// and hashed; one that differs does not count.
+    #[must_use]
+    pub fn find(&self, key: &Key) -> Option<StoredImage> {
+        let (mut record, file) = Record::read(&self.dir, key)?;
+        let path = self.image_path(key);
+        let found = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file)?;
+        let stamp = Stamp::of(&found);
+        if stamp != record.stamp {
+            self.is_unchanged(&path, &record, stamp)?;
+            record.stamp = stamp;
+            self.record_stamp(key, &record);
         }
         // A store on a read-only file system still serves; its order of use does not matter there.
         let _ = file.set_modified(SystemTime::now());
-        true
+        Some(record.into_image(path, file.metadata().ok()))
+    }
+
+    /// The key's image. When it is missing or damaged, `build` writes it to the path it is given, which does not exist
+    /// yet, and says what it is. One caller at a time builds a key; the others wait, and find it. A new image is
+    /// followed by pruning to the budget.
+    ///
+    /// # Errors
+    /// What `build` says; [`ProviderError::Cache`] when the directory is at fault; [`ProviderError::Cancelled`].
+    pub fn obtain(
+        &self,
+        key: &Key,
+        ctx: &Context,
+        build: impl FnOnce(&Path) -> Result<Description>,
+    ) -> Result<StoredImage> {
+        if let Some(found) = self.find(key) {
+            return Ok(found);
+        }
+        let budget = Budget::of(ctx)?;
+        let image = {
+            let _lock = FileLock::acquire(
+                &self.lock_path(key),
+                ctx,
+                "waiting for another process that is making the same image",
+            )?;
+            if let Some(found) = self.find(key) {
+                return Ok(found);
+            }
+            self.discard(key, ctx)?;
+            let staging = Staging(self.staging_path(key)?);
+            let description = build(&staging.0)?;
+            #[cfg(test)]
+            crash::point("built");
+            self.publish(key, &staging.0, description, ctx)?
+        };
+        budget.enforce(self, key, ctx);
+        Ok(image)
+    }
+
+    fn image_path(&self, key: &Key) -> PathBuf {
+        self.dir.join(format!("{key}.{IMAGE_SUFFIX}"))
+    }
+
+    fn lock_path(&self, key: &Key) -> PathBuf {
+        self.dir.join(format!("{key}.{LOCK_SUFFIX}"))
+    }
+
+    /// None when the file does not hold what was recorded.
+    fn is_unchanged(&self, path: &Path, record: &Record, stamp: Stamp) -> Option<()> {
+        let file = document::open(path).ok()?;
+        let same = |file: &File| file.metadata().is_ok_and(|metadata| Stamp::of(&metadata) == stamp);
+        let whole = file.metadata().is_ok_and(|metadata| metadata.len() == record.bytes)
+            && stamp::hash(&file, || Ok(())).is_ok_and(|digest| digest == record.sha256);
+        (whole && same(&file)).then_some(())
+    }
+
+    /// Saves the next caller the reading. Only when nobody else is about to change the record; what fails costs time.
+    fn record_stamp(&self, key: &Key, record: &Record) {
+        if let Ok(Some(_lock)) = FileLock::try_acquire(&self.lock_path(key))
+            && Record::read(&self.dir, key).is_some_and(|(current, _)| current.sha256 == record.sha256)
+        {
+            let _ = record.write(&self.dir);
+        }
     }
 
     /// A name that no other process, in whatever PID namespace, can be writing to.
@@ -115,51 +191,96 @@ impl Store {
         Ok(reserved.path().to_owned())
     }
 
-    fn publish(&self, staging: &Path, image: &Path) -> Result<()> {
+    fn publish(
+        &self,
+        key: &Key,
+        staging: &Path,
+        description: Description,
+        ctx: &Context,
+    ) -> Result<StoredImage> {
         let failed = |what| ProviderError::cache(&self.dir, what);
-        let file = File::open(staging).map_err(failed("the new image cannot be opened"))?;
+        let file = document::open(staging).map_err(failed("the new image cannot be opened"))?;
         Superblock::read(&file).map_err(|e| {
             ProviderError::Other(format!("the image that was just made {e}: {}", staging.display()))
         })?;
         file.set_permissions(Permissions::from_mode(0o444))
             .map_err(failed("the new image cannot be protected"))?;
-        file.sync_all().map_err(failed("the new image cannot be written out"))?;
-        fs::rename(staging, image).map_err(failed("the new image cannot be renamed"))?;
-        File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(failed("the directory cannot be written out"))
+        // Hashing takes the processor, syncing the disk.
+        let (synced, hashed) = thread::scope(|scope| {
+            let syncing = scope.spawn(|| file.sync_all());
+            let hashed = stamp::hash(&file, || ctx.check_cancelled().map_err(io::Error::other));
+            (syncing.join().unwrap_or_else(|_| Err(io::Error::other("the thread ended"))), hashed)
+        });
+        ctx.check_cancelled()?;
+        synced.map_err(failed("the new image cannot be written out"))?;
+        let sha256 = hashed.map_err(failed("the new image cannot be read"))?;
+        #[cfg(test)]
+        crash::point("synced");
+        let path = self.image_path(key);
+        fs::rename(staging, &path).map_err(failed("the new image cannot be renamed"))?;
+        #[cfg(test)]
+        crash::point("renamed");
+        let recorded = self.record(key, &file, sha256, description);
+        recorded.map(|record| record.into_image(path.clone(), None)).map_err(|e| {
+            // Without its record it is of no use to anybody.
+            let _ = fs::remove_file(&path);
+            failed("the new image cannot be recorded")(e)
+        })
     }
 
-    /// Removes what a killed conversion of this key left. The caller holds the key's lock, so nobody writes them.
-    fn sweep_key(&self, key: &Key) -> Result<()> {
-        let prefix = format!("{key}{STAGING_INFIX}");
-        for name in self.names()? {
-            if name.starts_with(&prefix) {
-                remove_if_there(&self.dir.join(name))
-                    .map_err(ProviderError::cache(&self.dir, "a stale file cannot be removed"))?;
-            }
+    /// Renaming changed the file's change time, so it is looked at only now.
+    fn record(
+        &self,
+        key: &Key,
+        file: &File,
+        sha256: crate::digest::Digest,
+        description: Description,
+    ) -> io::Result<Record> {
+        let metadata = file.metadata()?;
+        let stamp = Stamp::of(&metadata);
+        let record = Record::new(key, Made { description, bytes: metadata.len(), sha256, stamp });
+        sync_dir(&self.dir)?;
+        record.write(&self.dir)?;
+        Ok(record)
+    }
+
+    /// Removes what there is of a key that is about to be made. The caller holds the key's lock, so nobody else writes
+    /// any of it. The record goes first: without it nothing is taken for ready.
+    fn discard(&self, key: &Key, ctx: &Context) -> Result<()> {
+        let (record, image) = (Record::path(&self.dir, key), self.image_path(key));
+        if record.exists() && image.exists() {
+            ctx.warn(&format!(
+                "the cached image {} is damaged or of another version; it is made again",
+                image.display()
+            ));
         }
-        Ok(())
+        let prefix = format!("{key}{STAGING_INFIX}");
+        let stale = self.file_names()?.into_iter().filter(|name| name.starts_with(&prefix));
+        [record, image].into_iter().chain(stale.map(|name| self.dir.join(name))).try_for_each(|path| {
+            remove_if_there(&path).map_err(ProviderError::cache(&self.dir, "a stale file cannot be removed"))
+        })
     }
 
     /// The names in the directory that can be the store's.
-    fn names(&self) -> Result<Vec<String>> {
-        let failed = |e| ProviderError::cache(&self.dir, "it cannot be listed")(e);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            names.extend(entry.map_err(failed)?.file_name().into_string());
-        }
-        names.sort();
-        Ok(names)
+    fn file_names(&self) -> Result<Vec<String>> {
+        file_names(&self.dir)
     }
 }
 
-/// Another process may have been faster.
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
+/// Sorted names of the files in a directory of the cache; none when it is not there.
+fn file_names(dir: &Path) -> Result<Vec<String>> {
+    let failed = |e| ProviderError::cache(dir, "it cannot be listed")(e);
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.map_err(failed)?.file_name().into_string());
     }
+    names.sort();
+    Ok(names)
 }
 
 #[cfg(test)]

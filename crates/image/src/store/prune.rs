@@ -1,92 +1,189 @@
-//! Keeping the store within its size.
+//! Keeping the store within its size, and clean of what killed processes left.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::lock::KeyLock;
-use super::{IMAGE_SUFFIX, LOCK_SUFFIX, STAGING_INFIX, Store, remove_if_there};
+use super::names::NameRecord;
+use super::record::Record;
+use super::{
+    FileLock, IMAGE_SUFFIX, Key, LOCK_SUFFIX, Origin, RECORD_SUFFIX, STAGING_INFIX, Store, StoredImage,
+    document, file_names, remove_if_there,
+};
 use crate::error::Result;
 
-/// An image that was asked for this recently is kept: its session may be about to hold it.
+/// An image that was asked for this recently is kept: its session may be about to hold it. Layers likewise, whose
+/// conversion may be about to begin.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// What a pruning did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pruned {
-    /// Images removed.
-    pub images: usize,
-    /// Their size in bytes.
-    pub bytes: u64,
+/// How much to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PruneRules {
+    /// Bytes that images and layers may take afterwards.
+    pub max_bytes: u64,
+    /// An image that stays.
+    pub keep: Option<Key>,
+    /// Also what was used within the last minute.
+    pub recent_too: bool,
 }
 
-struct Candidate {
-    path: PathBuf,
-    used: SystemTime,
-    bytes: u64,
+/// What a pruning did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Images removed, by their identity.
+    pub images: Vec<String>,
+    /// Layers removed.
+    pub layers: usize,
+    /// Bytes that this freed.
+    pub bytes: u64,
+    /// Bytes that images and layers take now.
+    pub left: u64,
+}
+
+impl Pruned {
+    fn freed(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.left = self.left.saturating_sub(bytes);
+    }
 }
 
 impl Store {
-    /// Removes images, the longest unused first, until the store's images take at most `max_bytes`. Never removes one
-    /// that is held, that was used within the last minute, or `keep`. Also removes what killed conversions left.
+    /// Removes layers, then images, the longest unused first, until the store takes at most `max_bytes`. Never removes
+    /// what is held, and no image that has a name which cannot be had again; nothing that was used within the last
+    /// minute unless told to. Also removes what killed processes left.
     ///
     /// # Errors
-    /// [`ProviderError::Cache`](crate::ProviderError::Cache) when the directory cannot be listed.
-    pub fn prune(&self, max_bytes: u64, keep: Option<&Path>) -> Result<Pruned> {
+    /// [`ProviderError::Cache`](crate::ProviderError::Cache) when the directory cannot be listed or locked.
+    pub fn prune(&self, rules: &PruneRules) -> Result<Pruned> {
         self.sweep()?;
-        let mut candidates = self.images()?;
-        candidates.sort_by_key(|candidate| candidate.used);
-        let mut total: u64 = candidates.iter().map(|candidate| candidate.bytes).sum();
+        let mut images = self.list()?;
+        images.sort_by_key(|image| image.used);
+        let cache = self.layers();
+        let mut layers = cache.list()?;
+        layers.sort_by_key(|layer| layer.used);
+        let left = images.iter().map(|image| image.bytes).chain(layers.iter().map(|layer| layer.bytes)).sum();
+        let mut pruned = Pruned { left, ..Pruned::default() };
         let now = SystemTime::now();
-        let mut pruned = Pruned::default();
-        for candidate in candidates {
-            if total <= max_bytes {
+        // A time in the future says nothing about use; such a one is as old as any.
+        let is_recent =
+            |used| !rules.recent_too && now.duration_since(used).is_ok_and(|age: Duration| age < GRACE);
+        for layer in layers {
+            if pruned.left <= rules.max_bytes {
+                return Ok(pruned);
+            }
+            if !is_recent(layer.used) && cache.remove_unused(&layer)? {
+                pruned.layers += 1;
+                pruned.freed(layer.bytes);
+            }
+        }
+        for image in images {
+            if pruned.left <= rules.max_bytes {
                 break;
             }
-            // A time in the future says nothing about use; such an image is as old as any.
-            let recent = now.duration_since(candidate.used).is_ok_and(|age| age < GRACE);
-            if recent || keep == Some(&candidate.path) || !remove_unheld(&candidate.path) {
+            if rules.keep == Some(image.key) || is_recent(image.used) {
                 continue;
             }
-            total -= candidate.bytes;
-            pruned.images += 1;
-            pruned.bytes += candidate.bytes;
+            if self.remove_replaceable(&image)? {
+                pruned.images.push(image.id());
+                pruned.freed(image.bytes);
+            }
         }
         Ok(pruned)
     }
 
-    fn images(&self) -> Result<Vec<Candidate>> {
-        let suffix = format!(".{IMAGE_SUFFIX}");
-        let candidate = |name: String| {
-            let path = self.dir.join(name);
-            // Gone between listing and now: another process prunes too.
-            let metadata = fs::symlink_metadata(&path).ok()?;
-            let used = metadata.modified().ok()?;
-            metadata.is_file().then_some(Candidate { path, used, bytes: metadata.len() })
-        };
-        Ok(self.names()?.into_iter().filter(|name| name.ends_with(&suffix)).filter_map(candidate).collect())
+    /// Removes an image and its names unless one of them is [`Origin::Local`], or somebody holds or makes it. Names
+    /// are locked meanwhile, so that none comes to stand for what goes.
+    fn remove_replaceable(&self, image: &StoredImage) -> Result<bool> {
+        let _names_lock = self.lock_names()?;
+        let names = self.names_of(&image.key)?;
+        if names.iter().any(|name| name.origin == Origin::Local) || !self.remove_image(image, false)? {
+            return Ok(false);
+        }
+        self.forget(&names)?;
+        Ok(true)
     }
 
-    /// Removes staging and lock files whose key nobody has locked: their process is dead.
+    /// Removes an image, unless somebody makes it or, without `held_too`, holds it. Whether it is gone.
+    pub(crate) fn remove_image(&self, image: &StoredImage, held_too: bool) -> Result<bool> {
+        let Some(_lock) = FileLock::try_acquire(&self.lock_path(&image.key))? else { return Ok(false) };
+        let Ok(file) = document::open(&image.path) else { return Ok(false) };
+        // An exclusive lock is to be had only when nobody holds it; whoever waits for it finds the name gone.
+        if !held_too && file.try_lock().is_err() {
+            return Ok(false);
+        }
+        // The record first: without it nothing is taken for ready.
+        let gone = remove_if_there(&Record::path(&self.dir, &image.key)).is_ok();
+        #[cfg(test)]
+        super::crash::point("record removed");
+        Ok(gone && fs::remove_file(&image.path).is_ok())
+    }
+
+    /// Removes what no living process works on: staging and lock files, images without a record and records without an
+    /// image, names that stand for nothing. What cannot be removed now is tried again next time.
     fn sweep(&self) -> Result<()> {
-        for name in self.names()? {
-            let key = match name.split_once(STAGING_INFIX) {
-                Some((key, _)) => key,
-                None => match name.strip_suffix(LOCK_SUFFIX).and_then(|rest| rest.strip_suffix('.')) {
-                    Some(key) => key,
-                    None => continue,
-                },
+        let files = self.file_names()?;
+        let present: HashSet<&str> = files.iter().map(String::as_str).collect();
+        for name in &files {
+            let Some((key, rest)) = name.split_once('.') else { continue };
+            let Ok(key) = key.parse::<Key>() else { continue };
+            let half = |other: &str| !present.contains(format!("{key}.{other}").as_str());
+            let stale = match rest {
+                LOCK_SUFFIX => true,
+                IMAGE_SUFFIX => half(RECORD_SUFFIX),
+                RECORD_SUFFIX => half(IMAGE_SUFFIX),
+                _ => name[key.to_string().len()..].starts_with(STAGING_INFIX),
             };
-            if let Some(_lock) = KeyLock::try_acquire(&self.dir.join(format!("{key}.{LOCK_SUFFIX}")))? {
-                // Under the lock nobody writes it. What cannot be removed now is tried again next time.
-                let _ = remove_if_there(&self.dir.join(&name));
+            if stale {
+                self.sweep_file(&key, name, rest)?;
+            }
+        }
+        self.sweep_names()
+    }
+
+    /// Under the key's lock nobody writes any of it, so what was seen can be looked at again and believed. Letting the
+    /// lock go removes its own file.
+    fn sweep_file(&self, key: &Key, name: &str, rest: &str) -> Result<()> {
+        let Some(_lock) = FileLock::try_acquire(&self.lock_path(key))? else { return Ok(()) };
+        let path = self.dir.join(name);
+        let goes = match rest {
+            LOCK_SUFFIX => false,
+            IMAGE_SUFFIX => !Record::path(&self.dir, key).exists() && is_unheld(&path),
+            RECORD_SUFFIX => !self.image_path(key).exists(),
+            _ => true,
+        };
+        if goes {
+            let _ = remove_if_there(&path);
+        }
+        Ok(())
+    }
+
+    /// A name whose image is gone, unless that is being made just now.
+    fn sweep_names(&self) -> Result<()> {
+        let dir = self.names_dir();
+        if !dir.exists() {
+            return Ok(());
+        }
+        let _names_lock = self.lock_names()?;
+        for name in file_names(&dir)?.iter().filter(|name| name.contains(STAGING_INFIX)) {
+            let _ = remove_if_there(&dir.join(name));
+        }
+        let mut dangling: HashMap<Key, Vec<NameRecord>> = HashMap::new();
+        for name in self.all_names()? {
+            if !Record::path(&self.dir, &name.key).exists() {
+                dangling.entry(name.key).or_default().push(name);
+            }
+        }
+        for (key, names) in dangling {
+            let Some(_lock) = FileLock::try_acquire(&self.lock_path(&key))? else { continue };
+            if !Record::path(&self.dir, &key).exists() {
+                self.forget(&names)?;
             }
         }
         Ok(())
     }
 }
 
-/// Whether the image is gone: an exclusive lock is to be had only when nobody holds it.
-fn remove_unheld(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| file.try_lock().is_ok() && fs::remove_file(path).is_ok())
+fn is_unheld(path: &Path) -> bool {
+    document::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }

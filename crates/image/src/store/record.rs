@@ -1,10 +1,15 @@
-//! What the store knows of an image beside its bytes. Kept as JSON beside it.
+//! What the store knows of an image beside its bytes. Kept as JSON beside it, written last: an image is ready when its
+//! record is there.
 
-use std::path::PathBuf;
-use std::time::SystemTime;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::document;
+use super::key::Key;
+use super::stamp::Stamp;
 use crate::digest::Digest;
 use crate::image_config::{ImageConfig, Platform};
 
@@ -59,6 +64,8 @@ pub struct Description {
 /// An image of the store, complete and whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredImage {
+    /// What identifies it in the store.
+    pub key: Key,
     /// The squashfs image.
     pub path: PathBuf,
     /// What is known of it.
@@ -69,6 +76,82 @@ pub struct StoredImage {
     pub made: SystemTime,
     /// When it was last asked for.
     pub used: SystemTime,
+}
+
+impl StoredImage {
+    /// The image's identity as it is shown: its own, else the key; 64 hexadecimal digits.
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.description.id.map_or_else(|| self.key.to_string(), |id| id.hex())
+    }
+}
+
+/// Counts up when a record's meaning changes; a record of another version is as good as none.
+const VERSION: u32 = 1;
+
+/// The record as it is written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Record {
+    version: u32,
+    /// A record under another key's name says nothing.
+    key: Key,
+    pub(super) description: Description,
+    /// Of the squashfs image.
+    pub(super) bytes: u64,
+    pub(super) sha256: Digest,
+    /// Of the squashfs image when it had that hash.
+    pub(super) stamp: Stamp,
+    /// Seconds since 1970.
+    made: u64,
+}
+
+/// The parts of a record that its maker knows.
+pub(super) struct Made {
+    pub(super) description: Description,
+    pub(super) bytes: u64,
+    pub(super) sha256: Digest,
+    pub(super) stamp: Stamp,
+}
+
+impl Record {
+    pub(super) fn new(key: &Key, made: Made) -> Self {
+        let Made { description, bytes, sha256, stamp } = made;
+        Self {
+            version: VERSION,
+            key: *key,
+            description,
+            bytes,
+            sha256,
+            stamp,
+            made: seconds(SystemTime::now()),
+        }
+    }
+
+    /// The key's record and its file, whose time of change is the time of last use. None when it cannot be used.
+    pub(super) fn read(dir: &Path, key: &Key) -> Option<(Self, File)> {
+        let (record, file) = document::read::<Self>(&Self::path(dir, key))?;
+        (record.version == VERSION && record.key == *key).then_some((record, file))
+    }
+
+    pub(super) fn path(dir: &Path, key: &Key) -> PathBuf {
+        dir.join(format!("{key}.json"))
+    }
+
+    pub(super) fn write(&self, dir: &Path) -> std::io::Result<()> {
+        document::write(dir, &self.key.to_string(), self)
+    }
+
+    /// What is told of it. `metadata` is the record's own.
+    pub(super) fn into_image(self, path: PathBuf, metadata: Option<fs::Metadata>) -> StoredImage {
+        let made = UNIX_EPOCH + Duration::from_secs(self.made);
+        let used = metadata.and_then(|metadata| metadata.modified().ok()).unwrap_or(made);
+        StoredImage { key: self.key, path, description: self.description, bytes: self.bytes, made, used }
+    }
+}
+
+/// Since 1970; a time before that is no time that a store has.
+pub(crate) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Where a name of the store comes from, and how to ask whether it still means the same.

@@ -19,11 +19,12 @@ pub use limits::TarLimits;
 
 use crate::context::Context;
 use crate::error::{ProviderError, Result};
+use crate::image_config::ImageConfig;
 use crate::pack::{Compression, Packer};
 use crate::provider::{RootfsArtifact, RootfsProvider};
 use crate::sniff::FileKind;
 use crate::spec;
-use crate::store::Key;
+use crate::store::{Description, ImageKind, Key};
 use source::Source;
 
 /// Part of every key. Counts up whenever the same archive would become another image.
@@ -70,16 +71,20 @@ impl RootfsProvider for TarProvider {
         let metadata = file.metadata().map_err(ProviderError::io("cannot examine", &path))?;
         let store = ctx.store()?;
         let key = Key::of_file(CONVERTER, &path, &metadata);
-        let mut converted = false;
-        let image = store.obtain(&key, &|line| ctx.report(line), |staging| {
+        let image = store.obtain(&key, ctx, |staging| {
             ctx.report(&format!("converting {}", path.display()));
-            converted = true;
-            convert_file(file, &metadata, &path, staging, limits.max_bytes)
+            let unpacked = convert_file(file, &metadata, &path, staging, limits.max_bytes)?;
+            Ok(Description {
+                kind: ImageKind::Tar,
+                source: format!("tar+file://{}", spec::encode_path(&path)),
+                id: None,
+                platform: None,
+                config: ImageConfig::default(),
+                layers: Vec::new(),
+                unpacked,
+            })
         })?;
-        if converted && limits.cache_max_bytes > 0 {
-            store.prune(limits.cache_max_bytes, Some(&image))?;
-        }
-        Ok(RootfsArtifact::squashfs(image))
+        Ok(RootfsArtifact::stored(image))
     }
 }
 
@@ -89,7 +94,7 @@ fn convert_file(
     path: &Path,
     staging: &Path,
     max_bytes: u64,
-) -> Result<()> {
+) -> Result<u64> {
     let archive = |source| ProviderError::Archive { path: path.to_owned(), source };
     let kind = FileKind::of(&mut file).map_err(ProviderError::io("cannot read", path))?;
     let again = file.try_clone().map_err(ProviderError::io("cannot open again", path))?;
@@ -111,5 +116,5 @@ fn convert_file(
             path.display()
         )));
     }
-    Ok(())
+    Ok(source.offset())
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use vmette_image::{Context, ProviderError, RootfsArtifact, RootfsProvider, TarLimits, TarProvider};
 
-pub const LIMITS: TarLimits = TarLimits { max_bytes: 64 << 20, cache_max_bytes: 0 };
+pub const LIMITS: TarLimits = TarLimits { max_bytes: 64 << 20 };
 
 /// An archive in the making.
 #[derive(Clone, Default)]

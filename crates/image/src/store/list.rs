@@ -1,0 +1,40 @@
+//! What is in the store, without reading any of it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use super::record::Record;
+use super::{Key, RECORD_SUFFIX, Store, StoredImage, document};
+use crate::error::Result;
+
+impl Store {
+    /// All images, by key. Neither verified nor counted as use.
+    ///
+    /// # Errors
+    /// [`ProviderError::Cache`](crate::ProviderError::Cache) when the directory cannot be listed.
+    pub fn list(&self) -> Result<Vec<StoredImage>> {
+        let suffix = format!(".{RECORD_SUFFIX}");
+        let keys = self.file_names()?;
+        let keys = keys.iter().filter_map(|name| name.strip_suffix(&suffix)?.parse().ok());
+        Ok(keys.filter_map(|key| self.peek(&key)).collect())
+    }
+
+    /// As [`find`](Self::find), but neither verified nor counted as use.
+    #[must_use]
+    pub fn peek(&self, key: &Key) -> Option<StoredImage> {
+        let (record, file) = Record::read(&self.dir, key)?;
+        let path = self.image_path(key);
+        let metadata = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file)?;
+        let image = record.into_image(path, file.metadata().ok());
+        Some(StoredImage { bytes: metadata.size(), ..image })
+    }
+}
+
+impl StoredImage {
+    /// Whether a machine, or something else, [holds](Store::hold) it now.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        // An exclusive lock is to be had only when nobody holds it. It is let go at once.
+        document::open(&self.path).is_ok_and(|file| file.try_lock().is_err())
+    }
+}
