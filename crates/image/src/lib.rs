@@ -15,6 +15,7 @@ mod error;
 mod http;
 mod image_config;
 mod images;
+mod layers;
 mod meta;
 mod oci;
 mod pack;

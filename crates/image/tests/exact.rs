@@ -126,9 +126,27 @@ fn a_symbolic_link_and_a_device_may_have_two_names() {
 }
 
 #[test]
-fn the_last_entry_of_a_directory_counts() {
-    let archive = Archive::default().dir("d", 0o700).file("d/f", b"x").dir("d/", 0o755).end();
-    assert!(listing(&Place::new().convert(&archive).unwrap())["d"].starts_with("drwxr-xr-x"));
+fn the_last_entry_of_a_name_counts() {
+    let archive = Archive::default()
+        .dir("d", 0o700)
+        .file("d/f", b"x")
+        .dir("d/", 0o755)
+        .file("f", b"1")
+        .hard_link("keeps", "f")
+        .file("./f", b"22")
+        .file("to-dir", b"")
+        .dir("to-dir", 0o711)
+        .dir("to-link", 0o755)
+        .file("to-link/gone", b"")
+        .symlink("to-link", "x")
+        .end();
+    let place = Place::new();
+    let image = place.convert(&archive).unwrap();
+    let listed = listing(&image);
+    assert!(listed["d"].starts_with("drwxr-xr-x") && listed.contains_key("d/f"), "{listed:?}");
+    assert!(listed["to-dir"].starts_with("drwx--x--x"), "{listed:?}");
+    assert!(listed.contains_key("to-link -> x") && !listed.contains_key("to-link/gone"), "{listed:?}");
+    assert_eq!((content(&image, "f"), content(&image, "keeps")), (b"22".to_vec(), b"1".to_vec()));
 }
 
 /// A tree that GNU tar packs, in its dialects and compressions, with a sparse file.

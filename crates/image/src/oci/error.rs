@@ -1,6 +1,7 @@
 //! Why an image cannot be used.
 
 use crate::digest::Digest;
+use crate::tar::ArchiveError;
 
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -18,4 +19,7 @@ pub enum ImageError {
         /// As it came.
         actual: Digest,
     },
+    /// One of its layers is damaged, hostile, or holds something that an image cannot hold.
+    #[error("a layer of it {0}")]
+    Layer(#[source] ArchiveError),
 }

@@ -7,5 +7,6 @@ mod clean_tar;
 mod process;
 mod reroot;
 
+#[cfg(test)]
 pub(crate) use clean_tar::CleanTar;
 pub(crate) use process::{Compression, Packer};

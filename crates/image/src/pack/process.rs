@@ -90,6 +90,14 @@ impl Packer {
         Ok(packer)
     }
 
+    /// Writes inodes. When the tool has ended instead, the error says why.
+    pub(crate) fn write(
+        &mut self,
+        write: impl FnOnce(&mut CleanTar<BufWriter<UnixStream>>) -> io::Result<()>,
+    ) -> Result<()> {
+        self.tar().and_then(write).map_err(|_| self.failure())
+    }
+
     /// Where inodes go. An error of its methods means that the tool has ended: [`failure`](Self::failure) knows why.
     pub(crate) fn tar(&mut self) -> io::Result<&mut CleanTar<BufWriter<UnixStream>>> {
         self.tar.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into())

@@ -1,6 +1,6 @@
 //! From blocks to entries: headers, their extensions, and nothing else that an archive may hold.
 
-use std::io::Read;
+use std::io::BufRead;
 
 use super::error::{ArchiveError, Refusal};
 use super::pax::{EXTENSION_MAX, Pax};
@@ -18,15 +18,15 @@ type Result<T> = std::result::Result<T, ArchiveError>;
 
 /// One inode, or one more name of an inode.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// As the archive has it, not checked.
-    pub(super) path: Vec<u8>,
-    pub(super) meta: Meta,
-    pub(super) kind: Kind,
+    pub(crate) path: Vec<u8>,
+    pub(crate) meta: Meta,
+    pub(crate) kind: Kind,
 }
 
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// So many bytes follow.
     File(u64),
     /// The map's bytes follow, and padding after so many bytes of content in all.
@@ -56,13 +56,28 @@ impl Extensions {
     }
 }
 
-/// The next entry, or None after the mark of the archive's end.
-pub(super) fn next<R: Read>(source: &mut Source<R>) -> Result<Option<Entry>> {
+/// How an archive may end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// With the mark of its end: without it nothing tells that it is complete.
+    Marked,
+    /// After any entry: a digest tells whether it is complete, and there are layers that lack the mark.
+    Anywhere,
+}
+
+/// The next entry, or None at the archive's end.
+pub(crate) fn next<R: BufRead>(source: &mut Source<'_, R>, ends: End) -> Result<Option<Entry>> {
     let mut extensions = Extensions::default();
     loop {
         let offset = source.offset();
         let damaged = |what| ArchiveError::Damaged { offset, what };
-        let block = source.block()?;
+        let Some(block) = source.block()? else {
+            return match ends {
+                End::Anywhere if !extensions.any() => Ok(None),
+                _ if offset == 0 => Err(ArchiveError::NotTar),
+                _ => Err(source.truncated()),
+            };
+        };
         if is_zero(&block) {
             if extensions.any() {
                 return Err(damaged("an extended header without an entry"));
@@ -105,13 +120,20 @@ pub(super) fn next<R: Read>(source: &mut Source<R>) -> Result<Option<Entry>> {
             }
             // A volume's label.
             b'V' => drop(extension()?),
-            _ => return entry(header, extensions, source).map(Some),
+            _ => {
+                source.budget().entry()?;
+                return entry(header, extensions, source).map(Some);
+            }
         }
     }
 }
 
 /// An entry of its own header and what came before it.
-fn entry<R: Read>(header: &tar::Header, extensions: Extensions, source: &mut Source<R>) -> Result<Entry> {
+fn entry<R: BufRead>(
+    header: &tar::Header,
+    extensions: Extensions,
+    source: &mut Source<'_, R>,
+) -> Result<Entry> {
     let Extensions { pax, long_name, long_link } = extensions;
     let pax = pax.unwrap_or_default();
     let sparse_name = pax.get("GNU.sparse.name");
@@ -206,7 +228,7 @@ fn device(header: &tar::Header) -> std::result::Result<Device, Refusal> {
 
 /// After one block of zeros there is another, or nothing; after both come at most more zeros. All is read: a compressed
 /// stream's checksum is at its very end.
-fn end<R: Read>(source: &mut Source<R>) -> Result<()> {
+fn end<R: BufRead>(source: &mut Source<'_, R>) -> Result<()> {
     let mut rest = [0; 16 * BLOCK];
     loop {
         match source.read(&mut rest)? {

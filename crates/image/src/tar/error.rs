@@ -9,16 +9,18 @@ pub enum ArchiveError {
     /// Reading or decompressing failed.
     #[error("cannot be read or decompressed: {0}")]
     Read(#[source] io::Error),
-    /// The image's writer takes no more; the writer knows why.
-    #[error("its image cannot be written: {0}")]
-    Output(#[source] io::Error),
+    /// Its files' content cannot be put aside in the cache.
+    #[error("its content cannot be put aside: {0}")]
+    Spill(#[source] io::Error),
     /// Larger than is let through.
     #[error(
-        "holds more than {limit} bytes when decompressed; if you trust it, VMETTE_TAR_MAX_BYTES=BYTES raises the limit"
+        "holds more than {limit} bytes when decompressed; if you trust it, {variable}=BYTES raises the limit"
     )]
     TooLarge {
         /// The limit.
         limit: u64,
+        /// The variable that raises it.
+        variable: &'static str,
     },
     /// Ends before it is complete.
     #[error("is truncated: it ends {offset} bytes in (decompressed), without the mark of its end")]
@@ -51,6 +53,15 @@ pub enum ArchiveError {
         /// The limit.
         limit: u64,
     },
+    /// Finding and removing names takes longer than is let through.
+    #[error(
+        "its links, removals and long paths need more than {limit} steps, the most that is let through; pack it again \
+         without them"
+    )]
+    TooMuchWork {
+        /// The limit.
+        limit: u64,
+    },
     /// An entry cannot be kept as it is.
     #[error("entry {path}: {refusal}")]
     Entry {
@@ -79,13 +90,17 @@ pub enum Refusal {
     NameTooLong { len: usize, max: usize },
     #[error("its path is deeper than {max} directories")]
     TooDeep { max: usize },
-    #[error("its path leads through {at}, which is a symbolic link")]
+    #[error("its path leads through more than {max} symbolic links")]
+    TooManyLinks { max: usize },
+    #[error("it removes what is below {at}, which is a symbolic link")]
     ThroughSymlink { at: String },
     #[error("its path leads through {at}, which is not a directory")]
     ThroughFile { at: String },
-    #[error("an entry of that path came before; unpack the archive and pack it again")]
-    Duplicate,
-    #[error("it is a hard link to {target}, which is not an earlier file of the archive")]
+    #[error("the root of a rootfs is a directory, and nothing else")]
+    Root,
+    #[error("it is a whiteout, and {0}")]
+    Whiteout(&'static str),
+    #[error("it is a hard link to {target}, which is not an earlier file")]
     HardLink { target: String },
     #[error("its link target is empty, holds a NUL or is longer than {max} bytes")]
     SymlinkTarget { max: usize },
@@ -107,7 +122,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// With the entry it is about.
-    pub(super) fn of(self, path: &[u8]) -> ArchiveError {
+    pub(crate) fn of(self, path: &[u8]) -> ArchiveError {
         ArchiveError::Entry { path: shown(path), refusal: self }
     }
 }
@@ -116,7 +131,7 @@ impl Refusal {
 const SHOWN_MAX: usize = 200;
 
 /// A name as a message may have it: an archive must not send escape sequences to the terminal.
-pub(super) fn shown(name: &[u8]) -> String {
+pub(crate) fn shown(name: &[u8]) -> String {
     let (cut, more) = if name.len() > SHOWN_MAX { (&name[..SHOWN_MAX], "…") } else { (name, "") };
     format!("{:?}{more}", String::from_utf8_lossy(cut))
 }

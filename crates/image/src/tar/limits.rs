@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use crate::error::{ProviderError, Result};
 
-const MAX_BYTES_VARIABLE: &str = "VMETTE_TAR_MAX_BYTES";
+pub(crate) const MAX_BYTES_VARIABLE: &str = "VMETTE_TAR_MAX_BYTES";
 const MAX_BYTES_DEFAULT: u64 = 4 << 30;
 
 /// Limits of a [`TarProvider`](crate::TarProvider).

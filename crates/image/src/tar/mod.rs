@@ -1,34 +1,36 @@
-//! `tar+file://`: an archive, converted once into an image that holds what it holds: owners by number, modes, times to
-//! the second, hard links, extended attributes, device nodes. A directory that comes twice is as its last entry says;
-//! anything else that comes twice is refused.
+//! Tar archives: what an archive's entries are, and `tar+file://`, which makes an image of one: owners by number, modes,
+//! times to the second, hard links, extended attributes, device nodes. What comes twice is as it came last.
 
-mod convert;
+mod budget;
 mod entry;
 mod error;
 mod limits;
 mod pax;
 mod source;
 mod sparse;
-mod tree;
 
 use std::fs::{File, Metadata};
 use std::path::Path;
 
+pub(crate) use budget::{Budget, ENTRIES_MAX};
+pub(crate) use entry::{End, Entry, Kind, next};
+pub(crate) use error::shown;
 pub use error::{ArchiveError, Refusal};
+pub(crate) use limits::MAX_BYTES_VARIABLE;
 pub use limits::TarLimits;
+pub(crate) use source::Source;
+pub(crate) use sparse::{Segment, SparseMap};
 
 use crate::context::Context;
 use crate::error::{ProviderError, Result};
 use crate::image_config::ImageConfig;
-use crate::pack::{Compression, Packer};
+use crate::layers::{self, Layer, Rules};
 use crate::provider::{RootfsArtifact, RootfsProvider};
-use crate::sniff::FileKind;
 use crate::spec;
 use crate::store::{Description, ImageKind, Key};
-use source::Source;
 
 /// Part of every key. Counts up whenever the same archive would become another image.
-const CONVERTER: &str = "tar 1";
+const CONVERTER: &str = "tar 2";
 
 /// Makes images of archives.
 #[derive(Debug, Clone, Copy, Default)]
@@ -73,7 +75,7 @@ impl RootfsProvider for TarProvider {
         let key = Key::of_file(CONVERTER, &path, &metadata);
         let image = store.obtain(&key, ctx, |staging| {
             ctx.report(&format!("converting {}", path.display()));
-            let unpacked = convert_file(file, &metadata, &path, staging, limits.max_bytes)?;
+            let unpacked = convert_file(file, &metadata, &path, staging, limits.max_bytes, ctx)?;
             Ok(Description {
                 kind: ImageKind::Tar,
                 source: format!("tar+file://{}", spec::encode_path(&path)),
@@ -89,25 +91,22 @@ impl RootfsProvider for TarProvider {
 }
 
 fn convert_file(
-    mut file: File,
+    file: File,
     before: &Metadata,
     path: &Path,
     staging: &Path,
     max_bytes: u64,
+    ctx: &Context,
 ) -> Result<u64> {
-    let archive = |source| ProviderError::Archive { path: path.to_owned(), source };
-    let kind = FileKind::of(&mut file).map_err(ProviderError::io("cannot read", path))?;
     let again = file.try_clone().map_err(ProviderError::io("cannot open again", path))?;
-    let mut source = Source::new(source::decoder(file, kind).map_err(archive)?, max_bytes);
-    let mut packer = Packer::start(staging, Compression::Zstd, max_bytes)?;
-    let converted =
-        packer.tar().map_err(ArchiveError::Output).and_then(|tar| convert::convert(&mut source, tar));
-    match converted {
-        Ok(()) => {}
-        Err(ArchiveError::Output(_)) => return Err(packer.failure()),
-        Err(e) => return Err(archive(e)),
-    }
-    packer.finish()?;
+    let archive = Layer {
+        name: path.display().to_string(),
+        open: Box::new(move || Ok(Box::new(file))),
+        compression: None,
+        diff_id: None,
+    };
+    let rules = Rules { whiteouts: false, max_bytes, max_bytes_variable: MAX_BYTES_VARIABLE };
+    let converted = layers::convert(vec![archive], rules, ctx, staging)?;
     // The key speaks of the archive as it was: an image of anything else must not be kept under it.
     let after = again.metadata().map_err(ProviderError::io("cannot examine", path))?;
     if Key::of_file(CONVERTER, path, before) != Key::of_file(CONVERTER, path, &after) {
@@ -116,5 +115,5 @@ fn convert_file(
             path.display()
         )));
     }
-    Ok(source.offset())
+    Ok(converted.unpacked)
 }

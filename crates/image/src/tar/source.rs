@@ -1,81 +1,86 @@
 //! The archive's decompressed bytes, counted.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead};
 
+use super::budget::Budget;
 use super::error::ArchiveError;
-use crate::sniff::FileKind;
 
 /// Length of a tar block.
 pub(super) const BLOCK: usize = 512;
-/// Most memory that an xz stream may ask for, in bytes: `xz -9` asks for 65 MiB, the format lets it ask for 4 GiB.
-const XZ_MEMORY_MAX: u64 = 256 << 20;
-/// Largest zstd window, as a power of two: `zstd --ultra -22`, and what other tools take without being told to.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 type Result<T> = std::result::Result<T, ArchiveError>;
 
-/// Undoes the compression that the file's magic says.
-pub(super) fn decoder(file: File, kind: FileKind) -> Result<Box<dyn Read>> {
-    let file = BufReader::with_capacity(64 * 1024, file);
-    Ok(match kind {
-        FileKind::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-        FileKind::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(file).map_err(ArchiveError::Read)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(ArchiveError::Read)?;
-            Box::new(decoder)
-        }
-        FileKind::Xz => {
-            let stream =
-                liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_MAX, liblzma::stream::CONCATENATED)
-                    .map_err(|e| ArchiveError::Read(e.into()))?;
-            Box::new(liblzma::bufread::XzDecoder::new_stream(file, stream))
-        }
-        FileKind::Tar | FileKind::Other => Box::new(file),
-        FileKind::Squashfs | FileKind::Elf => return Err(ArchiveError::NotTar),
-    })
-}
-
 /// Refuses to give, or to account for, more than a number of bytes: a few kilobytes may decompress to petabytes, and a
 /// sparse file may declare as many.
-pub(super) struct Source<R> {
+pub(crate) struct Source<'a, R> {
     inner: R,
+    budget: &'a Budget,
     /// Bytes given so far.
     offset: u64,
-    /// Bytes still let through.
-    left: u64,
-    limit: u64,
 }
 
-impl<R: Read> Source<R> {
-    pub(super) fn new(inner: R, limit: u64) -> Self {
-        Self { inner, offset: 0, left: limit, limit }
+impl<'a, R: BufRead> Source<'a, R> {
+    pub(crate) fn new(inner: R, budget: &'a Budget) -> Self {
+        Self { inner, budget, offset: 0 }
     }
 
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Counts bytes that the image will hold though the archive does not.
-    pub(super) fn charge(&mut self, bytes: u64) -> Result<()> {
-        self.left = self.left.checked_sub(bytes).ok_or(ArchiveError::TooLarge { limit: self.limit })?;
-        Ok(())
+    pub(crate) fn budget(&self) -> &'a Budget {
+        self.budget
+    }
+
+    pub(crate) fn get_ref(&self) -> &R {
+        &self.inner
+    }
+
+    /// The bytes that are there, up to `max`; none at the end. They are taken with [`consume`](Self::consume).
+    fn peek(&mut self, max: u64) -> Result<&[u8]> {
+        let there = loop {
+            match self.inner.fill_buf() {
+                Ok(bytes) => break bytes.len(),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && e.get_ref().is_none_or(is_plain) => {
+                    return Err(self.truncated());
+                }
+                Err(e) => return Err(ArchiveError::Read(e)),
+            }
+        };
+        let len = usize::try_from(max).map_or(there, |max| max.min(there));
+        // Already there: cannot fail.
+        Ok(&self.inner.fill_buf().map_err(ArchiveError::Read)?[..len])
+    }
+
+    fn consume(&mut self, len: usize) -> Result<()> {
+        self.inner.consume(len);
+        self.offset += len as u64;
+        self.budget.bytes(len as u64)
     }
 
     /// As many bytes as there are, up to the buffer's length; zero at the end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        loop {
-            match self.inner.read(buffer) {
-                Ok(read) => {
-                    self.charge(read as u64)?;
-                    self.offset += read as u64;
-                    return Ok(read);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(self.truncated()),
-                Err(e) => return Err(ArchiveError::Read(e)),
+        let there = self.peek(buffer.len() as u64)?;
+        let len = there.len();
+        buffer[..len].copy_from_slice(there);
+        self.consume(len)?;
+        Ok(len)
+    }
+
+    /// Gives content of `len` bytes to `to`, piece by piece.
+    pub(crate) fn copy(&mut self, mut len: u64, mut to: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        while len > 0 {
+            let there = self.peek(len)?;
+            let now = there.len();
+            if now == 0 {
+                return Err(self.truncated());
             }
+            to(there)?;
+            self.consume(now)?;
+            len -= now as u64;
         }
+        Ok(())
     }
 
     pub(super) fn read_exact(&mut self, mut buffer: &mut [u8]) -> Result<()> {
@@ -88,18 +93,19 @@ impl<R: Read> Source<R> {
         Ok(())
     }
 
-    /// The next block.
-    pub(super) fn block(&mut self) -> Result<[u8; BLOCK]> {
+    /// The next block; None when the archive ends before it.
+    pub(super) fn block(&mut self) -> Result<Option<[u8; BLOCK]>> {
         let mut block = [0; BLOCK];
         let mut filled = 0;
         while filled < BLOCK {
             match self.read(&mut block[filled..])? {
+                0 if filled == 0 => return Ok(None),
                 0 if self.offset < BLOCK as u64 => return Err(ArchiveError::NotTar),
                 0 => return Err(self.truncated()),
                 read => filled += read,
             }
         }
-        Ok(block)
+        Ok(Some(block))
     }
 
     /// Content of `len` bytes and its padding. The caller has bounded `len`.
@@ -111,7 +117,7 @@ impl<R: Read> Source<R> {
     }
 
     /// Passes the padding after content of `len` bytes.
-    pub(super) fn padding(&mut self, len: u64) -> Result<()> {
+    pub(crate) fn padding(&mut self, len: u64) -> Result<()> {
         let mut rest = [0; BLOCK];
         let padding = usize::try_from(len.wrapping_neg() % BLOCK as u64).unwrap_or(0);
         self.read_exact(&mut rest[..padding])
@@ -120,4 +126,9 @@ impl<R: Read> Source<R> {
     pub(super) fn truncated(&self) -> ArchiveError {
         ArchiveError::Truncated { offset: self.offset }
     }
+}
+
+/// Whether a decoder said so of its input, not a server's reader of its connection.
+fn is_plain(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    !cause.is::<crate::ProviderError>()
 }

@@ -1,6 +1,6 @@
 //! Files with holes: where in the file the bytes belong that the archive has.
 
-use std::io::Read;
+use std::io::BufRead;
 
 use super::error::{ArchiveError, Refusal};
 use super::pax::{Pax, decimal};
@@ -12,23 +12,27 @@ const SEGMENTS_MAX: usize = 1 << 18;
 const DIGITS_MAX: usize = 20;
 
 /// A file's pieces, in order, and its full size.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct SparseMap {
-    pub(super) segments: Vec<Segment>,
-    pub(super) size: u64,
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct SparseMap {
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) size: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) offset: u64,
-    pub(super) len: u64,
+pub(crate) struct Segment {
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
 }
 
 type Result<T> = std::result::Result<T, ArchiveError>;
 
 impl SparseMap {
     /// The map of GNU's own format, in the header and in blocks after it.
-    pub(super) fn gnu<R: Read>(path: &[u8], header: &tar::GnuHeader, source: &mut Source<R>) -> Result<Self> {
+    pub(super) fn gnu<R: BufRead>(
+        path: &[u8],
+        header: &tar::GnuHeader,
+        source: &mut Source<'_, R>,
+    ) -> Result<Self> {
         let bad = |what| Refusal::Sparse(what).of(path);
         let unreadable = |_| bad("a number cannot be read");
         let mut map = Self { segments: Vec::new(), size: header.real_size().map_err(unreadable)? };
@@ -52,11 +56,11 @@ impl SparseMap {
     }
 
     /// The map of POSIX archives, format 1.0, at the start of the content. Also gives its length there.
-    pub(super) fn pax<R: Read>(
+    pub(super) fn pax<R: BufRead>(
         path: &[u8],
         pax: &Pax,
         content: u64,
-        source: &mut Source<R>,
+        source: &mut Source<'_, R>,
     ) -> Result<(Self, u64)> {
         let refuse = |refusal: Refusal| refusal.of(path);
         let bad = |what| refuse(Refusal::Sparse(what));
@@ -91,21 +95,21 @@ impl SparseMap {
     }
 
     /// Bytes that the archive has.
-    pub(super) fn content(&self) -> u64 {
+    pub(crate) fn content(&self) -> u64 {
         // Cannot overflow: pieces are disjoint and within `size`.
         self.segments.iter().map(|segment| segment.len).sum()
     }
 }
 
 /// Decimal numbers, one a line, in blocks.
-struct Numbers<'a, R> {
-    source: &'a mut Source<R>,
+struct Numbers<'a, 'b, R> {
+    source: &'a mut Source<'b, R>,
     left: u64,
     block: [u8; BLOCK],
     at: usize,
 }
 
-impl<R: Read> Numbers<'_, R> {
+impl<R: BufRead> Numbers<'_, '_, R> {
     /// None when there is no number.
     fn next(&mut self) -> Result<Option<u64>> {
         let mut digits = Vec::new();

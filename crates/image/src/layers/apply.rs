@@ -1,0 +1,172 @@
+//! What an entry does to the tree: what extracting it would do to a directory that becomes the root.
+
+use std::collections::BTreeMap;
+
+use super::path;
+use super::record::{Action, Attrs, Record};
+use super::resolve::{Links, resolve};
+use super::tree::{Child, InodeId, ROOT, Tree, What};
+use super::work::Work;
+use crate::tar::{ArchiveError, Refusal, shown};
+
+type Result<T> = std::result::Result<T, ArchiveError>;
+
+/// Permission bits of every symbolic link on Linux.
+const SYMLINK_MODE: u16 = 0o777;
+
+/// Applies layers, the lowest first, entry by entry.
+#[derive(Debug)]
+pub(super) struct Applier {
+    tree: Tree,
+    work: Work,
+}
+
+impl Applier {
+    pub(super) fn new() -> Self {
+        Self { tree: Tree::new(), work: Work::new() }
+    }
+
+    pub(super) fn into_tree(self) -> Tree {
+        self.tree
+    }
+
+    /// Applies an entry of this layer, whose path is normal.
+    pub(super) fn apply(&mut self, layer: u16, path: &[u8], record: Record) -> Result<()> {
+        let Record { attrs, action } = record;
+        let what = match action {
+            Action::Whiteout => return self.whiteout(layer, path),
+            Action::Opaque => return self.opaque(layer, path),
+            Action::HardLink(target) => return self.hard_link(layer, path, &target),
+            Action::Dir => return self.dir(layer, path, attrs),
+            Action::Symlink(target) => {
+                return self.place(layer, path, Attrs { mode: SYMLINK_MODE, ..attrs }, What::Symlink(target));
+            }
+            Action::File(content) => What::File(super::content::Content { layer, ..content }),
+            Action::Char(device) => What::Char(device),
+            Action::Block(device) => What::Block(device),
+            Action::Fifo => What::Fifo,
+        };
+        self.place(layer, path, attrs, what)
+    }
+
+    /// A directory that is there already takes the entry's attributes; anything else gives way.
+    fn dir(&mut self, layer: u16, path: &[u8], attrs: Attrs) -> Result<()> {
+        if path.is_empty() {
+            self.tree.set_attrs(ROOT, attrs);
+            return Ok(());
+        }
+        let (dir, name) = self.parent(layer, path)?;
+        match self.tree.child(dir, name) {
+            Some(Child { inode, .. }) if self.tree.is_dir(inode) => {
+                self.tree.set_attrs(inode, attrs);
+                self.tree.touch(dir, name, layer);
+                Ok(())
+            }
+            _ => self.replace(layer, dir, name, attrs, What::Dir(BTreeMap::new())),
+        }
+    }
+
+    /// Takes the place of whatever has that name, with all that is below it.
+    fn place(&mut self, layer: u16, path: &[u8], attrs: Attrs, what: What) -> Result<()> {
+        let (dir, name) = self.parent(layer, path)?;
+        self.replace(layer, dir, name, attrs, what)
+    }
+
+    fn replace(&mut self, layer: u16, dir: InodeId, name: &[u8], attrs: Attrs, what: What) -> Result<()> {
+        self.tree.unlink(dir, name, &mut self.work)?;
+        let inode = self.tree.make(attrs, what)?;
+        self.tree.link(dir, name, inode, layer);
+        Ok(())
+    }
+
+    /// One more name for an inode, which keeps its own attributes. The target's path may lead through links, but it is
+    /// not followed if it is one itself.
+    fn hard_link(&mut self, layer: u16, path: &[u8], target: &[u8]) -> Result<()> {
+        let refuse = || Refusal::HardLink { target: shown(target) }.of(path);
+        let (dir, name) = self.parent(layer, path)?;
+        // First, as in extraction: a link to what it replaces is a link to nothing.
+        self.tree.unlink(dir, name, &mut self.work)?;
+        let (target_dir, target_name) = path::split(target);
+        let steps = resolve(&self.tree, target_dir, Links::Follow, &mut self.work, path)?;
+        let target_dir = steps.last().map_or(Some(ROOT), |step| step.inode).ok_or_else(refuse)?;
+        match self.tree.child(target_dir, target_name) {
+            Some(Child { inode, .. }) if !self.tree.is_dir(inode) => {
+                self.tree.link(dir, name, inode, layer);
+                Ok(())
+            }
+            _ => Err(refuse()),
+        }
+    }
+
+    /// Removes what lower layers have of that name. What this layer has stays, whichever came first, with the
+    /// directories on the way to it.
+    fn whiteout(&mut self, layer: u16, path: &[u8]) -> Result<()> {
+        let (dir, name) = path::split(path);
+        let Some(dir) = self.find(dir, path)? else { return Ok(()) };
+        match self.tree.child(dir, name) {
+            None => Ok(()),
+            Some(child) if child.layer == layer => self.clear(layer, child.inode),
+            Some(_) => self.tree.unlink(dir, name, &mut self.work),
+        }
+    }
+
+    /// Removes what lower layers have below that directory.
+    fn opaque(&mut self, layer: u16, path: &[u8]) -> Result<()> {
+        match self.find(path, path)? {
+            Some(dir) => self.clear(layer, dir),
+            None => Ok(()),
+        }
+    }
+
+    fn clear(&mut self, layer: u16, dir: InodeId) -> Result<()> {
+        let mut dirs = vec![dir];
+        while let Some(dir) = dirs.pop() {
+            let (others, own) = self.tree.children_by_layer(dir, layer);
+            for name in others {
+                self.tree.unlink(dir, &name, &mut self.work)?;
+            }
+            for inode in own {
+                self.work.step()?;
+                if self.tree.is_dir(inode) {
+                    dirs.push(inode);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory that this path means, without links: a whiteout that leads through one would remove what its name
+    /// does not say. None if it is not there, or not a directory.
+    fn find(&mut self, dir: &[u8], entry: &[u8]) -> Result<Option<InodeId>> {
+        match resolve(&self.tree, dir, Links::Refuse, &mut self.work, entry) {
+            Ok(steps) => Ok(steps.last().map_or(Some(ROOT), |step| step.inode)),
+            Err(ArchiveError::Entry { refusal: Refusal::ThroughFile { .. }, .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The directory that the path's last name belongs to, and that name. Directories that are missing are made, and
+    /// all on the way count as this layer's.
+    fn parent<'p>(&mut self, layer: u16, path: &'p [u8]) -> Result<(InodeId, &'p [u8])> {
+        if path.is_empty() {
+            return Err(Refusal::Root.of(path));
+        }
+        let (dir, name) = path::split(path);
+        let steps = resolve(&self.tree, dir, Links::Follow, &mut self.work, path)?;
+        let mut at = ROOT;
+        for step in steps {
+            match step.inode {
+                Some(inode) => {
+                    self.tree.touch(at, &step.name, layer);
+                    at = inode;
+                }
+                None => {
+                    let made = self.tree.make(Attrs::of_missing_dir(), What::Dir(BTreeMap::new()))?;
+                    self.tree.link(at, &step.name, made, layer);
+                    at = made;
+                }
+            }
+        }
+        Ok((at, name))
+    }
+}

@@ -1,0 +1,114 @@
+//! The tree, packed in the order of its names.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::Rules;
+use super::content::{Content, Piece, Spill};
+use super::tree::{InodeId, ROOT, Tree, What};
+use crate::context::Context;
+use crate::error::{ProviderError, Result};
+use crate::meta::{Meta, Node};
+use crate::pack::{Compression, Packer};
+
+/// Most different owners, users and groups together: the size of squashfs's table, less one for its maker.
+const IDS_MAX: usize = 65_535;
+
+/// Writes the image. Gives the bytes of the files' content.
+pub(super) fn emit(
+    tree: &Tree,
+    spills: &[Spill],
+    rules: Rules,
+    ctx: &Context,
+    staging: &Path,
+) -> Result<u64> {
+    let dir = staging.parent().unwrap_or(staging);
+    let packer = Packer::start(staging, Compression::Zstd, rules.max_bytes)?;
+    let mut emitter = Emitter {
+        tree,
+        spills,
+        ctx,
+        dir,
+        packer,
+        first_names: HashMap::new(),
+        ids: HashSet::new(),
+        unpacked: 0,
+    };
+    emitter.inode(ROOT, &mut Vec::new())?;
+    emitter.packer.finish()?;
+    Ok(emitter.unpacked)
+}
+
+struct Emitter<'a> {
+    tree: &'a Tree,
+    spills: &'a [Spill],
+    ctx: &'a Context,
+    dir: &'a Path,
+    packer: Packer,
+    /// Of inodes that have several.
+    first_names: HashMap<InodeId, Box<[u8]>>,
+    ids: HashSet<u32>,
+    unpacked: u64,
+}
+
+impl Emitter<'_> {
+    /// The inode of this path, and all that is below it. No deeper than `DEPTH_MAX`, which the paths were held to.
+    fn inode(&mut self, id: InodeId, path: &mut Vec<u8>) -> Result<()> {
+        self.ctx.check_cancelled()?;
+        let tree = self.tree;
+        let inode = tree.inode(id);
+        let meta = inode.attrs.meta();
+        if let Some(first) = self.first_names.get(&id) {
+            return self.packer.write(|tar| tar.node(path, &meta, Node::HardLink(first)));
+        }
+        if inode.links > 1 {
+            self.first_names.insert(id, path.as_slice().into());
+        }
+        self.owners(&meta)?;
+        match &inode.what {
+            What::File(content) => self.file(path, &meta, content),
+            What::Symlink(target) => self.packer.write(|tar| tar.node(path, &meta, Node::Symlink(target))),
+            What::Char(device) => self.packer.write(|tar| tar.node(path, &meta, Node::Char(*device))),
+            What::Block(device) => self.packer.write(|tar| tar.node(path, &meta, Node::Block(*device))),
+            What::Fifo => self.packer.write(|tar| tar.node(path, &meta, Node::Fifo)),
+            What::Dir(children) => {
+                self.packer.write(|tar| tar.dir(path, &meta))?;
+                let len = path.len();
+                for (name, child) in children {
+                    if len > 0 {
+                        path.push(b'/');
+                    }
+                    path.extend_from_slice(name);
+                    self.inode(child.inode, path)?;
+                    path.truncate(len);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn file(&mut self, path: &[u8], meta: &Meta, content: &Content) -> Result<()> {
+        let (ctx, packer) = (self.ctx, &mut self.packer);
+        packer.write(|tar| tar.begin_file(path, meta, content.size))?;
+        let pieces = |piece: Piece<'_>| {
+            ctx.check_cancelled()?;
+            match piece {
+                Piece::Data(bytes) => packer.write(|tar| tar.data(bytes)),
+                Piece::Hole(len) => packer.write(|tar| tar.zeros(len)),
+            }
+        };
+        self.spills[usize::from(content.layer)].read(content, pieces, self.dir)?;
+        self.unpacked += content.size;
+        self.packer.write(|tar| tar.end_file(content.size))
+    }
+
+    fn owners(&mut self, meta: &Meta) -> Result<()> {
+        self.ids.extend([meta.uid, meta.gid]);
+        if self.ids.len() > IDS_MAX {
+            return Err(ProviderError::Other(format!(
+                "the files have more than {IDS_MAX} different owners, the most that an image can hold"
+            )));
+        }
+        Ok(())
+    }
+}

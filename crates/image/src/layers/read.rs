@@ -1,0 +1,219 @@
+//! One layer: from its stored bytes to its entries and their content.
+
+use std::io::{self, BufRead, Read};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use sha2::{Digest as _, Sha256};
+
+use super::content::{Content, Spill, SpillWriter};
+use super::decode::decoder;
+use super::path::{self, Name};
+use super::record::{Action, Attrs, Record, Records, XattrSets};
+use super::stream::{CHUNKS_AHEAD, Chunks, pump};
+use super::{Layer, Shared, reader_error};
+use crate::digest::Digest;
+use crate::error::{ProviderError, Result};
+use crate::oci::ImageError;
+use crate::sniff::FileKind;
+use crate::tar::{self, ArchiveError, End, Entry, Kind, Refusal, Source};
+
+/// What a layer holds.
+pub(super) struct ReadLayer {
+    pub(super) records: Records,
+    pub(super) spill: Spill,
+    pub(super) diff_id: Digest,
+}
+
+/// Reads all of it. One thread reads what is stored, one decompresses, and this one does the rest.
+pub(super) fn read(layer: Layer<'_>, shared: &Shared<'_>) -> Result<ReadLayer> {
+    let Layer { name, open, compression, diff_id: expected } = layer;
+    let ends = if expected.is_some() { End::Anywhere } else { End::Marked };
+    let (records, spill, diff_id) = thread::scope(|scope| {
+        let (stored, chunks) = sync_channel(CHUNKS_AHEAD);
+        scope.spawn(move || match open() {
+            Ok(reader) => pump(reader, &stored),
+            Err(e) => drop(stored.send(Err(reader_error(e)))),
+        });
+        let compressed = Chunks::new(chunks);
+        let (plain, chunks) = sync_channel(CHUNKS_AHEAD);
+        scope.spawn(move || match decompressed(compressed, compression) {
+            Ok(reader) => pump(reader, &plain),
+            Err(e) => drop(plain.send(Err(e))),
+        });
+        let bytes = Hashing { inner: Chunks::new(chunks), hasher: Sha256::new() };
+        parse(&mut Source::new(bytes, &shared.budget), ends, shared, &name)
+    })?;
+    match expected {
+        Some(expected) if expected != diff_id => {
+            let what = "a layer of it, decompressed,".to_owned();
+            Err(ProviderError::Image { name, source: ImageError::Digest { what, expected, actual: diff_id } })
+        }
+        _ => Ok(ReadLayer { records, spill, diff_id }),
+    }
+}
+
+fn decompressed(mut stored: Chunks, compression: Option<FileKind>) -> io::Result<Box<dyn Read + Send>> {
+    let kind = match compression {
+        Some(kind) => kind,
+        None => FileKind::of_bytes(stored.fill_buf()?),
+    };
+    decoder(stored, kind).map_err(io::Error::other)
+}
+
+fn parse(
+    source: &mut Source<'_, Hashing<Chunks>>,
+    ends: End,
+    shared: &Shared<'_>,
+    name: &str,
+) -> Result<(Records, Spill, Digest)> {
+    let refused = |e| shared.layer_error(name, e);
+    let mut reader = Reader {
+        shared,
+        records: Records::default(),
+        xattrs: XattrSets::default(),
+        spill: SpillWriter::new(shared.dir).map_err(|e| refused(ArchiveError::Spill(e)))?,
+    };
+    let mut any = false;
+    while let Some(entry) = tar::next(source, ends).map_err(refused)? {
+        any = true;
+        shared.check_given_up()?;
+        reader.take(entry, source).map_err(refused)?;
+    }
+    // An image may have a layer that changes nothing.
+    if !any && !shared.rules.whiteouts {
+        return Err(refused(ArchiveError::Empty));
+    }
+    let spill = reader.spill.finish().map_err(|e| refused(ArchiveError::Spill(e)))?;
+    Ok((reader.records, spill, source.get_ref().digest()))
+}
+
+struct Reader<'a> {
+    shared: &'a Shared<'a>,
+    records: Records,
+    xattrs: XattrSets,
+    spill: SpillWriter,
+}
+
+impl Reader<'_> {
+    fn take(
+        &mut self,
+        entry: Entry,
+        source: &mut Source<'_, Hashing<Chunks>>,
+    ) -> std::result::Result<(), ArchiveError> {
+        let Entry { path: given, meta, kind } = entry;
+        let budget = source.budget();
+        let normal = path::normal(&given).map_err(|e| e.of(&given))?;
+        let attrs = Attrs {
+            // Twelve bits.
+            mode: u16::try_from(meta.mode).map_err(|_| Refusal::Number { field: "mode" }.of(&given))?,
+            uid: meta.uid,
+            gid: meta.gid,
+            mtime: meta.mtime,
+            xattrs: self.xattrs.keep(meta.xattrs, budget)?,
+        };
+        let (path, action) = match path::name(&normal, self.shared.rules.whiteouts)
+            .map_err(|e| e.of(&given))?
+        {
+            Name::Whiteout(path) => (path, whiteout(&kind, Action::Whiteout).map_err(|e| e.of(&given))?),
+            Name::Opaque(path) => (path.to_vec(), whiteout(&kind, Action::Opaque).map_err(|e| e.of(&given))?),
+            Name::Ordinary => {
+                let action = self.action(&given, kind, source)?;
+                (normal, action)
+            }
+        };
+        self.records.push(&path, Record { attrs, action }, budget)
+    }
+
+    fn action(
+        &mut self,
+        path: &[u8],
+        kind: Kind,
+        source: &mut Source<'_, Hashing<Chunks>>,
+    ) -> std::result::Result<Action, ArchiveError> {
+        Ok(match kind {
+            Kind::Dir => Action::Dir,
+            Kind::Symlink(target) => {
+                path::check_symlink(&target).map_err(|e| e.of(path))?;
+                Action::Symlink(target.into())
+            }
+            Kind::HardLink(target) => {
+                let refuse = |_| Refusal::HardLink { target: tar::shown(&target) }.of(path);
+                Action::HardLink(path::normal(&target).map_err(refuse)?.into())
+            }
+            Kind::Char(device) => Action::Char(device),
+            Kind::Block(device) => Action::Block(device),
+            Kind::Fifo => Action::Fifo,
+            Kind::File(size) => {
+                let at = self.spill.position();
+                self.copy(size, source)?;
+                source.padding(size)?;
+                Action::File(Content { layer: 0, at, size, map: None })
+            }
+            Kind::Sparse { map, content } => {
+                source.budget().bytes(map.size - map.content())?;
+                source.budget().pieces(map.segments.len())?;
+                let at = self.spill.position();
+                self.copy(map.content(), source)?;
+                source.padding(content)?;
+                Action::File(Content { layer: 0, at, size: map.size, map: Some(Box::new(map)) })
+            }
+        })
+    }
+
+    fn copy(
+        &mut self,
+        len: u64,
+        source: &mut Source<'_, Hashing<Chunks>>,
+    ) -> std::result::Result<(), ArchiveError> {
+        let (spill, shared) = (&mut self.spill, self.shared);
+        source.copy(len, |bytes| {
+            shared.check_given_up().map_err(|e| ArchiveError::Read(reader_error(e)))?;
+            spill.append(bytes).map_err(ArchiveError::Spill)
+        })
+    }
+}
+
+/// A whiteout is an empty file.
+fn whiteout(kind: &Kind, action: Action) -> std::result::Result<Action, Refusal> {
+    match kind {
+        Kind::File(0) => Ok(action),
+        _ => Err(Refusal::Whiteout("is not an empty file")),
+    }
+}
+
+/// Hashes what is taken.
+struct Hashing<R> {
+    inner: R,
+    hasher: Sha256,
+}
+
+impl<R> Hashing<R> {
+    fn digest(&self) -> Digest {
+        Digest::finish(self.hasher.clone())
+    }
+}
+
+impl<R: BufRead> BufRead for Hashing<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        // They are there already: what is taken has been seen.
+        if let Ok(there) = self.inner.fill_buf() {
+            self.hasher.update(&there[..amount]);
+        }
+        self.inner.consume(amount);
+    }
+}
+
+impl<R: BufRead> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let there = self.fill_buf()?;
+        let len = there.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&there[..len]);
+        self.consume(len);
+        Ok(len)
+    }
+}

@@ -1,0 +1,74 @@
+//! Conversion of archives that are valid, and of those that are cut or damaged.
+
+use std::io::Cursor;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::meta::{Meta, Node};
+use crate::pack::CleanTar;
+
+/// A valid archive of several kinds, to be damaged.
+fn sample() -> Vec<u8> {
+    let mut tar = CleanTar::new(Vec::new());
+    let meta = Meta { xattrs: [(b"user.a".to_vec(), b"1".to_vec())].into(), ..Meta::root_owned(0o644) };
+    tar.dir(b"a", &Meta::root_owned(0o755)).unwrap();
+    tar.file(b"a/f", &meta, &[7; 700]).unwrap();
+    tar.node(b"a/l", &meta, Node::HardLink(b"a/f")).unwrap();
+    tar.node(b"s", &meta, Node::Symlink(&[b'x'; 300])).unwrap();
+    tar.finish().unwrap()
+}
+
+fn archive(bytes: &[u8]) -> Layer<'_> {
+    Layer {
+        name: "archive".to_owned(),
+        open: Box::new(move || Ok(Box::new(Cursor::new(bytes)))),
+        compression: None,
+        diff_id: None,
+    }
+}
+
+fn run(bytes: &[u8]) -> std::result::Result<Applied, ArchiveError> {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = Rules { whiteouts: false, max_bytes: 1 << 20, max_bytes_variable: "LIMIT" };
+    let applied = apply(vec![archive(bytes)], rules, &Context::new(dir.path()), dir.path());
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0, "content is put aside without a name");
+    applied.map_err(|e| match e {
+        ProviderError::Archive { source, .. } => source,
+        other => panic!("{other}"),
+    })
+}
+
+#[test]
+fn every_cut_is_refused() {
+    let sample = sample();
+    let end = sample.len() - 1024;
+    // Every length up to the first file's content, and then around the bounds of blocks.
+    for len in (0..end).filter(|len| *len < 600 || [0, 1, 255, 511].contains(&(len % 512))) {
+        let refused = match run(&sample[..len]) {
+            Err(ArchiveError::NotTar) => len < 512,
+            Err(ArchiveError::Truncated { offset }) => offset == len as u64,
+            _ => false,
+        };
+        assert!(refused, "cut at {len}");
+    }
+    run(&sample[..end + 512]).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn no_damage_panics(at in 0..4096usize, byte: u8, fix_checksum: bool) {
+        let mut sample = sample();
+        let at = at % sample.len();
+        sample[at] = byte;
+        if fix_checksum {
+            let start = at / 512 * 512;
+            let mut header = tar::Header::new_old();
+            header.as_mut_bytes().copy_from_slice(&sample[start..start + 512]);
+            header.set_cksum();
+            sample[start..start + 512].copy_from_slice(header.as_bytes());
+        }
+        let _ = run(&sample);
+    }
+}
