@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmette::ShareMount;
 
-use crate::values::{self, Volume};
+use crate::values::{self, Entrypoint, Volume};
 
 const AFTER_HELP: &str = "\
 The original form, vmette --rootfs SPEC [--exec CMD], takes all options of `vmette run` and these:
@@ -55,9 +55,12 @@ pub(crate) struct RunArgs {
     pub(crate) machine: MachineArgs,
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
-    /// Folder, squashfs+file:///…, tar+file:///…, or nothing for the built-in one
+    /// Run this instead of the image's entrypoint and command ("" for neither; a JSON array for several words)
+    #[arg(long, value_name = "CMD", value_parser = values::entrypoint, allow_hyphen_values = true)]
+    pub(crate) entrypoint: Option<Entrypoint>,
+    /// Image (python:3.12-alpine), folder, or one of the forms of `vmette providers`; nothing for the built-in one
     pub(crate) rootfs: Option<String>,
-    /// What to run; a shell when there is nothing
+    /// What to run, or arguments of the image's entrypoint; without it what the image says, else a shell
     #[arg(last = true)]
     pub(crate) command: Vec<OsString>,
 }
@@ -68,7 +71,7 @@ pub(crate) struct ShellArgs {
     pub(crate) machine: MachineArgs,
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
-    /// Folder, squashfs+file:///…, tar+file:///…, or nothing for the built-in one
+    /// Image (python:3.12-alpine), folder, or one of the forms of `vmette providers`; nothing for the built-in one
     pub(crate) rootfs: Option<String>,
 }
 
@@ -114,6 +117,56 @@ pub(crate) struct ProcessArgs {
     pub(crate) user: Option<String>,
 }
 
+/// How long a command may take to end after `SIGTERM`, unless the caller says otherwise: what container tools give.
+pub(crate) const STOP_TIMEOUT_SECONDS: u32 = 10;
+
+/// When registries and servers are asked for something newer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pull {
+    /// Only when it is not in the cache
+    Missing,
+    /// Each time; not reaching the server is an error
+    Always,
+    /// When it was last asked for more than an hour ago
+    #[default]
+    Newer,
+    /// Not at all: what is not in the cache is an error
+    Never,
+}
+
+impl From<Pull> for vmette::PullPolicy {
+    fn from(pull: Pull) -> Self {
+        match pull {
+            Pull::Missing => Self::Missing,
+            Pull::Always => Self::Always,
+            Pull::Newer => Self::Stale,
+            Pull::Never => Self::Never,
+        }
+    }
+}
+
+/// How registries and other servers are talked to: of every subcommand that may.
+#[derive(Debug, Default, Args)]
+pub(crate) struct NetworkArgs {
+    /// Fetch nothing
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Trust these certificates of registries and servers: PEM file, or folder of them
+    #[arg(long, value_name = "PATH")]
+    pub(crate) registry_ca: Option<PathBuf>,
+    /// Talk to this host without TLS (those on loopback may be in any case)
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = values::host)]
+    pub(crate) plain_http: Vec<String>,
+}
+
+impl NetworkArgs {
+    /// Takes them over into a configuration.
+    pub(crate) fn apply(self, config: &mut vmette::Config) {
+        config.offline = self.offline;
+        config.network = vmette::NetworkOptions { ca_certs: self.registry_ca, plain_http: self.plain_http };
+    }
+}
+
 /// What the machine is, and what it is granted.
 #[derive(Debug, Default, Args)]
 pub(crate) struct MachineArgs {
@@ -141,12 +194,17 @@ pub(crate) struct MachineArgs {
     /// Grant a network
     #[arg(long)]
     pub(crate) net: bool,
-    /// Fetch nothing
-    #[arg(long)]
-    pub(crate) offline: bool,
+    /// When to ask for a newer version of an image that is in the cache
+    #[arg(long, value_name = "WHEN", default_value = "newer")]
+    pub(crate) pull: Pull,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
     /// End the machine after that many seconds, with status 124
     #[arg(long, value_name = "SECONDS", value_parser = values::number::<u32>)]
     pub(crate) timeout: Option<u32>,
+    /// Give the command that many seconds to end after SIGTERM
+    #[arg(long, value_name = "SECONDS", value_parser = values::number::<u32>, default_value_t = STOP_TIMEOUT_SECONDS)]
+    pub(crate) stop_timeout: u32,
     /// Virtual CPUs
     #[arg(long, value_name = "N", value_parser = values::number::<u8>, default_value = "1")]
     pub(crate) vcpus: u8,

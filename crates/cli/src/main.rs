@@ -7,6 +7,7 @@ mod exit;
 mod providers;
 mod quickstart;
 mod request;
+mod resolve;
 mod run;
 mod signals;
 mod stdio;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
@@ -9,14 +10,26 @@ use vmette::{AcceleratorChoice, Config, ExecOptions, VsockPort};
 
 use crate::args::{Accel, Cli, LegacyArgs, MachineArgs, ProcessArgs, RunArgs, ShellArgs};
 
+/// What is to be run.
+pub(crate) enum Wanted {
+    /// These arguments, behind the image's entrypoint if it has one; what the image says when there are none; a shell
+    /// when it says nothing.
+    Arguments(Vec<OsString>),
+    /// A shell, whatever the image says.
+    Shell,
+    /// This command line of the shell, whatever the image says.
+    ShellCommand(String),
+}
+
 /// One run, understood.
 pub(crate) struct Request {
     pub(crate) config: Config,
     /// `None`: the built-in one.
     pub(crate) rootfs: Option<String>,
-    pub(crate) exec: ExecOptions,
+    pub(crate) wanted: Wanted,
     pub(crate) stdin: bool,
     pub(crate) tty: bool,
+    pub(crate) stop_timeout: Duration,
     pub(crate) console: bool,
     pub(crate) quiet: bool,
     pub(crate) report: Option<PathBuf>,
@@ -25,29 +38,55 @@ pub(crate) struct Request {
 impl Request {
     /// `vmette run`.
     pub(crate) fn from_run(args: RunArgs) -> Result<Self, clap::Error> {
-        let exec = if args.command.is_empty() { shell() } else { ExecOptions::argv(&args.command) };
-        // A shell that nobody named is one to type into.
-        let tty = args.process.tty || (args.command.is_empty() && !args.process.no_stdin && is_at_terminal());
-        Self::new(args.machine, &args.process, args.rootfs, exec, tty)
+        // What nobody named is something to type into: a shell, an interpreter that is the image's command.
+        let unnamed = args.command.is_empty() && args.entrypoint.is_none();
+        let tty = args.process.tty || (unnamed && !args.process.no_stdin && is_at_terminal());
+        let wanted = Wanted::Arguments(args.command);
+        let mut request = Self::new(args.machine, &args.process, args.rootfs, wanted, tty)?;
+        request.config.entrypoint = args.entrypoint.map(|entrypoint| entrypoint.0);
+        Ok(request)
     }
 
     /// `vmette shell`.
     pub(crate) fn from_shell(args: ShellArgs) -> Result<Self, clap::Error> {
         let tty = args.process.tty || is_at_terminal();
-        Self::new(args.machine, &args.process, args.rootfs, shell(), tty)
+        Self::new(args.machine, &args.process, args.rootfs, Wanted::Shell, tty)
+    }
+
+    /// The command, now that the image is known.
+    pub(crate) fn exec(&self) -> ExecOptions {
+        let exec = match &self.wanted {
+            Wanted::Arguments(arguments) => match self.config.command_line(arguments) {
+                line if line.is_empty() => shell(),
+                line => ExecOptions::argv(line),
+            },
+            Wanted::Shell => shell(),
+            Wanted::ShellCommand(command) => ExecOptions::shell(command),
+        };
+        let exec = exec.stdin(self.stdin);
+        if !self.tty {
+            return exec;
+        }
+        let (rows, cols) = crate::terminal::size();
+        let exec = exec.tty(rows, cols);
+        // What the terminal is, is the caller's to know, and to say otherwise.
+        match std::env::var_os("TERM") {
+            Some(term) if !self.config.env.iter().any(|(key, _)| key == "TERM") => exec.env("TERM", term),
+            _ => exec,
+        }
     }
 
     /// `vmette --rootfs …`.
     pub(crate) fn from_legacy(args: LegacyArgs) -> Result<Self, clap::Error> {
-        let (exec, tty) = match &args.exec {
-            Some(command) => (ExecOptions::shell(command), args.process.tty),
-            None => (shell(), args.process.tty || is_at_terminal()),
-        };
         if args.machine.switch_root && args.machine.rootfs_ro && args.exec.is_some() {
             return Err(conflict("--switch-root, --rootfs-ro and --exec cannot be used together"));
         }
+        let (wanted, tty) = match args.exec {
+            Some(command) => (Wanted::ShellCommand(command), args.process.tty),
+            None => (Wanted::Shell, args.process.tty || is_at_terminal()),
+        };
         let (build, resume) = (args.build_snapshot, args.resume_snapshot);
-        let mut request = Self::new(args.machine, &args.process, args.rootfs, exec, tty)?;
+        let mut request = Self::new(args.machine, &args.process, args.rootfs, wanted, tty)?;
         request.config.build_snapshot = build;
         request.config.resume_snapshot = resume;
         request.config.guest_vsock_port = args.guest_vsock_port;
@@ -58,7 +97,7 @@ impl Request {
         machine: MachineArgs,
         process: &ProcessArgs,
         rootfs: Option<String>,
-        exec: ExecOptions,
+        wanted: Wanted,
         tty: bool,
     ) -> Result<Self, clap::Error> {
         if machine.rootfs_ro && machine.scratch.is_some() {
@@ -88,7 +127,8 @@ impl Request {
         config.user = process.user.clone();
         config.switch_root = machine.switch_root;
         config.net = machine.net;
-        config.offline = machine.offline;
+        config.pull = machine.pull.into();
+        machine.network.apply(&mut config);
         config.timeout_seconds = machine.timeout;
         config.vcpus = machine.vcpus;
         config.mem_mib = machine.mem_mib;
@@ -98,31 +138,18 @@ impl Request {
         config.ca_certs = machine.ca_certs.or_else(vmette::default_ca_certs);
         config.vsock_port = vsock_port(machine.vsock_port)?;
         config.accelerator = accelerator(machine.accel, machine.require_hardware);
-        let stdin = !process.no_stdin;
-        let exec = Self::with_terminal(vmette::Session::command_of(&config, exec).stdin(stdin), tty);
+        config.rootfs_name.clone_from(&rootfs);
         Ok(Self {
             config,
             rootfs,
-            exec,
-            stdin,
+            wanted,
+            stdin: !process.no_stdin,
             tty,
+            stop_timeout: Duration::from_secs(machine.stop_timeout.into()),
             console: machine.console,
             quiet: machine.quiet,
             report: machine.report,
         })
-    }
-
-    fn with_terminal(exec: ExecOptions, tty: bool) -> ExecOptions {
-        if !tty {
-            return exec;
-        }
-        let (rows, cols) = crate::terminal::size();
-        let exec = exec.tty(rows, cols);
-        // What the terminal is, is the caller's to know.
-        match std::env::var_os("TERM") {
-            Some(term) => exec.env("TERM", term),
-            None => exec,
-        }
     }
 }
 
@@ -216,6 +243,61 @@ mod tests {
         assert!(config.shares[1].read_only);
         assert_eq!(request.rootfs.as_deref(), Some("/rootfs"));
         assert!(request.stdin && !request.tty);
+    }
+
+    #[test]
+    fn registries_and_images_have_their_flags() {
+        let request = run(&[
+            "--pull",
+            "always",
+            "--registry-ca",
+            "/ca.pem",
+            "--plain-http",
+            "A:5000",
+            "--plain-http",
+            "b",
+            "--stop-timeout",
+            "3",
+            "--entrypoint",
+            "/x",
+            "alpine",
+        ])
+        .unwrap();
+        let config = &request.config;
+        assert_eq!(config.pull, vmette::PullPolicy::Always);
+        assert_eq!(config.network.plain_http, ["a:5000", "b"]);
+        assert_eq!(config.network.ca_certs.as_deref(), Some(std::path::Path::new("/ca.pem")));
+        assert_eq!(config.entrypoint.as_deref(), Some(&["/x".to_owned()][..]));
+        assert_eq!(request.stop_timeout, Duration::from_secs(3));
+        assert_eq!(run(&[]).unwrap().config.pull, vmette::PullPolicy::Stale);
+        assert!(run(&["--pull", "sometimes"]).is_err() && run(&["--plain-http", "http://a"]).is_err());
+    }
+
+    #[test]
+    fn arguments_go_to_the_images_entrypoint_and_a_shell_does_not() {
+        let image = vmette::ImageConfig {
+            entrypoint: vec!["/entry".into()],
+            cmd: vec!["serve".into()],
+            ..vmette::ImageConfig::default()
+        };
+        let exec_of = |request: Result<Request, clap::Error>| {
+            let mut request = request.unwrap();
+            request.config.image = image.clone();
+            request.tty = false;
+            request.exec()
+        };
+        let argv = |line: &[&str]| ExecOptions::argv(line).stdin(true);
+        assert_eq!(exec_of(run(&["i"])), argv(&["/entry", "serve"]));
+        assert_eq!(exec_of(run(&["i", "--", "stop"])), argv(&["/entry", "stop"]));
+        assert_eq!(exec_of(run(&["--entrypoint", "", "i"])), argv(&["/bin/sh"]));
+        assert_eq!(exec_of(run(&["--entrypoint", "/x", "i", "--", "y"])), argv(&["/x", "y"]));
+        assert_eq!(exec_of(legacy(&["--rootfs", "i"])), argv(&["/bin/sh"]));
+        let line = ExecOptions::shell("ls").stdin(true);
+        assert_eq!(exec_of(legacy(&["--rootfs", "i", "--exec", "ls"])), line);
+        let Command::Shell(args) = Cli::try_parse_from(["vmette", "shell", "i"]).unwrap().command else {
+            panic!("not a shell");
+        };
+        assert_eq!(exec_of(Request::from_shell(*args)), argv(&["/bin/sh"]));
     }
 
     #[test]

@@ -10,10 +10,10 @@ use vmette::provider::Progress;
 use vmette::{Console, Notice, Report, Session, SessionEnd, StopHandle};
 
 use crate::request::Request;
-use crate::signals::RunSignals;
+use crate::signals::{RunSignals, Stop};
 use crate::stdio::say;
 use crate::terminal::RawMode;
-use crate::{exit, stdio};
+use crate::{exit, resolve, stdio};
 
 /// Carries the request out; returns the exit status.
 pub(crate) fn run(request: Request) -> u8 {
@@ -47,7 +47,10 @@ pub(crate) fn run(request: Request) -> u8 {
 }
 
 fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> anyhow::Result<u8> {
-    resolve_rootfs(&mut request)?;
+    if !resolve_rootfs(&mut request, stop, signals)? {
+        // A signal: the exit status is its own.
+        return Ok(exit::FAILURE);
+    }
     if request.console {
         request.config.console = Console::File(Arc::new(duplicate_stderr()?));
     }
@@ -60,7 +63,7 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
             _ => {}
         }))
         .piped()
-        .start_with(Some(request.exec.clone()))?;
+        .start_with(Some(request.exec()))?;
     if let (Some(report), false) = (session.report(), quiet) {
         banner(report, request.config.scratch_mib);
     }
@@ -95,27 +98,27 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
 fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<(), vmette::Error> {
     let Some(process) = session.process() else { return Ok(()) };
     let _raw = if request.tty { RawMode::enter()? } else { None };
-    signals.command_runs(process, request.tty);
+    let how = Stop { signal: request.config.stop_signal(), grace: request.stop_timeout };
+    signals.command_runs(process, request.tty, how);
     if request.stdin {
         stdio::forward_stdin(process)?;
     }
     vmette::forward(process, &mut std::io::stdout(), &mut std::io::stderr())
 }
 
-fn resolve_rootfs(request: &mut Request) -> anyhow::Result<()> {
-    let Some(spec) = request.rootfs.as_deref() else { return Ok(()) };
-    let quiet = request.quiet;
-    let artifact = vmette::resolve_rootfs(
-        spec,
-        &request.config,
-        Arc::new(move |progress: &Progress<'_>| match progress {
-            Progress::Step(text) if !quiet => say(text),
-            Progress::Warning(text) if !quiet => say(&format!("warning: {text}")),
-            _ => {}
-        }),
-    )?;
-    request.config.set_rootfs_artifact(artifact, request.config.rootfs_read_only);
-    Ok(())
+/// Resolves the spec, unless a signal comes first: then it is `false`.
+fn resolve_rootfs(request: &mut Request, stop: &StopHandle, signals: &RunSignals) -> anyhow::Result<bool> {
+    let Some(spec) = request.rootfs.clone() else { return Ok(true) };
+    let (quiet, config, stop) = (request.quiet, request.config.clone(), stop.clone());
+    let reporter = Arc::new(move |progress: &Progress<'_>| match progress {
+        Progress::Step(text) if !quiet => say(text),
+        Progress::Warning(text) if !quiet => say(&format!("warning: {text}")),
+        _ => {}
+    });
+    let work = move || vmette::resolve_rootfs_until(&spec, &config, reporter, &stop);
+    let Some(artifact) = resolve::until_called_off(signals, work)? else { return Ok(false) };
+    request.config.set_rootfs_artifact(artifact?, request.config.rootfs_read_only);
+    Ok(true)
 }
 
 fn duplicate_stderr() -> anyhow::Result<File> {
@@ -136,6 +139,12 @@ fn banner(report: &Report, scratch_mib: Option<u64>) {
         report.isolation,
         report.timings.ready_ms / 1000.0
     );
+    if report.rootfs.kind != vmette::RootfsKind::Builtin {
+        line.push_str(&format!("; root {}", report.rootfs.name));
+        if let Some(id) = &report.rootfs.id {
+            line.push_str(&format!(" ({id})"));
+        }
+    }
     for share in &report.grants.shares {
         let access = if share.read_only { "read-only" } else { "read-write" };
         line.push_str(&format!("; {} at {} {access}", share.host, share.guest));

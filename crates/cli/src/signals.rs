@@ -1,8 +1,10 @@
-//! What signals to this process mean: the first Ctrl-C is the command's, the second ends the machine; the others end it
-//! at once. Nothing is left behind in any case, because the process always goes through its normal end.
+//! What signals to this process mean: the first Ctrl-C is the command's, the second ends the machine; the first
+//! `SIGTERM` asks the command to end in the image's way, the second ends the machine; the others end it at once. Nothing
+//! is left behind in any case, because the process always goes through its normal end.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
@@ -11,10 +13,12 @@ use vmette::{Process, StopHandle};
 use crate::terminal;
 
 /// Shared with the thread that waits for signals.
-#[derive(Default)]
 struct State {
+    stop: StopHandle,
     /// The signal that ended the run, or 0.
     fatal: AtomicI32,
+    /// Called when there is one.
+    when_fatal: Mutex<Box<dyn FnOnce() + Send>>,
     /// The command, once it runs.
     process: Mutex<Option<Target>>,
 }
@@ -22,7 +26,18 @@ struct State {
 struct Target {
     process: Weak<Process>,
     tty: bool,
+    stop: Stop,
     interrupted: bool,
+    terminated: bool,
+}
+
+/// How a command is asked to end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stop {
+    /// Linux signal number.
+    pub(crate) signal: i32,
+    /// How long it may take.
+    pub(crate) grace: Duration,
 }
 
 /// The signals of one run.
@@ -33,27 +48,42 @@ pub(crate) struct RunSignals {
 impl RunSignals {
     /// From now on signals stop what `stop` stops.
     pub(crate) fn install(stop: StopHandle) -> std::io::Result<Self> {
-        let state = Arc::new(State::default());
+        let state = Arc::new(State {
+            stop,
+            fatal: AtomicI32::new(0),
+            when_fatal: Mutex::new(Box::new(|| {})),
+            process: Mutex::new(None),
+        });
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH])?;
         let shared = state.clone();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in &mut signals {
                 if !shared.deliver(signal) {
-                    shared.fatal.store(signal, Ordering::SeqCst);
-                    stop.stop();
+                    shared.end(signal);
                 }
             }
         })?;
         Ok(Self { state })
     }
 
-    /// The command runs: a first Ctrl-C is its own from now on.
-    pub(crate) fn command_runs(&self, process: &Arc<Process>, tty: bool) {
-        let target = Target { process: Arc::downgrade(process), tty, interrupted: false };
+    /// The command runs: a first Ctrl-C is its own from now on, and a first `SIGTERM` its `stop`.
+    pub(crate) fn command_runs(&self, process: &Arc<Process>, tty: bool, stop: Stop) {
+        let process = Arc::downgrade(process);
+        let target = Target { process, tty, stop, interrupted: false, terminated: false };
         *self.state.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
         if tty {
             // The window may have changed while the machine started.
             self.state.deliver(SIGWINCH);
+        }
+    }
+
+    /// Calls `hook` when a signal ends the run, or now if one has. It takes the place of the one before.
+    pub(crate) fn when_fatal(&self, hook: impl FnOnce() + Send + 'static) {
+        let mut slot = self.state.when_fatal.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.fatal().is_some() {
+            hook();
+        } else {
+            *slot = Box::new(hook);
         }
     }
 
@@ -64,8 +94,17 @@ impl RunSignals {
 }
 
 impl State {
+    /// Ends the run because of `signal`.
+    fn end(&self, signal: i32) {
+        let mut hook = self.when_fatal.lock().unwrap_or_else(PoisonError::into_inner);
+        self.fatal.store(signal, Ordering::SeqCst);
+        std::mem::replace(&mut *hook, Box::new(|| {}))();
+        drop(hook);
+        self.stop.stop();
+    }
+
     /// Gives the signal to the command, if it is one for it.
-    fn deliver(&self, signal: i32) -> bool {
+    fn deliver(self: &Arc<Self>, signal: i32) -> bool {
         let mut target = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         let process = target.as_ref().and_then(|t| t.process.upgrade());
         let (Some(target), Some(process)) = (target.as_mut(), process) else { return signal == SIGWINCH };
@@ -82,7 +121,22 @@ impl State {
                 target.interrupted = true;
                 process.signal(SIGINT).is_ok()
             }
+            SIGTERM if !target.terminated => {
+                target.terminated = true;
+                process.signal(target.stop.signal).is_ok() && self.watch(target.stop.grace)
+            }
             _ => false,
         }
+    }
+
+    /// Ends the run as `SIGTERM` does when it has not ended by itself within `grace`.
+    fn watch(self: &Arc<Self>, grace: Duration) -> bool {
+        let state = self.clone();
+        let watcher = std::thread::Builder::new().name("stop-timeout".into()).spawn(move || {
+            if state.stop.wait_end(grace).is_none() {
+                state.end(SIGTERM);
+            }
+        });
+        watcher.is_ok()
     }
 }

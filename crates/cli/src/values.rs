@@ -47,6 +47,32 @@ pub(crate) fn env(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value))
 }
 
+/// A host, with a port if need be: what is compared with the host of a URL.
+pub(crate) fn host(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    if text.is_empty() || !text.bytes().all(plain) {
+        return Err("expects HOST or HOST:PORT, without a scheme and without a path".into());
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// What takes the place of an image's entrypoint: nothing, a program, or a program and its first arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entrypoint(pub(crate) Vec<String>);
+
+/// A program; `["a","b"]` with arguments; nothing for none.
+pub(crate) fn entrypoint(text: &str) -> Result<Entrypoint, String> {
+    if text.is_empty() {
+        return Ok(Entrypoint(Vec::new()));
+    }
+    if text.starts_with('[') {
+        return serde_json::from_str(text)
+            .map(Entrypoint)
+            .map_err(|e| format!("expects a program, or a JSON array of strings: {e}"));
+    }
+    Ok(Entrypoint(vec![text.to_owned()]))
+}
+
 /// `TAG=PATH[:ro|:rw]`.
 pub(crate) fn share(text: &str) -> Result<ShareMount, String> {
     let (tag, path) = text.split_once('=').ok_or("expects TAG=PATH")?;
@@ -131,6 +157,24 @@ mod tests {
         for wrong in ["1=2", "=x", "A B=c", "VMETTE_SURELY_NOT_SET"] {
             assert!(env(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn hosts() {
+        assert_eq!(host("Registry.example:5000"), Ok("registry.example:5000".into()));
+        assert_eq!(host("[::1]:5000"), Ok("[::1]:5000".into()));
+        for wrong in ["", "http://a", "a/b", "user@a", "a b"] {
+            assert!(host(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn entrypoints() {
+        assert_eq!(entrypoint("").unwrap().0, Vec::<String>::new());
+        assert_eq!(entrypoint("/bin/a b").unwrap().0, ["/bin/a b"]);
+        assert_eq!(entrypoint(r#"["a","-b c"]"#).unwrap().0, ["a", "-b c"]);
+        assert_eq!(entrypoint("[]").unwrap().0, Vec::<String>::new());
+        assert!(entrypoint("[1]").is_err() && entrypoint("[").is_err());
     }
 
     #[test]

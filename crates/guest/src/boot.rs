@@ -9,7 +9,7 @@ use vmette_wire::agent::{Boot, Overlay};
 
 use crate::etc::{self, Files, Identity};
 use crate::mounts::{self, Layers};
-use crate::{sys, trust};
+use crate::{sys, trust, volumes};
 
 /// Longest report, in bytes: a page, which a pipe takes in one piece.
 pub(crate) const REPORT_MAX: u64 = 4096;
@@ -76,6 +76,7 @@ fn build(boot: &Boot, bundle: &[u8], identity: &Identity) -> Result<Vec<String>,
     layers.enter()?;
     let read_only = is_read_only(boot);
     mounts::system(boot)?;
+    volumes::make(boot)?;
     for share in &boot.shares {
         layers.share(share, read_only)?;
     }

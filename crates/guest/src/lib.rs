@@ -24,6 +24,7 @@ mod tree;
 mod trust;
 mod users;
 mod vm;
+mod volumes;
 pub mod world;
 
 pub use hosted::{Hosted, Record};

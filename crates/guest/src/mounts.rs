@@ -216,8 +216,10 @@ fn writable_overlay() -> Result<String, BootError> {
 /// A layer below the rootfs with the places that have to exist: nobody can make them later.
 fn skeleton(boot: &Boot) -> Result<(), BootError> {
     make_dir(SKELETON)?;
-    let targets = boot.shares.iter().map(|share| share.target.trim_start_matches('/'));
-    for dir in SKELETON_DIRS.into_iter().chain(targets) {
+    let shares = boot.shares.iter().map(|share| &share.target);
+    let wanted =
+        shares.chain(&boot.volumes).chain(&boot.working_dir).map(|path| path.trim_start_matches('/'));
+    for dir in SKELETON_DIRS.into_iter().chain(wanted) {
         make_dir(&format!("{SKELETON}/{dir}"))?;
     }
     for file in SKELETON_FILES {

@@ -7,12 +7,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 use rustix::io::Errno;
+pub(crate) use vmette_wire::agent::PATH_MAX;
 
 /// How often a look-up is repeated that a rename elsewhere has disturbed.
 const RETRIES: usize = 16;
-
-/// Longest path, as the kernel's `PATH_MAX`.
-pub(crate) const PATH_MAX: usize = 4096;
 
 /// A root directory.
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use vmette_wire::agent::{
-    Boot, CA_BUNDLE_MAX, DISKS_MAX, ENTROPY_LEN, FailureKind, Hello, PROTOCOL_VERSION, SERIAL_MAX, SHARES_MAX,
+    Boot, CA_BUNDLE_MAX, DISKS_MAX, ENTROPY_LEN, FailureKind, Hello, PROTOCOL_VERSION, SERIAL_MAX,
+    SHARES_MAX, VOLUMES_MAX,
 };
 
 use crate::tree;
@@ -204,6 +205,17 @@ pub(crate) fn check_boot(boot: &Boot, payload: &[u8]) -> Result<(), WorldError> 
             return invalid(format!("share {} at {} appears twice", share.tag, share.target));
         }
     }
+    if boot.volumes.len() > VOLUMES_MAX {
+        return invalid(format!("{} volumes (allowed: up to {VOLUMES_MAX})", boot.volumes.len()));
+    }
+    if let Some(path) = boot
+        .volumes
+        .iter()
+        .chain(&boot.working_dir)
+        .find(|path| !tree::is_plain_absolute(path) || *path == "/")
+    {
+        return invalid(format!("folder {path:?} of the image is not an absolute path below / without .."));
+    }
     if payload.len() > CA_BUNDLE_MAX {
         return invalid(format!("CA bundle of {} bytes (allowed: up to {CA_BUNDLE_MAX})", payload.len()));
     }
@@ -247,6 +259,8 @@ mod tests {
             overlay: Overlay::Tmpfs,
             shares: shares.iter().map(share).collect(),
             disks: Vec::new(),
+            volumes: Vec::new(),
+            working_dir: None,
             ca_bundle: false,
             switch_root: false,
             payload_len: 0,
@@ -291,6 +305,21 @@ mod tests {
         assert!(check_boot(&boot(&[("a", "/x"), ("b", "/x")]), b"").is_err());
         let ntfs = Boot { root: Root::Block { fstype: "ntfs".into() }, ..boot(&[]) };
         assert!(check_boot(&ntfs, b"").is_err());
+    }
+
+    #[test]
+    fn folders_of_the_image_are_checked() {
+        let with = |volumes: &[&str]| Boot {
+            volumes: volumes.iter().map(|v| (*v).to_owned()).collect(),
+            ..boot(&[])
+        };
+        assert!(check_boot(&with(&["/data", "/var/lib/x:y,z"]), b"").is_ok());
+        for path in ["", "/", "data", "/a/../b", "/a\0"] {
+            assert!(check_boot(&with(&[path]), b"").is_err(), "{path:?}");
+            let wd = Boot { working_dir: Some(path.into()), ..boot(&[]) };
+            assert!(check_boot(&wd, b"").is_err(), "{path:?}");
+        }
+        assert!(check_boot(&with(&["/v"; VOLUMES_MAX + 1]), b"").is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-pub use vmette_image::{BlockFs, RootfsArtifact};
+pub use vmette_image::{BlockFs, ImageConfig, NetworkOptions, PullPolicy, RootfsArtifact};
 use vmette_vmm::{AcceleratorChoice, Console};
 
 /// Base kernel command line.
@@ -12,7 +12,8 @@ pub const DEFAULT_CMDLINE: &str = "console=hvc0 quiet";
 /// What the machine is for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WorkloadStrategy {
-    /// Runs [`Config::exec_cmd`] or [`Config::argv`] and ends with it. Without either, as [`WorkloadStrategy::Agent`].
+    /// Runs [`Config::argv`] or [`Config::exec_cmd`], else what the image says, and ends with it. Without any of them, as
+    /// [`WorkloadStrategy::Agent`].
     #[default]
     OneShot,
     /// Stays up until it is stopped; commands come with [`Session::exec`](crate::Session::exec).
@@ -97,19 +98,25 @@ pub struct Config {
     pub cmdline: String,
     /// The workload's root; `None`: the built-in one.
     pub rootfs: Option<Rootfs>,
+    /// What the caller calls the rootfs, for the report; its path when absent.
+    pub rootfs_name: Option<String>,
+    /// How the image wants to be run; what the caller says below wins. [`Config::set_rootfs_artifact`] sets it.
+    pub image: ImageConfig,
+    /// Takes the place of the image's entrypoint, and drops its command. An empty one is none at all.
+    pub entrypoint: Option<Vec<String>>,
     /// Whether the root is read-only whatever the rootfs is. [`RootfsShare::read_only`] says the same for a folder.
     pub rootfs_read_only: bool,
     /// Host folders.
     pub shares: Vec<ShareMount>,
     /// Raw images, read-write.
     pub disks: Vec<PathBuf>,
-    /// A shell command line to run.
+    /// A shell command line to run. The image's entrypoint has no part in it.
     pub exec_cmd: Option<String>,
-    /// A program and its arguments to run; wins over `exec_cmd`.
+    /// A program and its arguments to run, or arguments of the entrypoint if there is one; wins over `exec_cmd`.
     pub argv: Option<Vec<String>>,
-    /// Where the command starts.
+    /// Where commands start; it must exist. Without it, where the image says.
     pub cwd: Option<String>,
-    /// Who runs the command.
+    /// Who runs commands. Without it, who the image says.
     pub user: Option<String>,
     /// Whether the command is PID 1 of its namespace, as an init system wants to be.
     pub switch_root: bool,
@@ -124,7 +131,8 @@ pub struct Config {
     pub vsock_port: VsockPort,
     /// vsock port in the guest for snapshots.
     pub guest_vsock_port: u32,
-    /// Ends the session after that many seconds, counted from the start of the machine.
+    /// Ends the session after that many seconds, counted from the start of the session. Resolving a rootfs comes before
+    /// that, and has limits of its own.
     pub timeout_seconds: Option<u32>,
     /// Virtual CPUs, 1 or more.
     pub vcpus: u8,
@@ -138,7 +146,7 @@ pub struct Config {
     pub workload: WorkloadStrategy,
     /// Width and height of the desktop, in pixels.
     pub display_size: (u32, u32),
-    /// The workload's environment; later ones win.
+    /// The workload's environment, after the image's; later ones win.
     pub env: Vec<(String, String)>,
     /// Size of a scratch disk that takes the root's writes, in MiB; without it they go to the guest's memory.
     pub scratch_mib: Option<u64>,
@@ -156,6 +164,10 @@ pub struct Config {
     pub extra_modules: Vec<String>,
     /// Whether nothing may be fetched over the network on the host.
     pub offline: bool,
+    /// When the source of a rootfs that is in the cache is asked for something newer.
+    pub pull: PullPolicy,
+    /// How registries and other servers are talked to.
+    pub network: NetworkOptions,
 }
 
 impl Config {
@@ -167,6 +179,9 @@ impl Config {
             initramfs: initramfs.into(),
             cmdline: DEFAULT_CMDLINE.into(),
             rootfs: None,
+            rootfs_name: None,
+            image: ImageConfig::default(),
+            entrypoint: None,
             rootfs_read_only: false,
             shares: Vec::new(),
             disks: Vec::new(),
@@ -196,24 +211,25 @@ impl Config {
             cache_dir: None,
             extra_modules: Vec::new(),
             offline: false,
+            pull: PullPolicy::default(),
+            network: NetworkOptions::default(),
         }
     }
 
-    /// Takes over what a provider resolved. The image's environment goes in front of the caller's, so that the
-    /// caller's values win.
+    /// Takes over what a provider resolved, with how it wants to be run.
     pub fn set_rootfs_artifact(&mut self, artifact: RootfsArtifact, force_read_only: bool) {
         self.rootfs_read_only |= force_read_only;
-        match artifact {
+        let (rootfs, image) = match artifact {
             RootfsArtifact::Directory { path, read_only, config } => {
-                self.rootfs =
-                    Some(Rootfs::Share(RootfsShare { path, read_only: read_only || force_read_only }));
-                self.env.splice(0..0, config.env);
+                let read_only = read_only || force_read_only;
+                (Rootfs::Share(RootfsShare { path, read_only }), config)
             }
             RootfsArtifact::BlockImage { path, fstype, config } => {
-                self.env.splice(0..0, config.env);
-                self.rootfs = Some(Rootfs::Block(RootfsBlock { path, fstype }));
+                (Rootfs::Block(RootfsBlock { path, fstype }), config)
             }
-        }
+        };
+        self.rootfs = Some(rootfs);
+        self.image = image;
     }
 
     /// Whether the workload's root takes no writes.

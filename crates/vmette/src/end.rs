@@ -1,5 +1,6 @@
 //! How sessions end, and the handle that ends them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,12 +35,14 @@ impl SessionEnd {
 /// What a session and everything that may end it share.
 pub(crate) struct Shared {
     end: Slot<SessionEnd>,
+    /// Set with the end, for loops that cannot wait for it.
+    cancelled: Arc<AtomicBool>,
     machine: Mutex<Option<Arc<dyn Machine>>>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { end: Slot::new(), machine: Mutex::default() }
+        Self { end: Slot::new(), cancelled: Arc::default(), machine: Mutex::default() }
     }
 }
 
@@ -47,6 +50,7 @@ impl Shared {
     /// Records the end, unless there was one, and stops the machine.
     pub(crate) fn finish(&self, end: SessionEnd) -> bool {
         let first = self.end.set(end);
+        self.cancelled.store(true, Ordering::Relaxed);
         let machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(machine) = machine {
             machine.stop();
@@ -66,8 +70,17 @@ impl Shared {
         self.end.get()
     }
 
+    pub(crate) fn cancel_flag(&self) -> Arc<AtomicBool> {
+        self.cancelled.clone()
+    }
+
     pub(crate) fn wait(&self) -> SessionEnd {
         self.end.wait()
+    }
+
+    /// The end, if it comes before the deadline.
+    pub(crate) fn wait_until(&self, deadline: Instant) -> Option<SessionEnd> {
+        self.end.wait_until(deadline)
     }
 
     /// Ends the session when `timeout` has passed since `start`.
@@ -101,6 +114,12 @@ impl StopHandle {
     /// gone.
     pub fn stop(&self) {
         self.shared.finish(SessionEnd::Stopped);
+    }
+
+    /// Waits up to `limit` for the session's end; `None` when it goes on.
+    #[must_use]
+    pub fn wait_end(&self, limit: Duration) -> Option<SessionEnd> {
+        self.shared.wait_until(Instant::now() + limit)
     }
 }
 

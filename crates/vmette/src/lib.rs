@@ -20,6 +20,7 @@
 
 pub mod assets;
 mod ca;
+mod command;
 mod config;
 mod connection;
 pub mod doctor;
@@ -37,14 +38,15 @@ mod report;
 mod resolve;
 mod run;
 mod session;
+mod stop_signal;
 mod stream;
 mod template;
 mod validate;
 
 pub use ca::default_ca_certs;
 pub use config::{
-    BlockFs, Config, DEFAULT_CMDLINE, Rootfs, RootfsArtifact, RootfsBlock, RootfsShare, ShareMount,
-    VsockPort, WorkloadStrategy,
+    BlockFs, Config, DEFAULT_CMDLINE, ImageConfig, NetworkOptions, PullPolicy, Rootfs, RootfsArtifact,
+    RootfsBlock, RootfsShare, ShareMount, VsockPort, WorkloadStrategy,
 };
 pub use end::{SessionEnd, StopHandle};
 pub use error::Error;
@@ -52,8 +54,8 @@ pub use files::FileInfo;
 pub use notice::{Notice, Observer};
 pub use process::{Collected, ExecOptions, Output, Process};
 pub use pump::{CAPTURE_MAX, forward};
-pub use report::{Grants, Report, ShareGrant, StartedFrom, Timings};
-pub use resolve::resolve_rootfs;
+pub use report::{Grants, Report, RootfsKind, RootfsReport, ShareGrant, StartedFrom, Timings};
+pub use resolve::{provider_context, resolve_rootfs, resolve_rootfs_until};
 pub use run::{RunOutput, run};
 pub use session::{Session, SessionBuilder, SessionClient};
 pub use validate::{MEM_MIB_MAX, MEM_MIB_MIN, SCRATCH_MIB_MAX, SCRATCH_MIB_MIN, VCPUS_MAX, is_valid_env_key};

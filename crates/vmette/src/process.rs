@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use vmette_wire::agent::{Command, Exec, ExitStatus, Op, TtySize, WINDOW};
 
@@ -11,7 +12,7 @@ use crate::connection::Connection;
 use crate::stream::{Channel, StreamEnd, StreamQueue};
 
 /// What to run in a guest, and how. Made by [`ExecOptions::argv`] or [`ExecOptions::shell`].
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecOptions {
     args: Vec<Vec<u8>>,
     env: Vec<Vec<u8>>,
@@ -76,6 +77,15 @@ impl ExecOptions {
     #[must_use]
     pub(crate) fn init(mut self, init: bool) -> Self {
         self.exec.init = init;
+        self
+    }
+
+    /// The same in `surroundings`, of which the command's own options take precedence.
+    #[must_use]
+    pub(crate) fn within(mut self, surroundings: &Self) -> Self {
+        self.env.splice(0..0, surroundings.env.iter().cloned());
+        self.exec.cwd = self.exec.cwd.or_else(|| surroundings.exec.cwd.clone());
+        self.exec.user = self.exec.user.or_else(|| surroundings.exec.user.clone());
         self
     }
 
@@ -209,6 +219,17 @@ impl Process {
             kept.extend_from_slice(&bytes[..room]);
         }
         Ok(Collected { status: self.wait()?, stdout, stderr })
+    }
+
+    /// Drops all output until the command ends. [`Error::Timeout`] when it has not by the deadline; it goes on then.
+    pub(crate) fn run_out(&self, deadline: Instant) -> Result<ExitStatus, Error> {
+        let left = || Some(deadline.saturating_duration_since(Instant::now()));
+        while let Some((_, _, credit)) = self.queue.next_chunk(left())? {
+            if credit > 0 {
+                self.connection.send(self.id, &Op::Credit { bytes: credit }, &[])?;
+            }
+        }
+        self.wait()
     }
 
     fn send_unless_ended(&self, op: &Op) -> Result<(), Error> {

@@ -16,6 +16,8 @@ pub struct Report {
     pub reasons: Vec<String>,
     /// From a template or from power-on.
     pub started_from: StartedFrom,
+    /// What the root was.
+    pub rootfs: RootfsReport,
     /// What went wrong and was worked around, for example a damaged template.
     pub notes: Vec<String>,
     /// Everything of the host that the guest can reach.
@@ -32,6 +34,30 @@ pub enum StartedFrom {
     Template,
     /// Power-on.
     Cold,
+}
+
+/// What the workload's root was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RootfsReport {
+    /// What sort of thing.
+    pub kind: RootfsKind,
+    /// As the caller named it, else its path.
+    pub name: String,
+    /// The first digits of its identity, for an image of the cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// What sort of thing a root is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootfsKind {
+    /// The one that comes with vmette.
+    Builtin,
+    /// A folder of the host.
+    Directory,
+    /// A block image.
+    Image,
 }
 
 /// Everything of the host that the guest can reach.

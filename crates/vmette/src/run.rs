@@ -17,8 +17,10 @@ pub struct RunOutput {
 /// # Errors
 /// The machine or the command could not be started; a session without a command is refused, since it would never end.
 pub fn run(config: &Config) -> Result<RunOutput, Error> {
-    if config.timeout_seconds.is_none() && crate::session::main_command(config).is_none() {
-        return Err(Error::InvalidConfig("nothing to run: set exec_cmd or argv".into()));
+    if config.timeout_seconds.is_none() && crate::command::main_command(config).is_none() {
+        return Err(Error::InvalidConfig(
+            "nothing to run: set exec_cmd or argv; the rootfs names no command".into(),
+        ));
     }
     let session = Session::start(config)?;
     Ok(session.wait_captured())

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use vmette_vmm::Hypervisor;
@@ -16,8 +16,8 @@ use crate::notice::{Notices, Observer};
 use crate::report::Report;
 use crate::resolve::cache_of;
 use crate::{
-    Config, Error, ExecOptions, FileInfo, Process, RunOutput, SessionEnd, StopHandle, WorkloadStrategy,
-    engine, files, pump, validate,
+    Config, Error, ExecOptions, FileInfo, Process, RunOutput, SessionEnd, StopHandle, command, engine, files,
+    pump, validate,
 };
 
 /// How long the guest may take to write its dirty data to disks and shares before the plug is pulled.
@@ -31,6 +31,11 @@ pub struct Session {
     /// `None` when the session ended while it was starting.
     launched: Option<Launched>,
     process: Option<Arc<Process>>,
+    /// The command whose end is the session's.
+    main: Weak<Process>,
+    /// What every command starts with.
+    surroundings: ExecOptions,
+    stop_signal: i32,
     capture: Mutex<Option<Receiver<Vec<u8>>>>,
 }
 
@@ -79,12 +84,12 @@ impl<'a> SessionBuilder<'a> {
     /// What is wrong with the configuration or the host, or why the machine did not come up. A command that does not
     /// exist is an [`Error::Request`].
     pub fn start(self) -> Result<Session, Error> {
-        let exec = main_command(self.config);
+        let exec = command::main_command(self.config);
         self.start_with(exec)
     }
 
-    /// As [`SessionBuilder::start`], with this command in place of the configuration's, or with none.
-    /// [`Session::command_of`] gives it what the configuration says of commands.
+    /// As [`SessionBuilder::start`], with this command in place of the configuration's, or with none. It starts where,
+    /// as whom and with the environment that the configuration says, but for what it says itself.
     ///
     /// # Errors
     /// As [`SessionBuilder::start`].
@@ -112,6 +117,8 @@ impl<'a> SessionBuilder<'a> {
             notices: &notices,
             started,
         };
+        let surroundings = self.config.surroundings();
+        let exec = exec.map(|options| options.within(&surroundings).init(self.config.switch_root));
         let result = launcher.launch().and_then(|launched| {
             let process = match &exec {
                 Some(options) => Some(Arc::new(Process::start(&launched.connection, options)?)),
@@ -124,13 +131,28 @@ impl<'a> SessionBuilder<'a> {
             // The cause is in the slot: a timeout or a stop, which is how this session ends, not why it failed.
             Err(_) if shared.ended().is_some() => {
                 std::mem::forget(guard);
-                return Ok(Session { shared, launched: None, process: None, capture: Mutex::default() });
+                return Ok(Session {
+                    shared,
+                    launched: None,
+                    process: None,
+                    main: Weak::new(),
+                    surroundings,
+                    stop_signal: self.config.stop_signal(),
+                    capture: Mutex::default(),
+                });
             }
             Err(e) => return Err(e),
         };
         std::mem::forget(guard);
-        let mut session =
-            Session { shared, launched: Some(launched), process: process.clone(), capture: Mutex::default() };
+        let mut session = Session {
+            shared,
+            launched: Some(launched),
+            process: process.clone(),
+            main: process.as_ref().map(Arc::downgrade).unwrap_or_default(),
+            surroundings,
+            stop_signal: self.config.stop_signal(),
+            capture: Mutex::default(),
+        };
         session.watch_connection()?;
         if let Some(process) = process {
             session.watch_process(&process, self.config)?;
@@ -151,35 +173,6 @@ impl Drop for FinishOnDrop<'_> {
     }
 }
 
-/// The command of a configuration.
-pub(crate) fn main_command(config: &Config) -> Option<ExecOptions> {
-    if config.workload == WorkloadStrategy::Agent {
-        return None;
-    }
-    let options = match (&config.argv, &config.exec_cmd) {
-        (Some(argv), _) => ExecOptions::argv(argv),
-        (None, Some(command)) => ExecOptions::shell(command),
-        (None, None) => return None,
-    };
-    Some(prepare_command(options, config))
-}
-
-/// Adds what a configuration says of every command.
-fn prepare_command(mut options: ExecOptions, config: &Config) -> ExecOptions {
-    // Guests of the original have the variable, empty where there is no vsock.
-    options = options.env("VMETTE_VSOCK_PORT", "");
-    for (key, value) in &config.env {
-        options = options.env(key, value);
-    }
-    if let Some(cwd) = &config.cwd {
-        options = options.cwd(cwd);
-    }
-    if let Some(user) = &config.user {
-        options = options.user(user);
-    }
-    options.init(config.switch_root)
-}
-
 impl Session {
     /// Starts a session with the defaults of [`Session::builder`].
     ///
@@ -193,12 +186,6 @@ impl Session {
     #[must_use]
     pub fn builder(config: &Config) -> SessionBuilder<'_> {
         SessionBuilder { config, stop: StopHandle::new(), observer: None, engine: None, piped: false }
-    }
-
-    /// Applies what `config` says of its command (environment, folder, user, PID 1) to another one.
-    #[must_use]
-    pub fn command_of(config: &Config, options: ExecOptions) -> ExecOptions {
-        prepare_command(options, config)
     }
 
     /// Waits for the end. Any number of threads may wait, any number of times.
@@ -226,6 +213,17 @@ impl Session {
     /// Ends the session as [`SessionEnd::Stopped`]; nothing happens when it has ended.
     pub fn stop(&self) {
         self.shared.finish(SessionEnd::Stopped);
+    }
+
+    /// Asks the session's command to end, with the image's stop signal (`SIGTERM` when it names none), and ends the
+    /// session if that has not come about within `grace`. At once when there is no such command.
+    pub fn stop_gently(&self, grace: Duration) -> SessionEnd {
+        // A connection that is gone ends the session by itself.
+        let asked = self.main.upgrade().is_some_and(|process| process.signal(self.stop_signal).is_ok());
+        if !asked || self.shared.wait_until(Instant::now() + grace).is_none() {
+            self.stop();
+        }
+        self.wait()
     }
 
     /// Ends the session, writing what is dirty in the guest to its disks and shares first.
@@ -285,12 +283,13 @@ impl Session {
         self.process.as_ref()
     }
 
-    /// Runs one more command in the guest.
+    /// Runs one more command in the guest. Environment, folder and user are those of the image and the configuration,
+    /// but for what `options` name; the entrypoint has no part in it.
     ///
     /// # Errors
     /// [`Error::Request`] when the command cannot be run, or the connection is gone.
     pub fn exec(&self, options: &ExecOptions) -> Result<Process, Error> {
-        Process::start(&self.connection()?, options)
+        Process::start(&self.connection()?, &options.clone().within(&self.surroundings))
     }
 
     /// Copies `source` to its end into a file of the guest: parent folders are made, an existing file is replaced when

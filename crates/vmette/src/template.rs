@@ -6,11 +6,11 @@
 //! with a template costs a cold boot and a warning, never the run.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 use vmette_vmm::{Hypervisor, MachineSpec};
@@ -22,11 +22,44 @@ use crate::assets::{CacheRoot, FileStamp, Key};
 /// How long a run waits for another one that is making the same template.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Templates kept; the least recently used go first. Each holds about 90 MiB.
-const TEMPLATES_MAX: usize = 8;
+/// Templates kept; the least recently used go first. Each holds about 90 MiB: together hardly more than one large image.
+const TEMPLATES_MAX: usize = 12;
+
+/// A template that was used within this time does not make room for that of another root: runs that take turns between
+/// many images would make templates all the time, each at the cost of a boot, and use none.
+const IN_USE: Duration = Duration::from_secs(3600);
 
 /// Free space without which no template is made: its memory, its state, and room for the run itself.
 const FREE_SPACE_MIN: u64 = 256 << 20;
+
+/// Bytes of a squashfs image's superblock: where its tables are, which is what a guest that has mounted it remembers.
+const SUPERBLOCK_LEN: u64 = 96;
+
+/// A workload's root that is the same in every run of its kind, so that a template may have it built.
+pub(crate) struct StableRoot {
+    boot: String,
+    /// Tells this file from another one of the same name and content. The guest has read parts of it before it was
+    /// saved: it must never find other bytes in their place. Times of change do not serve, because using an image
+    /// changes them.
+    image: String,
+}
+
+impl StableRoot {
+    /// What `boot` makes of the image in `file`.
+    pub(crate) fn new(boot: &Boot, file: &File) -> Result<Self, Error> {
+        let boot = serde_json::to_string(boot).map_err(|e| Error::StartFailed(format!("template: {e}")))?;
+        let found = file.metadata()?;
+        // Not every file system knows the time of birth.
+        let born = found.created().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let mut superblock = Vec::new();
+        file.take(SUPERBLOCK_LEN).read_to_end(&mut superblock)?;
+        let image = format!("{}:{}:{}:{born:?}:{superblock:?}", found.dev(), found.ino(), found.len());
+        Ok(Self { boot, image })
+    }
+}
+
+/// Behind the key in the name of a lock.
+const LOCK_SUFFIX: &str = ".lock";
 
 /// Where one machine shape's template is, or would be.
 pub(crate) struct Template {
@@ -39,7 +72,7 @@ impl Template {
     pub(crate) fn locate(
         engine: &dyn Hypervisor,
         spec: &MachineSpec,
-        root: Option<&Boot>,
+        root: Option<&StableRoot>,
         cache: &CacheRoot,
     ) -> Result<Self, Error> {
         let stamp = |path: &Path| {
@@ -51,11 +84,8 @@ impl Template {
             .file(&stamp(&spec.initramfs)?)
             .text(&spec.cmdline)
             .text(&format!("protocol {PROTOCOL_VERSION}"));
-        if let (Some(boot), Some(rootfs)) = (root, &spec.rootfs) {
-            let boot =
-                serde_json::to_string(boot).map_err(|e| Error::StartFailed(format!("template: {e}")))?;
-            // The store names an image by what it was made of, and changes its times with every use.
-            key = key.text(&boot).text(&rootfs.to_string_lossy());
+        if let (Some(root), Some(rootfs)) = (root, &spec.rootfs) {
+            key = key.text(&root.boot).text(&rootfs.to_string_lossy()).text(&root.image);
         }
         Ok(Self { folder: folder_in(cache), key: key.hex() })
     }
@@ -82,33 +112,30 @@ impl Template {
     /// lost it.
     pub(crate) fn lock(&self) -> Result<MakerLock, String> {
         fs::create_dir_all(&self.folder).map_err(|e| format!("{}: {e}", self.folder.display()))?;
-        let path = self.folder.join(format!("{}.lock", self.key));
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| format!("{}: {e}", path.display()))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(MakerLock { _file: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => {}
-            Err(e) => return Err(format!("{}: {e}", path.display())),
+        let path = self.folder.join(format!("{}{LOCK_SUFFIX}", self.key));
+        let failed = |e: io::Error| format!("{}: {e}", path.display());
+        let deadline = Instant::now() + LOCK_TIMEOUT;
+        loop {
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(failed)?;
+            let lock = MakerLock { file: wait_for(file, deadline).map_err(failed)?, path: path.clone() };
+            // Whoever held it before has removed its name; then the lock that others find is another one.
+            if lock.is_named().map_err(failed)? {
+                return Ok(lock);
+            }
         }
-        // flock has no deadline of its own, and its holder may be stopped for ever.
-        let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || {
-            let locked = flock(&file, FlockOperation::LockExclusive);
-            drop(sender.send(locked.map(|()| file)));
-        });
-        match receiver.recv_timeout(LOCK_TIMEOUT) {
-            Ok(Ok(file)) => Ok(MakerLock { _file: file }),
-            Ok(Err(e)) => Err(format!("{}: {e}", path.display())),
-            Err(_) => Err(format!(
-                "another run has been making the template for more than {} s",
-                LOCK_TIMEOUT.as_secs()
-            )),
-        }
+    }
+
+    /// Whether there is room for one more without removing one that is in use.
+    pub(crate) fn has_room(&self) -> bool {
+        let Ok(kept) = self.others() else { return true };
+        let idle = |used: &SystemTime| used.elapsed().is_ok_and(|age| age > IN_USE);
+        kept.len() < TEMPLATES_MAX || kept.first().is_some_and(|(used, _)| idle(used))
     }
 
     /// Whether the cache has room for one.
@@ -135,21 +162,8 @@ impl Template {
     /// Removes the least recently used templates beyond [`TEMPLATES_MAX`], and what killed makers left. A machine that
     /// runs from a removed one keeps its files open.
     pub(crate) fn prune(&self) -> io::Result<()> {
-        let mut kept = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if !entry.file_type()?.is_dir() || name == self.key.as_str() {
-                continue;
-            }
-            if name.len() == self.key.len() {
-                kept.push((entry.metadata()?.modified()?, entry.path()));
-            } else if self.abandoned(&name) {
-                remove(&entry.path())?;
-            }
-        }
-        kept.sort();
+        self.sweep()?;
+        let kept = self.others()?;
         let surplus = (kept.len() + 1).saturating_sub(TEMPLATES_MAX);
         for (_, path) in kept.into_iter().take(surplus) {
             remove(&path)?;
@@ -157,17 +171,65 @@ impl Template {
         Ok(())
     }
 
-    /// Whether `name` is a half-made folder whose maker is gone: its lock can be had.
-    fn abandoned(&self, name: &str) -> bool {
-        let Some(key) = name.get(..self.key.len()) else { return false };
-        if key == self.key {
-            // We hold that lock.
-            return true;
+    /// The other templates, the least recently used first.
+    fn others(&self) -> io::Result<Vec<(SystemTime, PathBuf)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.len() == self.key.len() && name != self.key.as_str() && entry.file_type()?.is_dir() {
+                found.push((entry.metadata()?.modified()?, entry.path()));
+            }
         }
-        match File::open(self.folder.join(format!("{key}.lock"))) {
-            Ok(file) => flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok(),
-            Err(_) => true,
+        found.sort();
+        Ok(found)
+    }
+
+    /// Removes half-made folders and locks whose maker is gone. The caller holds the lock of its own key.
+    fn sweep(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let Some((key, rest)) = name.split_at_checked(self.key.len()) else { continue };
+            if entry.file_type()?.is_dir() {
+                if rest.starts_with('.') && (key == self.key || is_abandoned(&self.folder, key)) {
+                    remove(&entry.path())?;
+                }
+            } else if rest == LOCK_SUFFIX && key != self.key {
+                // Taken and dropped, it removes itself.
+                drop(MakerLock::try_take(entry.path()));
+            }
         }
+        Ok(())
+    }
+}
+
+/// Whether nobody makes the template of that key.
+fn is_abandoned(folder: &Path, key: &str) -> bool {
+    let path = folder.join(format!("{key}{LOCK_SUFFIX}"));
+    !path.exists() || MakerLock::try_take(path).is_some()
+}
+
+/// Locks `file`. flock has no deadline of its own, and its holder may be stopped for ever.
+fn wait_for(file: File, deadline: Instant) -> io::Result<File> {
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => return Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let (sender, receiver) = mpsc::channel();
+    std::thread::Builder::new().name("vmette-lock".into()).spawn(move || {
+        let locked = flock(&file, FlockOperation::LockExclusive);
+        drop(sender.send(locked.map(|()| file)));
+    })?;
+    match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(locked) => Ok(locked?),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("another run has been making the template for more than {} s", LOCK_TIMEOUT.as_secs()),
+        )),
     }
 }
 
@@ -182,9 +244,43 @@ pub(crate) fn count(cache: &CacheRoot) -> usize {
     entries.flatten().filter(is_template).count()
 }
 
-/// Held while a template is made.
+/// Held while a template is made. Its file goes with it.
+#[derive(Debug)]
 pub(crate) struct MakerLock {
-    _file: File,
+    file: File,
+    path: PathBuf,
+}
+
+impl MakerLock {
+    /// `None` when somebody holds it, or has just removed it.
+    fn try_take(path: PathBuf) -> Option<Self> {
+        let file = File::open(&path).ok()?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        let lock = Self { file, path };
+        if lock.is_named().ok()? {
+            return Some(lock);
+        }
+        None
+    }
+
+    /// Whether its file is the one of that name.
+    fn is_named(&self) -> io::Result<bool> {
+        let own = self.file.metadata()?;
+        match fs::metadata(&self.path) {
+            Ok(named) => Ok((own.dev(), own.ino()) == (named.dev(), named.ino())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl Drop for MakerLock {
+    fn drop(&mut self) {
+        // Under the lock nobody else's file has the name; who waits for this one finds out that it has none.
+        if self.is_named().unwrap_or(false) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// Removes a folder under another name first, so that nobody finds half of it.
@@ -200,6 +296,8 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const DIGITS: &str = "0123456789defg";
 
     fn template(folder: &Path, digit: char) -> Template {
         Template { folder: folder.to_owned(), key: digit.to_string().repeat(64) }
@@ -225,7 +323,7 @@ mod tests {
     #[test]
     fn pruning_keeps_the_latest_and_the_current_and_sweeps_leavings() {
         let dir = tempfile::tempdir().unwrap();
-        for (i, digit) in ('0'..='9').enumerate() {
+        for (i, digit) in DIGITS.chars().enumerate() {
             let t = template(dir.path(), digit);
             fs::create_dir_all(t.path()).unwrap();
             let age = Duration::from_secs(1000 - i as u64);
@@ -238,7 +336,61 @@ mod tests {
         current.prune().unwrap();
         assert!(current.exists() && !leaving.exists());
         assert!(!template(dir.path(), '1').exists() && !template(dir.path(), '2').exists());
-        assert_eq!(('3'..='9').filter(|d| template(dir.path(), *d).exists()).count(), TEMPLATES_MAX - 1);
+        let kept = DIGITS[3..].chars().filter(|d| template(dir.path(), *d).exists()).count();
+        assert_eq!(kept, TEMPLATES_MAX - 1);
+    }
+
+    #[test]
+    fn templates_in_use_do_not_make_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let next = template(dir.path(), 'x');
+        for digit in DIGITS.chars().take(TEMPLATES_MAX) {
+            assert!(next.has_room(), "{digit}");
+            fs::create_dir_all(template(dir.path(), digit).path()).unwrap();
+        }
+        assert!(!next.has_room());
+        let idle = File::open(template(dir.path(), '3').path()).unwrap();
+        idle.set_modified(SystemTime::now() - IN_USE - Duration::from_secs(1)).unwrap();
+        assert!(next.has_room());
+    }
+
+    #[test]
+    fn locks_go_with_their_holders_and_those_of_the_killed_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = template(dir.path(), 'a').lock().unwrap();
+        let lock_of = |digit: char| dir.path().join(format!("{}{LOCK_SUFFIX}", digit.to_string().repeat(64)));
+        fs::write(lock_of('b'), "").unwrap();
+        let current = template(dir.path(), 'c');
+        let lock = current.lock().unwrap();
+        current.prune().unwrap();
+        assert!(lock_of('a').exists() && !lock_of('b').exists() && lock_of('c').exists());
+        drop((held, lock));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_root_of_the_same_name_and_content_is_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let boot = Boot {
+            root: vmette_wire::agent::Root::Share,
+            overlay: vmette_wire::agent::Overlay::Tmpfs,
+            shares: Vec::new(),
+            disks: Vec::new(),
+            volumes: Vec::new(),
+            working_dir: None,
+            ca_bundle: false,
+            switch_root: false,
+            payload_len: 0,
+        };
+        let stamp = || StableRoot::new(&boot, &File::open(dir.path().join("i")).unwrap()).unwrap().image;
+        fs::write(dir.path().join("i"), "image").unwrap();
+        let first = stamp();
+        let file = File::open(dir.path().join("i")).unwrap();
+        file.set_modified(SystemTime::now() + Duration::from_secs(5)).unwrap();
+        assert_eq!(stamp(), first, "using an image changes nothing");
+        fs::write(dir.path().join("new"), "image").unwrap();
+        fs::rename(dir.path().join("new"), dir.path().join("i")).unwrap();
+        assert_ne!(stamp(), first);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use vmette_wire::agent::SHARES_MAX;
+use vmette_wire::agent::{PATH_MAX, SHARES_MAX, VOLUMES_MAX};
 
-use crate::{Config, Error, Rootfs, VsockPort};
+use crate::{Config, Error, ImageConfig, Rootfs, VsockPort, stop_signal};
 
 /// Least memory with which the guest's kernel boots and its initramfs unpacks, in MiB.
 pub const MEM_MIB_MIN: u64 = 128;
@@ -54,6 +54,7 @@ pub(crate) fn check(config: &Config) -> Result<(), Error> {
             return invalid(format!("environment variable {key}: its value contains a NUL byte"));
         }
     }
+    image(&config.image)?;
     if let Some(cwd) = &config.cwd
         && !cwd.starts_with('/')
     {
@@ -176,6 +177,45 @@ fn rootfs(config: &Config) -> Result<(), Error> {
     }
 }
 
+/// What an image says of itself is a stranger's text. What only costs the workload something is left to the guest.
+fn image(image: &ImageConfig) -> Result<(), Error> {
+    for (key, value) in &image.env {
+        // Other programs than shells read variables of any name.
+        if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
+            return invalid(format!("the image's environment variable {key:?}: it cannot be set"));
+        }
+    }
+    if let Some(dir) = image.working_dir.as_ref().filter(|dir| !dir.is_empty())
+        && !is_plain_absolute(dir)
+    {
+        return invalid(format!(
+            "the image's working directory {dir:?} is not an absolute path without ..; name one with --workdir"
+        ));
+    }
+    if let Some(signal) = &image.stop_signal
+        && stop_signal::parse(signal).is_none()
+    {
+        return invalid(format!("the image's stop signal {signal:?}: there is no such signal"));
+    }
+    if image.volumes.len() > VOLUMES_MAX {
+        return invalid(format!(
+            "the image declares {} volumes: up to {VOLUMES_MAX} are possible",
+            image.volumes.len()
+        ));
+    }
+    match image.volumes.iter().find(|volume| !is_plain_absolute(volume)) {
+        Some(volume) => invalid(format!("the image's volume {volume:?} is not an absolute path without ..")),
+        None => Ok(()),
+    }
+}
+
+fn is_plain_absolute(path: &str) -> bool {
+    path.starts_with('/')
+        && path.len() < PATH_MAX
+        && !path.contains('\0')
+        && path.split('/').all(|part| part != "..")
+}
+
 fn readable_dir(what: &str, path: &Path) -> Result<(), Error> {
     let meta = fs::metadata(path).map_err(|e| file_error(what, path, &e))?;
     if !meta.is_dir() {
@@ -257,6 +297,24 @@ mod tests {
         assert!(refused(|c| c.disks = vec!["/tmp".into()]).contains("disk /tmp"));
         assert!(refused(|c| c.env = vec![("1A".into(), String::new())]).contains("\"1A\""));
         assert!(refused(|c| c.cwd = Some("work".into())).contains("starting with /"));
+    }
+
+    #[test]
+    fn what_an_image_says_of_itself_is_checked() {
+        let of = |change: fn(&mut ImageConfig)| refused(|c| change(&mut c.image));
+        assert!(of(|i| i.env = vec![("A=B".into(), String::new())]).contains("\"A=B\""));
+        assert!(of(|i| i.env = vec![("A".into(), "\0".into())]).contains("\"A\""));
+        assert!(of(|i| i.working_dir = Some("srv".into())).contains("--workdir"));
+        assert!(of(|i| i.working_dir = Some("/srv/../..".into())).contains("working directory"));
+        assert!(of(|i| i.stop_signal = Some("SIGFOO".into())).contains("SIGFOO"));
+        assert!(of(|i| i.volumes = vec!["/a/../b".into()]).contains("/a/../b"));
+        assert!(of(|i| i.volumes = vec!["data".into()]).contains("data"));
+        assert!(of(|i| i.volumes = vec!["/v".into(); VOLUMES_MAX + 1]).contains("up to 64"));
+        let mut fine = Config::default();
+        fine.image.env = vec![("some.name-with_signs".into(), String::new())];
+        fine.image.working_dir = Some(String::new());
+        fine.image.volumes = vec!["/data".into(), "/proc".into()];
+        check(&fine).unwrap();
     }
 
     #[test]

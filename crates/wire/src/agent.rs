@@ -23,7 +23,7 @@ use crate::strings::{self, StringsError};
 
 /// Version of everything in this module. Host and guest are built together; a difference means a stale template or a
 /// foreign initramfs.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Unconfirmed payload bytes that a stream may have under way in one direction.
 pub const WINDOW: u32 = 1 << 20;
@@ -36,6 +36,12 @@ pub const SHARES_MAX: usize = 64;
 
 /// Most disks in one `boot`.
 pub const DISKS_MAX: usize = 32;
+
+/// Most [`Boot::volumes`] in one `boot`: real images declare one or two, and each may cost the guest a mount.
+pub const VOLUMES_MAX: usize = 64;
+
+/// Longest path in a request, with its end, in bytes: Linux takes none that is longer.
+pub const PATH_MAX: usize = 4096;
 
 /// Longest serial number of a virtio block device, in bytes.
 pub const SERIAL_MAX: usize = 20;
@@ -128,6 +134,13 @@ pub struct Boot {
     /// Serial numbers of further block devices that have to be there before the first command.
     #[serde(default)]
     pub disks: Vec<String>,
+    /// Absolute folders of the workload's root that are made when they are missing, and take writes even if the root takes
+    /// none; what the image has in them stays to be seen.
+    #[serde(default)]
+    pub volumes: Vec<String>,
+    /// Absolute folder that is made when it is missing: where the image's commands start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
     /// Whether the payload is a PEM bundle to be trusted by the workload.
     #[serde(default)]
     pub ca_bundle: bool,

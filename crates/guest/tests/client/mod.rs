@@ -71,6 +71,8 @@ pub(crate) fn boot() -> Boot {
         overlay: Overlay::Tmpfs,
         shares: Vec::new(),
         disks: Vec::new(),
+        volumes: Vec::new(),
+        working_dir: None,
         ca_bundle: false,
         switch_root: false,
         payload_len: 0,

@@ -25,6 +25,9 @@ const ROOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Commands that run before a template with a root is saved: after the third there is nothing left to be set up.
 const WARM_UPS: usize = 3;
 
+/// How long one of them may take. It is the image's program: it may do anything, or wait for ever.
+const WARM_UP_LIMIT: Duration = Duration::from_secs(5);
+
 /// How long to wait for the machine's own account of its end once its stream has ended.
 const END_GRACE: Duration = Duration::from_secs(2);
 
@@ -47,9 +50,6 @@ impl Launcher<'_> {
             && capabilities.snapshots
             && let Some(up) = self.via_template(prepared)?
         {
-            if !prepared.root_in_template {
-                build_root(&up, prepared)?;
-            }
             return Ok((up, StartedFrom::Template));
         }
         self.check_running()?;
@@ -60,17 +60,32 @@ impl Launcher<'_> {
 
     /// `None`: no template can be had, boot cold. An error: the session has ended meanwhile, or nothing boots at all.
     fn via_template(&self, prepared: &Prepared) -> Result<Option<Up>, Error> {
-        let spec = &prepared.spec;
-        let mut base = base_spec(spec);
-        let root = if prepared.root_in_template {
-            base.rootfs.clone_from(&spec.rootfs);
-            Some(&prepared.boot)
-        } else {
-            None
-        };
-        let template = Template::locate(&*self.engine, &base, root, self.cache)?;
+        let base = base_spec(&prepared.spec);
+        if let Some(root) = &prepared.stable_root {
+            let base = MachineSpec { rootfs: prepared.spec.rootfs.clone(), ..base.clone() };
+            let template = Template::locate(&*self.engine, &base, Some(root), self.cache)?;
+            if template.exists() || template.has_room() {
+                return self.start_from(&template, base, prepared, true);
+            }
+        }
+        let template = Template::locate(&*self.engine, &base, None, self.cache)?;
+        let up = self.start_from(&template, base, prepared, false)?;
+        if let Some(up) = &up {
+            build_root(up, prepared)?;
+        }
+        Ok(up)
+    }
+
+    /// Starts from the template, making it if need be: of the machine `base`, `with_root` or without one.
+    fn start_from(
+        &self,
+        template: &Template,
+        base: MachineSpec,
+        prepared: &Prepared,
+        with_root: bool,
+    ) -> Result<Option<Up>, Error> {
         if template.exists()
-            && let Some(up) = self.restore(&template, spec)?
+            && let Some(up) = self.restore(template, &prepared.spec)?
         {
             return Ok(Some(up));
         }
@@ -82,11 +97,11 @@ impl Launcher<'_> {
             }
         };
         // Another run may have made it while we waited.
-        if !template.exists() && !self.make(&template, base, prepared)? {
+        if !template.exists() && !self.make(template, base, prepared, with_root)? {
             return Ok(None);
         }
         drop(lock);
-        self.restore(&template, spec)
+        self.restore(template, &prepared.spec)
     }
 
     fn restore(&self, template: &Template, spec: &MachineSpec) -> Result<Option<Up>, Error> {
@@ -113,7 +128,13 @@ impl Launcher<'_> {
     }
 
     /// Boots a machine and saves it. `false`: it could not be saved.
-    fn make(&self, template: &Template, base: MachineSpec, prepared: &Prepared) -> Result<bool, Error> {
+    fn make(
+        &self,
+        template: &Template,
+        base: MachineSpec,
+        prepared: &Prepared,
+        with_root: bool,
+    ) -> Result<bool, Error> {
         if let Err(reason) = template.check_space() {
             self.notices.warn(format!("no template: {reason}; booting cold"));
             return Ok(false);
@@ -121,16 +142,20 @@ impl Launcher<'_> {
         if let Err(e) = template.prune() {
             self.notices.warn(format!("old templates could not be removed: {e}"));
         }
-        self.notices.progress("booting a template (once for this kernel and machine shape)");
+        let of = if with_root { "root" } else { "kernel" };
+        self.notices.progress(&format!("booting a template (once for this {of} and machine shape)"));
         let up = self.try_start(base, BOOT_TIMEOUT)?;
-        if prepared.root_in_template {
+        let mut warmed = Ok(());
+        if with_root {
             build_root(&up, prepared)?;
-            // Leaves in the guest's memory what the first commands would have to read and set up.
-            for _ in 0..WARM_UPS {
-                Process::start(&up.connection, &ExecOptions::argv(["true"]))?.collect(0)?;
-            }
+            warmed = warm_up(&up);
         }
-        let saved = up.machine.pause().and_then(|()| up.machine.save(&template.path()));
+        let saved = match warmed {
+            Ok(()) => {
+                up.machine.pause().and_then(|()| up.machine.save(&template.path())).map_err(Error::from)
+            }
+            Err(e) => Err(e),
+        };
         up.machine.stop();
         self.check_running()?;
         match saved {
@@ -178,6 +203,28 @@ impl Launcher<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Leaves in the guest's memory what the first commands would have to read and set up. An error: the machine is not in a
+/// state to be saved, because a command still runs, or because its agent does not answer.
+fn warm_up(up: &Up) -> Result<(), Error> {
+    for _ in 0..WARM_UPS {
+        let process = match Process::start(&up.connection, &ExecOptions::argv(["true"])) {
+            Ok(process) => process,
+            // An image need not have such a program.
+            Err(Error::Request(_)) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        match process.run_out(Instant::now() + WARM_UP_LIMIT) {
+            Ok(_) => {}
+            Err(Error::Timeout(_)) => {
+                process.signal(libc::SIGKILL)?;
+                return process.run_out(Instant::now() + WARM_UP_LIMIT).map(drop);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// Has the agent build the workload's root.

@@ -1,6 +1,7 @@
 //! From a configuration to a machine whose agent has built the workload's root.
 
 mod bring_up;
+mod image;
 mod prepare;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::connection::Connection;
 use crate::end::Shared;
 use crate::guest_text::safe;
 use crate::notice::Notices;
-use crate::report::{Grants, Report, ShareGrant, StartedFrom, Timings};
+use crate::report::{Grants, Report, RootfsReport, ShareGrant, StartedFrom, Timings};
 use crate::{Config, Error};
 
 /// What a session holds while it runs.
@@ -73,7 +74,7 @@ impl Launcher<'_> {
             ready_ms: self.elapsed_ms(),
         };
         Ok(Launched {
-            report: self.report(&capabilities, started_from, timings),
+            report: self.report(&capabilities, started_from, prepared.rootfs, timings),
             cmdline: prepared.spec.cmdline,
             machine: up.machine,
             connection: up.connection,
@@ -101,7 +102,13 @@ impl Launcher<'_> {
         self.started.elapsed().as_secs_f64() * 1000.0
     }
 
-    fn report(&self, capabilities: &Capabilities, started_from: StartedFrom, timings: Timings) -> Report {
+    fn report(
+        &self,
+        capabilities: &Capabilities,
+        started_from: StartedFrom,
+        rootfs: RootfsReport,
+        timings: Timings,
+    ) -> Report {
         let shares = self.config.shares.iter().map(|share| ShareGrant {
             host: share.path.display().to_string(),
             guest: share.guest_path(),
@@ -113,6 +120,7 @@ impl Launcher<'_> {
             isolation: capabilities.accelerator.isolation(),
             reasons: capabilities.reasons.clone(),
             started_from,
+            rootfs,
             notes: self.notices.warnings(),
             grants: Grants {
                 shares: shares.collect(),

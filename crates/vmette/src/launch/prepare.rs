@@ -2,13 +2,15 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use vmette_vmm::{Console, Disk, MachineSpec, Origin, Share};
 use vmette_wire::agent::{self, Boot, Overlay, Root};
 
-use super::Launcher;
+use super::{Launcher, image};
 use crate::assets::{self, AssetOptions, CacheRoot};
+use crate::report::RootfsReport;
+use crate::template::StableRoot;
 use crate::{Config, Error, Rootfs, RootfsArtifact, RootfsBlock, ca};
 
 /// What has to outlive the machine.
@@ -23,8 +25,9 @@ pub(super) struct Prepared {
     pub(super) spec: MachineSpec,
     pub(super) boot: Boot,
     pub(super) ca_bundle: Vec<u8>,
-    /// Whether a template may have the root of this run built already.
-    pub(super) root_in_template: bool,
+    /// The root of this run, if a template may have it built already.
+    pub(super) stable_root: Option<StableRoot>,
+    pub(super) rootfs: RootfsReport,
     pub(super) held: Held,
 }
 
@@ -32,6 +35,11 @@ impl Launcher<'_> {
     pub(super) fn prepare(&self, boots: bool) -> Result<Prepared, Error> {
         let config = self.config;
         let progress = |text: &str| self.notices.progress(text);
+        let mut held = Held::default();
+        if let Some(Rootfs::Block(block)) = &config.rootfs {
+            // Before anything that takes time: from here on nobody prunes it.
+            held.rootfs = Some(hold(&block.path)?);
+        }
         let ca_bundle = match &config.ca_certs {
             Some(dir) => ca::bundle(dir)?,
             None => None,
@@ -43,7 +51,6 @@ impl Launcher<'_> {
         } else {
             (config.kernel.clone(), config.initramfs.clone())
         };
-        let mut held = Held::default();
         let mut shares = Vec::new();
         let block = match &config.rootfs {
             Some(Rootfs::Block(block)) => Some(block.clone()),
@@ -61,7 +68,9 @@ impl Launcher<'_> {
         };
         let root = match &block {
             Some(block) => {
-                held.rootfs = Some(vmette_image::Store::hold(&block.path)?);
+                if held.rootfs.is_none() {
+                    held.rootfs = Some(hold(&block.path)?);
+                }
                 Root::Block { fstype: block.fstype.as_str().to_owned() }
             }
             None => Root::Share,
@@ -96,19 +105,28 @@ impl Launcher<'_> {
                 })
                 .collect(),
             disks: disks.iter().map(|disk| disk.serial.clone()).collect(),
+            volumes: image::volumes(&config.image, &config.shares),
+            working_dir: image::working_dir(&config.image),
             ca_bundle: ca_bundle.is_some(),
             switch_root: config.switch_root,
             payload_len: 0,
         };
         let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
-        // What only the built-in root needs: nothing of this run is in its boot, so it can be part of the template.
-        let root_in_template = boots
-            && config.rootfs.is_none()
+        let store = vmette_image::Store::open(self.cache.path())?;
+        let rootfs = image::rootfs_report(config, store.dir());
+        // Nothing of this one run is in the boot of an image that cannot change: it can be part of the template.
+        let of_every_run = boots
+            && spec.rootfs.as_ref().is_some_and(|path| path.parent() == Some(store.dir()))
             && spec.disks.is_empty()
             && spec.shares.is_empty()
             && ca_bundle.is_none()
             && !config.switch_root;
-        Ok(Prepared { spec, boot, ca_bundle: ca_bundle.unwrap_or_default(), root_in_template, held })
+        let stable_root = match &held.rootfs {
+            Some(image) if of_every_run => Some(StableRoot::new(&boot, image.file())?),
+            _ => None,
+        };
+        let ca_bundle = ca_bundle.unwrap_or_default();
+        Ok(Prepared { spec, boot, ca_bundle, stable_root, rootfs, held })
     }
 
     /// A scratch image without a name: it is gone with the processes that have it open, however they end. It lies in
@@ -132,6 +150,14 @@ impl Launcher<'_> {
             }
         }
     }
+}
+
+fn hold(image: &Path) -> Result<vmette_image::InUse, Error> {
+    vmette_image::Store::hold(image).map_err(|e| {
+        let gone = e.kind() == std::io::ErrorKind::NotFound;
+        let advice = if gone { "; it was removed meanwhile: run again to get it anew" } else { "" };
+        Error::InvalidConfig(format!("rootfs {}: {e}{advice}", image.display()))
+    })
 }
 
 /// Where a configuration's kernel and initramfs come from.

@@ -1,0 +1,105 @@
+//! What the guest is told of an image's wishes, and what people are told of the image.
+
+use std::path::Path;
+
+use vmette_image::ImageConfig;
+
+use crate::report::{RootfsKind, RootfsReport};
+use crate::{Config, Rootfs, ShareMount};
+
+/// Digits of an image's identity that are shown: as many as container tools show.
+const ID_DIGITS: usize = 12;
+
+/// Folders whose file systems are the guest's own: nothing of the root is in them, and nobody writes to them.
+const GUESTS_OWN: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// The folders that the guest has to give to the image's commands for writing: plain paths, sorted, each once, without
+/// those that a share covers.
+pub(super) fn volumes(image: &ImageConfig, shares: &[ShareMount]) -> Vec<String> {
+    let mut volumes: Vec<String> = image.volumes.iter().map(|volume| plain(volume)).collect();
+    volumes.sort_unstable();
+    volumes.dedup();
+    let taken = |volume: &str| {
+        let covers = |folder: &str| Path::new(volume).starts_with(folder);
+        volume == "/"
+            || GUESTS_OWN.into_iter().any(covers)
+            || shares.iter().any(|share| covers(&share.guest_path()))
+    };
+    volumes.retain(|volume| !taken(volume));
+    volumes
+}
+
+/// The folder that the guest makes when it is missing.
+pub(super) fn working_dir(image: &ImageConfig) -> Option<String> {
+    image.working_dir.as_deref().map(plain).filter(|dir| dir != "/")
+}
+
+/// An absolute path without empty components and single dots.
+fn plain(path: &str) -> String {
+    let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
+    let plain = parts.fold(String::new(), |path, part| path + "/" + part);
+    if plain.is_empty() { "/".to_owned() } else { plain }
+}
+
+/// What the root is; `store` is where the images of the cache are.
+pub(super) fn rootfs_report(config: &Config, store: &Path) -> RootfsReport {
+    let (kind, path) = match &config.rootfs {
+        None => (RootfsKind::Builtin, None),
+        Some(Rootfs::Share(share)) => (RootfsKind::Directory, Some(&share.path)),
+        Some(Rootfs::Block(block)) => (RootfsKind::Image, Some(&block.path)),
+    };
+    let shown = |path: &std::path::PathBuf| path.display().to_string();
+    let name = config.rootfs_name.clone().or_else(|| path.map(shown));
+    let id = path
+        .filter(|path| path.parent() == Some(store))
+        .and_then(|path| path.file_stem()?.to_str()?.get(..ID_DIGITS).map(str::to_owned));
+    RootfsReport { kind, name: name.unwrap_or_else(|| vmette_image::BUILTIN_SPEC.to_owned()), id }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(volumes: &[&str]) -> ImageConfig {
+        ImageConfig { volumes: volumes.iter().map(|v| (*v).to_owned()).collect(), ..ImageConfig::default() }
+    }
+
+    #[test]
+    fn volumes_are_plain_sorted_and_each_once() {
+        let declared = ["/b/", "//a/./b", "/a/b", "/", "/.", "/proc/x", "/sys", "/dev/shm", "/system"];
+        assert_eq!(volumes(&image(&declared), &[]), ["/a/b", "/b", "/system"]);
+    }
+
+    #[test]
+    fn shares_win() {
+        let at = |target: &str| ShareMount { target: Some(target.into()), ..ShareMount::new("x", "/tmp") };
+        let declared = ["/data", "/data/db", "/database"];
+        assert_eq!(volumes(&image(&declared), &[at("/data")]), ["/database"]);
+        assert_eq!(volumes(&image(&declared), &[at("/data/db/")]), ["/data", "/database"]);
+    }
+
+    #[test]
+    fn a_working_directory_is_plain_too() {
+        let of = |dir: &str| working_dir(&ImageConfig { working_dir: Some(dir.into()), ..image(&[]) });
+        assert_eq!(of("/srv//app/"), Some("/srv/app".into()));
+        assert_eq!(of("/"), None);
+        assert_eq!(of(""), None);
+    }
+
+    #[test]
+    fn an_image_of_the_cache_has_a_name_and_an_identity() {
+        let mut config = Config::default();
+        let store = Path::new("/cache/images");
+        assert_eq!(rootfs_report(&config, store).name, "builtin");
+        config.rootfs_name = Some("alpine:3.20".into());
+        let block = |path: &str| {
+            Some(Rootfs::Block(crate::RootfsBlock { path: path.into(), fstype: crate::BlockFs::Squashfs }))
+        };
+        config.rootfs = block("/cache/images/0123456789abcdef.sqfs");
+        let report = rootfs_report(&config, store);
+        assert_eq!((report.kind, report.name.as_str()), (RootfsKind::Image, "alpine:3.20"));
+        assert_eq!(report.id.as_deref(), Some("0123456789ab"));
+        config.rootfs = block("/srv/0123456789abcdef.sqfs");
+        assert_eq!(rootfs_report(&config, store).id, None);
+    }
+}
