@@ -185,6 +185,11 @@ impl Running {
         self.stdout.as_mut().unwrap().until(text, deadline, explain);
     }
 
+    /// Waits until stderr has `text`.
+    pub(crate) fn has_said(&mut self, text: &str) {
+        self.stderr.as_mut().unwrap().until(text, self.deadline, String::new);
+    }
+
     /// Everything that it has started and that has not ended.
     pub(crate) fn processes(&self) -> Processes {
         Processes::below(self.pid())

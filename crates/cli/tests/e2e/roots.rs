@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::machine::{Vmette, shared_cache};
 
 /// A small rootfs in a folder, made from the built-in one.
-fn folder() -> (TempDir, PathBuf) {
+pub(crate) fn folder() -> (TempDir, PathBuf) {
     Vmette::run(["--quiet", "--", "true"]).exits(0);
     let images = shared_cache().join("images");
     let newest = fs::read_dir(&images)

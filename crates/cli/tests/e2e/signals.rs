@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -110,4 +111,72 @@ fn an_interrupted_command_that_takes_no_notice_of_it_is_130() {
     running.has_printed("up\n");
     running.signal(Signal::INT);
     assert_eq!(running.wait().code, Some(130));
+}
+
+/// A command that runs until it is killed, with `trap` before it.
+fn waiting(trap: &str, args: &[&str]) -> Running {
+    let script = format!("{trap}; echo up; while :; do sleep 0.1; done");
+    let mut running = Vmette::run([args, &["--", "sh", "-c", &script]].concat()).start();
+    running.has_printed("up\n");
+    running
+}
+
+#[test]
+fn a_terminated_command_ends_in_its_own_way() {
+    let running = waiting("trap 'echo asked; exit 6' TERM", &[]);
+    running.signal(Signal::TERM);
+    let outcome = running.wait();
+    assert_eq!(outcome.code, Some(6), "{outcome:?}");
+    outcome.printed("up\nasked\n");
+}
+
+#[test]
+fn a_command_that_takes_no_notice_of_the_end_has_so_many_seconds() {
+    let running = waiting("trap '' TERM", &["--stop-timeout", "1"]);
+    let machine = running.processes();
+    let begun = Instant::now();
+    running.signal(Signal::TERM);
+    let outcome = running.wait();
+    assert_eq!(outcome.code, Some(143), "{outcome:?}");
+    assert!((1..60).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    machine.are_gone();
+}
+
+#[test]
+fn a_second_termination_does_not_wait() {
+    let mut running = waiting("trap 'echo asked' TERM", &["--stop-timeout", "3000"]);
+    running.signal(Signal::TERM);
+    running.has_printed("asked\n");
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait().code, Some(143));
+}
+
+/// An archive that takes long to convert, and no room to keep.
+fn endless_archive(folder: &Path) -> String {
+    let script = "truncate -s 1G zeros && tar -cf - zeros | zstd -q -1 > archive.tar.zst && rm zeros";
+    let made = std::process::Command::new("sh").args(["-c", script]).current_dir(folder).status().unwrap();
+    assert!(made.success());
+    format!("tar+file://{}/archive.tar.zst", folder.display())
+}
+
+#[test]
+fn a_signal_ends_a_conversion_promptly_and_leaves_nothing() {
+    let cache = Cache::without_template();
+    let images = entries(&cache.path().join("images"));
+    let dir = tempfile::tempdir().unwrap();
+    let spec = endless_archive(dir.path());
+    for (signal, code) in ENDING {
+        let mut running = Vmette::run([&spec, "--", "true"]).cache(cache.path()).start();
+        running.has_said("converting");
+        let begun = Instant::now();
+        running.signal(signal);
+        let outcome = running.wait();
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}: {outcome:?}", begun.elapsed());
+        let left: Vec<_> = entries(&cache.path().join("images"))
+            .into_iter()
+            .filter(|name| !images.contains(name) && !name.to_string_lossy().ends_with(".lock"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
 }

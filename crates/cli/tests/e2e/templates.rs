@@ -179,3 +179,72 @@ fn a_cache_that_has_become_read_only_still_serves_what_it_has() {
         outcome.said([disk.0.path().to_str().unwrap(), "ead-only"]);
     }
 }
+
+/// A root with a shell, and with `programs` beside it: their names and what they are for the shell.
+fn archive(folder: &Path, programs: &[(&str, &str)]) -> String {
+    let root = folder.join("root");
+    let bin = root.join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let (_dir, builtin) = crate::roots::folder();
+    fs::copy(builtin.join("bin/busybox"), bin.join("sh")).unwrap();
+    for (name, script) in programs {
+        fs::write(bin.join(name), format!("#!/bin/sh\n{script}\n")).unwrap();
+    }
+    for entry in fs::read_dir(&bin).unwrap() {
+        fs::set_permissions(entry.unwrap().path(), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let archive = folder.join("root.tar");
+    let made = Command::new("tar").arg("-cf").arg(&archive).arg("-C").args([&root, Path::new(".")]).status();
+    assert!(made.unwrap().success());
+    format!("tar+file://{}", archive.display())
+}
+
+#[test]
+fn an_image_of_the_cache_is_in_its_template_from_the_first_run_on() {
+    let cache = Cache::without_template();
+    let dir = tempfile::tempdir().unwrap();
+    let spec = archive(dir.path(), &[("true", "exit 0")]);
+    let run =
+        || Vmette::run([&spec, "--", "sh", "-c", "echo x > /file; exit 3"]).cache(cache.path()).exits(3);
+    run().said(["booting a template"]);
+    assert_eq!(cache.templates(), 1);
+    let second = run();
+    assert!(!second.stderr.contains("booting a template") && second.warnings().is_empty(), "{second:?}");
+    second.said([", template,"]);
+    // Another use of it is another machine; one with a share takes one without a root.
+    Vmette::run(["--rootfs-ro", &spec, "--", "sh", "-c", "! echo x > /file"]).cache(cache.path()).exits(0);
+    assert_eq!(cache.templates(), 2);
+    let volume = format!("{}:/data", dir.path().display());
+    Vmette::run(["-v", &volume, &spec, "--", "sh", "-c", "exit 3"]).cache(cache.path()).exits(3);
+    assert_eq!(cache.templates(), 3);
+    cache.has_no_leavings();
+}
+
+#[test]
+fn an_image_that_was_made_again_has_a_template_of_its_own() {
+    let cache = Cache::without_template();
+    let dir = tempfile::tempdir().unwrap();
+    let spec = archive(dir.path(), &[]);
+    let run = || Vmette::run([&spec, "--", "sh", "-c", "exit 3"]).cache(cache.path()).exits(3);
+    run();
+    fs::remove_dir_all(cache.path().join("images")).unwrap();
+    run().said(["booting a template"]);
+    assert_eq!(cache.templates(), 2);
+}
+
+#[test]
+fn a_template_is_made_of_images_without_the_usual_programs_and_of_those_that_cheat() {
+    let cache = Cache::without_template();
+    for program in ["exit 1", "exec sleep 1000", "sleep 1000 & echo noise; yes", "kill -9 -1"] {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = archive(
+            dir.path(),
+            &[("true", program), ("sleep", "while :; do read x; done"), ("yes", "while :; do echo y; done")],
+        );
+        for _ in 0..2 {
+            let outcome = Vmette::run([&spec, "--", "sh", "-c", "exit 3"]).cache(cache.path()).exits(3);
+            assert!(outcome.warnings().is_empty(), "{program}: {outcome:?}");
+        }
+    }
+    assert_eq!(cache.templates(), 4);
+}

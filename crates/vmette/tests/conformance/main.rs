@@ -9,5 +9,7 @@
 
 mod fake;
 #[cfg(target_os = "linux")]
+mod image;
+#[cfg(target_os = "linux")]
 mod qemu;
 mod suite;
