@@ -33,6 +33,20 @@ pub enum ProviderError {
         #[source]
         source: ImageError,
     },
+    /// No image of the cache is called that.
+    #[error("no image {name} is in the cache; `vmette image ls` lists those that are")]
+    NoSuchImage {
+        /// As it was asked for.
+        name: String,
+    },
+    /// An image cannot be removed now.
+    #[error("image {name} is in use: {by}; end that first, or force its removal")]
+    ImageInUse {
+        /// As it was asked for.
+        name: String,
+        /// Who uses it.
+        by: &'static str,
+    },
     /// The caller has given it up.
     #[error("cancelled")]
     Cancelled,

@@ -38,7 +38,9 @@ pub use dir::DirProvider;
 pub use error::{ProviderError, Result};
 pub use http::NetworkError;
 pub use image_config::{ImageConfig, Platform};
-pub use images::{ExportFormat, Exported, ImageDetails, ImageSummary, PruneOptions, PruneReport, Removed};
+pub use images::{
+    ExportFormat, Exported, ImageDetails, ImageSummary, Images, PruneOptions, PruneReport, Removed,
+};
 pub use oci::ImageError;
 pub use progress::{Item, PROGRESS_STEP, Progress, Reporter};
 pub use provider::{BlockFs, RootfsArtifact, RootfsProvider};

@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::io::Write;
 
-use support::{Archive, Fields, LIMITS, Place, listing};
+use support::{Archive, Fields, Place, listing};
 use vmette_image::TarLimits;
 
 /// Refused with a message that holds `reason`; the cache holds nothing afterwards.

@@ -81,7 +81,7 @@ fn eight_processes_convert_once() {
         .sum::<usize>();
     assert_eq!(converted, 1);
     let names = place.names();
-    assert!(names.len() == 3 && names[2].ends_with(".sqfs"), "{names:?}");
+    assert!(names.len() == 4 && names[2].ends_with(".sqfs"), "{names:?}");
 }
 
 #[test]

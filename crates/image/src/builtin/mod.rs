@@ -89,7 +89,7 @@ pub fn builtin_rootfs(store: &Store, busybox: &Path) -> Result<RootfsArtifact> {
 }
 
 fn obtain(store: &Store, ctx: &Context, busybox: &Path, metadata: &Metadata) -> Result<RootfsArtifact> {
-    let made = store.obtain(&key(busybox, metadata), ctx, |staging| {
+    let made = store.obtain_of_file(BUILTIN_SPEC, &key(busybox, metadata), ctx, |staging| {
         ctx.report("making the built-in rootfs");
         make(busybox, staging)
     })?;

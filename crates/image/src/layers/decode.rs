@@ -11,7 +11,7 @@ const XZ_MEMORY_MAX: u64 = 96 << 20;
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// The decompressed bytes; several members or frames are one stream. The input is read to its end.
-pub(super) fn decoder<'a, R: BufRead + Send + 'a>(
+pub(crate) fn decoder<'a, R: BufRead + Send + 'a>(
     input: R,
     kind: FileKind,
 ) -> Result<Box<dyn Read + Send + 'a>, ArchiveError> {

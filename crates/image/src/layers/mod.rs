@@ -32,6 +32,7 @@ use crate::sniff::FileKind;
 use crate::tar::{ArchiveError, Budget};
 use apply::Applier;
 use content::Spill;
+pub(crate) use decode::decoder;
 use read::ReadLayer;
 use tree::Tree;
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::record::Record;
 use super::{Key, RECORD_SUFFIX, Store, StoredImage, document};
@@ -27,6 +28,12 @@ impl Store {
         let metadata = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file)?;
         let image = record.into_image(path, file.metadata().ok());
         Some(StoredImage { bytes: metadata.size(), ..image })
+    }
+
+    /// The image whose squashfs file this is. None for a file that is not the store's.
+    pub(crate) fn at(&self, path: &Path) -> Option<StoredImage> {
+        let key = path.file_stem()?.to_str()?.parse().ok()?;
+        self.peek(&key).filter(|image| image.path == path)
     }
 }
 

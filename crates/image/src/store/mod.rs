@@ -37,9 +37,11 @@ pub(crate) use layers::LayerCache;
 pub(crate) use lock::FileLock;
 pub use names::NameRecord;
 pub(crate) use private::private_dir;
+pub(crate) use prune::Removal;
 pub use prune::{PruneRules, Pruned};
 pub(crate) use record::seconds;
 pub use record::{Description, ImageKind, LayerInfo, Origin, StoredImage};
+pub(crate) use stamp::hash;
 
 use budget::Budget;
 use document::{remove_if_there, sync_dir};
@@ -154,6 +156,28 @@ impl Store {
         };
         budget.enforce(self, key, ctx);
         Ok(image)
+    }
+
+    /// As [`obtain`](Self::obtain), of a file that `spec` names: the image is listed under that, and an earlier one of
+    /// the same file no longer is.
+    pub(crate) fn obtain_of_file(
+        &self,
+        spec: &str,
+        key: &Key,
+        ctx: &Context,
+        build: impl FnOnce(&Path) -> Result<Description>,
+    ) -> Result<StoredImage> {
+        let image = self.obtain(key, ctx, build)?;
+        if self.name(spec)?.is_none_or(|name| name.key != *key) {
+            // A list is all that depends on it, and a cache on a read-only file system serves.
+            let _ = self.set_name(spec, key, &Origin::File);
+        }
+        Ok(image)
+    }
+
+    /// Bytes that images and layers may take; None: any number.
+    pub(crate) fn budget(&self, ctx: &Context) -> Result<Option<u64>> {
+        Ok(Budget::of(ctx)?.0)
     }
 
     fn image_path(&self, key: &Key) -> PathBuf {

@@ -140,7 +140,7 @@ impl Store {
     }
 
     /// Held for moments only. Its file lies outside of the folder, so that the folder holds names and nothing else.
-    pub(super) fn lock_names(&self) -> Result<FileLock> {
+    pub(crate) fn lock_names(&self) -> Result<FileLock> {
         FileLock::acquire(&self.dir.join(LOCK), &Context::new(&self.root), "")
     }
 
@@ -166,7 +166,7 @@ impl Store {
     }
 
     /// Under the names' lock.
-    pub(super) fn forget(&self, names: &[NameRecord]) -> Result<()> {
+    pub(crate) fn forget(&self, names: &[NameRecord]) -> Result<()> {
         names
             .iter()
             .try_for_each(|name| self.remove_name_file(&format!("{}.{RECORD_SUFFIX}", stem(&name.name))))

@@ -1,7 +1,7 @@
 //! Keeping the store within its size, and clean of what killed processes left.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use super::{
     FileLock, IMAGE_SUFFIX, Key, LOCK_SUFFIX, Origin, RECORD_SUFFIX, STAGING_INFIX, Store, StoredImage,
     document, file_names, remove_if_there,
 };
-use crate::error::Result;
+use crate::error::{ProviderError, Result};
 
 /// An image that was asked for this recently is kept: its session may be about to hold it. Layers likewise, whose
 /// conversion may be about to begin.
@@ -26,6 +26,16 @@ pub struct PruneRules {
     pub keep: Option<Key>,
     /// Also what was used within the last minute.
     pub recent_too: bool,
+}
+
+/// Whether an image is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removal {
+    Gone,
+    /// Somebody uses it.
+    Held,
+    /// Somebody has its key's lock.
+    BeingMade,
 }
 
 /// What a pruning did.
@@ -97,26 +107,34 @@ impl Store {
     fn remove_replaceable(&self, image: &StoredImage) -> Result<bool> {
         let _names_lock = self.lock_names()?;
         let names = self.names_of(&image.key)?;
-        if names.iter().any(|name| name.origin == Origin::Local) || !self.remove_image(image, false)? {
+        let local = names.iter().any(|name| name.origin == Origin::Local);
+        if local || self.remove_image(image, false)? != Removal::Gone {
             return Ok(false);
         }
         self.forget(&names)?;
         Ok(true)
     }
 
-    /// Removes an image, unless somebody makes it or, without `held_too`, holds it. Whether it is gone.
-    pub(crate) fn remove_image(&self, image: &StoredImage, held_too: bool) -> Result<bool> {
-        let Some(_lock) = FileLock::try_acquire(&self.lock_path(&image.key))? else { return Ok(false) };
-        let Ok(file) = document::open(&image.path) else { return Ok(false) };
+    /// Removes an image, unless somebody makes it or, without `held_too`, holds it.
+    pub(crate) fn remove_image(&self, image: &StoredImage, held_too: bool) -> Result<Removal> {
+        let Some(_lock) = FileLock::try_acquire(&self.lock_path(&image.key))? else {
+            return Ok(Removal::BeingMade);
+        };
+        let failed = |e| ProviderError::cache(&self.dir, "an image cannot be removed")(e);
+        let file = match document::open(&image.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Removal::Gone),
+            opened => opened.map_err(failed)?,
+        };
         // An exclusive lock is to be had only when nobody holds it; whoever waits for it finds the name gone.
         if !held_too && file.try_lock().is_err() {
-            return Ok(false);
+            return Ok(Removal::Held);
         }
         // The record first: without it nothing is taken for ready.
-        let gone = remove_if_there(&Record::path(&self.dir, &image.key)).is_ok();
+        remove_if_there(&Record::path(&self.dir, &image.key)).map_err(failed)?;
         #[cfg(test)]
         super::crash::point("record removed");
-        Ok(gone && fs::remove_file(&image.path).is_ok())
+        remove_if_there(&image.path).map_err(failed)?;
+        Ok(Removal::Gone)
     }
 
     /// Removes what no living process works on: staging and lock files, images without a record and records without an

@@ -172,6 +172,8 @@ pub enum Origin {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         last_modified: Option<String>,
     },
+    /// A file of this machine, or what this program makes by itself: looked at each time, so there is nothing to ask.
+    File,
     /// Made or imported here: nothing to ask, and not to be had again, so it is never removed but by name.
     Local,
 }

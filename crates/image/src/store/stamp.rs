@@ -36,7 +36,7 @@ impl Stamp {
 }
 
 /// Of the whole file, wherever it was read to.
-pub(super) fn hash(mut file: &File, mut goes_on: impl FnMut() -> io::Result<()>) -> io::Result<Digest> {
+pub(crate) fn hash(mut file: &File, mut goes_on: impl FnMut() -> io::Result<()>) -> io::Result<Digest> {
     file.seek(SeekFrom::Start(0))?;
     let mut hasher = Sha256::new();
     let mut chunk = vec![0; CHUNK];

@@ -73,12 +73,13 @@ impl RootfsProvider for TarProvider {
         let metadata = file.metadata().map_err(ProviderError::io("cannot examine", &path))?;
         let store = ctx.store()?;
         let key = Key::of_file(CONVERTER, &path, &metadata);
-        let image = store.obtain(&key, ctx, |staging| {
+        let source = format!("tar+file://{}", spec::encode_path(&path));
+        let image = store.obtain_of_file(&source, &key, ctx, |staging| {
             ctx.report(&format!("converting {}", path.display()));
             let unpacked = convert_file(file, &metadata, &path, staging, limits.max_bytes, ctx)?;
             Ok(Description {
                 kind: ImageKind::Tar,
-                source: format!("tar+file://{}", spec::encode_path(&path)),
+                source: source.clone(),
                 id: None,
                 platform: None,
                 config: ImageConfig::default(),

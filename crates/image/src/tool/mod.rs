@@ -1,9 +1,13 @@
 //! Programs of the distribution that this crate runs.
 
+mod output;
+
 use std::env;
 use std::path::PathBuf;
 
 use crate::error::{ProviderError, Result};
+
+pub(crate) use output::{Output, Watch};
 
 /// Where the distribution keeps programs. Asked after `PATH`, which lacks the `sbin`s for an ordinary user.
 const SYSTEM_DIRS: [&str; 6] =

@@ -1,0 +1,124 @@
+//! Taking files in as images that belong here.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+use super::ImageDetails;
+use super::Images;
+use crate::digest::Digest;
+use crate::error::{ProviderError, Result};
+use crate::image_config::ImageConfig;
+use crate::images::content::Content;
+use crate::oci::Reference;
+use crate::provider::RootfsArtifact;
+use crate::registry::default_registry;
+use crate::spec;
+use crate::store::{Description, ImageKind, Key, Origin, StoredImage, hash};
+use crate::superblock::Superblock;
+
+/// Part of a squashfs image's key. Counts up whenever the same file would become another image.
+const CONVERTER: &str = "squashfs 1";
+/// Bytes copied between two looks at whether it was cancelled.
+const PIECE: usize = 1 << 20;
+
+impl Images {
+    /// Makes an image of what is at `path`, under `name`, which is moved if it is there: a tar archive of a root file
+    /// system, a squashfs image, an OCI or Docker archive of an image, a folder with an OCI layout. What it is shows in
+    /// its content. The image needs the file no longer, and is never removed but by name.
+    ///
+    /// # Errors
+    /// [`ProviderError::InvalidSpec`] for a malformed name and for what is none of these; what is wrong with it.
+    pub fn import(&self, path: &Path, name: &str) -> Result<ImageDetails> {
+        let name = Reference::of_local(name)?.to_string();
+        let path = path.canonicalize().map_err(ProviderError::io("cannot open", path))?;
+        let image = match Content::of(&path)? {
+            Content::Squashfs => self.import_squashfs(&path)?,
+            Content::Tar => self.resolve(&format!("tar+file://{}", spec::encode_path(&path)))?,
+            Content::OciLayout => self.resolve(&of_path("oci-layout", &path)?)?,
+            Content::OciArchive => self.resolve(&of_path("oci-archive", &path)?)?,
+            Content::DockerArchive => self.resolve(&of_path("docker-archive", &path)?)?,
+        };
+        self.name_local(image, &name)
+    }
+
+    /// Gives an image that was made here its name.
+    pub(crate) fn name_local(&self, image: StoredImage, name: &str) -> Result<ImageDetails> {
+        self.store.set_name(name, &image.key, &Origin::Local)?;
+        let record = self.store.name(name)?;
+        self.details(image, record)
+    }
+
+    /// As a run would, so that both have one image.
+    fn resolve(&self, spec: &str) -> Result<StoredImage> {
+        let lost =
+            || ProviderError::Other(format!("{spec} was removed from the cache at this moment; try again"));
+        match default_registry(None).resolve(spec, &self.ctx)? {
+            RootfsArtifact::BlockImage { path, .. } => self.store.at(&path).ok_or_else(lost),
+            RootfsArtifact::Directory { .. } => Err(lost()),
+        }
+    }
+
+    fn import_squashfs(&self, path: &Path) -> Result<StoredImage> {
+        let source = spec::open_regular(path)?;
+        Superblock::read(&source)
+            .map_err(|e| ProviderError::InvalidSpec(format!("{} {e}", path.display())))?;
+        let failed = |e: io::Error| match e.downcast::<ProviderError>() {
+            Ok(cause) => cause,
+            Err(e) => ProviderError::io("cannot read", path)(e),
+        };
+        let goes_on = || self.ctx.check_cancelled().map_err(io::Error::other);
+        let digest = hash(&source, goes_on).map_err(failed)?;
+        let key = Key::of_parts([CONVERTER.as_bytes(), digest.hex().as_bytes()]);
+        self.store.obtain(&key, &self.ctx, |staging| {
+            self.ctx.report(&format!("copying {}", path.display()));
+            let (copied, bytes) = self.copy(path, staging)?;
+            if copied != digest {
+                return Err(ProviderError::Other(format!(
+                    "{} was written to while it was being read; try again when it is complete",
+                    path.display()
+                )));
+            }
+            Ok(Description {
+                kind: ImageKind::Squashfs,
+                source: format!("squashfs+file://{}", spec::encode_path(path)),
+                id: None,
+                platform: None,
+                config: ImageConfig::default(),
+                layers: Vec::new(),
+                unpacked: bytes,
+            })
+        })
+    }
+
+    /// The digest of what was copied, and its length.
+    fn copy(&self, path: &Path, to: &Path) -> Result<(Digest, u64)> {
+        let mut source = spec::open_regular(path)?;
+        let failed = || ProviderError::cache(self.store.dir(), "the image cannot be copied into it");
+        let mut copy = File::create_new(to).map_err(failed())?;
+        let (mut hasher, mut bytes) = (Sha256::new(), 0);
+        let mut piece = vec![0; PIECE];
+        loop {
+            self.ctx.check_cancelled()?;
+            match source.read(&mut piece) {
+                Ok(0) => return Ok((Digest::finish(hasher), bytes)),
+                Ok(read) => {
+                    hasher.update(&piece[..read]);
+                    copy.write_all(&piece[..read]).map_err(failed())?;
+                    bytes += read as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(ProviderError::io("cannot read", path)(e)),
+            }
+        }
+    }
+}
+
+/// The spec of a source that takes a path as it is.
+fn of_path(scheme: &str, path: &Path) -> Result<String> {
+    path.to_str().map(|path| format!("{scheme}:{path}")).ok_or_else(|| {
+        ProviderError::InvalidSpec(format!("{}: the path is not UTF-8; rename it", path.display()))
+    })
+}
