@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{ProviderError, Result};
+use crate::oci::Credential;
 use crate::progress::{Progress, Reporter};
 use crate::store::{Store, private_dir};
 
@@ -42,6 +43,7 @@ pub struct Context {
     reporter: Option<Reporter>,
     cancelled: Arc<AtomicBool>,
     cache_budget: Option<u64>,
+    credentials: Vec<(String, Credential)>,
 }
 
 impl Context {
@@ -56,6 +58,7 @@ impl Context {
             reporter: None,
             cancelled: Arc::default(),
             cache_budget: None,
+            credentials: Vec::new(),
         }
     }
 
@@ -100,6 +103,19 @@ impl Context {
     #[must_use]
     pub fn cache_budget(&self) -> Option<u64> {
         self.cache_budget
+    }
+
+    /// What the registry `host`, as it stands in references (`docker.io`, `host:5000`), is told: before anything that the
+    /// environment or a file says. Sent to that registry, and to the token server that it names.
+    #[must_use]
+    pub fn with_credentials(mut self, host: &str, user: &str, secret: &str) -> Self {
+        self.credentials.push((host.to_ascii_lowercase(), Credential::password(user, secret)));
+        self
+    }
+
+    pub(crate) fn credential_of(&self, host: &str) -> Option<Credential> {
+        let own = self.credentials.iter().rev().find(|(of, _)| of.eq_ignore_ascii_case(host));
+        own.map(|(_, credential)| credential.clone())
     }
 
     /// Whether the network is ruled out.

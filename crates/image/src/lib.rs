@@ -12,6 +12,7 @@ mod context;
 mod digest;
 mod dir;
 mod error;
+#[allow(dead_code, reason = "the providers of http specs use the rest")]
 mod http;
 mod image_config;
 mod images;

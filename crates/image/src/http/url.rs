@@ -1,0 +1,211 @@
+//! URLs that requests go to.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ureq::http::Uri;
+
+use super::text;
+
+/// Longest URL, in bytes. Signed URLs of object stores take one or two KiB; most servers refuse more than eight.
+const URL_MAX: usize = 8 << 10;
+/// Characters of a path that a message shows.
+const SHOWN_MAX: usize = 256;
+
+/// An `http` or `https` URL with a host and without credentials. As text: without its query, which may hold a
+/// signature.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Url(Uri);
+
+/// Why a text is no URL that a request may go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadUrl {
+    #[error("holds more than 8 KiB")]
+    Long,
+    #[error("is not a URL")]
+    Syntax,
+    #[error("is neither http nor https")]
+    Scheme,
+    #[error("names no server")]
+    Host,
+    #[error("holds a user name or password, which would end in logs and lists")]
+    Credentials,
+}
+
+/// Who is talked to: credentials for one are not for another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Origin {
+    tls: bool,
+    host: String,
+    port: u16,
+}
+
+impl Url {
+    pub(crate) fn parse(text: &str) -> Result<Self, BadUrl> {
+        if text.len() > URL_MAX {
+            return Err(BadUrl::Long);
+        }
+        let uri: Uri = text.parse().map_err(|_| BadUrl::Syntax)?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(BadUrl::Scheme);
+        }
+        let authority = uri.authority().ok_or(BadUrl::Host)?;
+        if authority.as_str().contains('@') {
+            return Err(BadUrl::Credentials);
+        }
+        let host = authority.host();
+        let port_is_right = authority.as_str().len() == host.len() || authority.port_u16().is_some();
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+        if host.is_empty() || !host.bytes().all(known) || !port_is_right {
+            return Err(BadUrl::Host);
+        }
+        Ok(Self(uri))
+    }
+
+    /// Where a `Location` of this URL leads.
+    pub(crate) fn join(&self, location: &str) -> Result<Self, BadUrl> {
+        let scheme = self.0.scheme_str().unwrap_or("https");
+        let authority = self.0.authority().map_or("", |authority| authority.as_str());
+        let has_scheme = location.split_once("://").is_some_and(|(scheme, _)| {
+            scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+        });
+        let absolute = if has_scheme {
+            location.to_owned()
+        } else if let Some(rest) = location.strip_prefix("//") {
+            format!("{scheme}://{rest}")
+        } else if location.starts_with('/') {
+            format!("{scheme}://{authority}{location}")
+        } else {
+            let path = self.0.path();
+            let kept = if location.starts_with('?') { path } else { &path[..=path.rfind('/').unwrap_or(0)] };
+            format!("{scheme}://{authority}{kept}{location}")
+        };
+        Self::parse(&absolute)
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.0.scheme_str() == Some("https")
+    }
+
+    /// In lower case, an IPv6 address without its brackets.
+    pub(crate) fn host(&self) -> String {
+        let host = self.0.host().unwrap_or_default();
+        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_ascii_lowercase()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.0.port_u16().unwrap_or(if self.is_tls() { 443 } else { 80 })
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        Origin { tls: self.is_tls(), host: self.host(), port: self.port() }
+    }
+
+    /// `host` or `host:port`, as it is written in the URL.
+    pub(crate) fn authority(&self) -> &str {
+        self.0.authority().map_or("", |authority| authority.as_str())
+    }
+
+    /// Whether it stays on this machine. `localhost` does: its addresses are checked when it is resolved.
+    pub(crate) fn is_loopback(&self) -> bool {
+        is_loopback(&self.host())
+    }
+
+    /// Whole, for a request.
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.0
+    }
+
+    /// Whole, for what must tell one URL from another. Not for messages.
+    pub(crate) fn with_query(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// Whether a host's name or address stands for this machine. A short form such as `127.1` does not: resolvers differ
+/// on those.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = text::printable(self.0.path(), SHOWN_MAX);
+        write!(f, "{}://{}{path}", self.0.scheme_str().unwrap_or_default(), self.authority())
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Url({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_a_url_may_be() {
+        for (text, error) in [
+            ("https://u:p@host/x", BadUrl::Credentials),
+            ("https://u@host/x", BadUrl::Credentials),
+            ("ftp://host/x", BadUrl::Scheme),
+            ("file:///etc/passwd", BadUrl::Syntax),
+            ("/x", BadUrl::Scheme),
+            ("https://", BadUrl::Syntax),
+            ("https://h/a b", BadUrl::Syntax),
+            ("https://h/\r\nX: y", BadUrl::Syntax),
+            ("https://h:99999/", BadUrl::Host),
+            ("https://h%2f/", BadUrl::Syntax),
+        ] {
+            assert_eq!(Url::parse(text), Err(error), "{text}");
+        }
+        let long = format!("https://h/{}", "a".repeat(URL_MAX));
+        assert_eq!(Url::parse(&long), Err(BadUrl::Long));
+        let url = Url::parse("HTTPS://Host:5000/a?X-Signature=secret#part").unwrap();
+        assert_eq!((url.host().as_str(), url.port(), url.is_tls()), ("host", 5000, true));
+        assert_eq!(url.to_string(), "https://Host:5000/a");
+        assert!(!format!("{url:?}").contains("secret"));
+    }
+
+    #[test]
+    fn where_a_location_leads() {
+        let base = Url::parse("https://h:1/a/b?q").unwrap();
+        for (location, target) in [
+            ("http://x/y", "http://x/y"),
+            ("//x/y", "https://x/y"),
+            ("/y?z", "https://h:1/y?z"),
+            ("y", "https://h:1/a/y"),
+            ("?z", "https://h:1/a/b?z"),
+        ] {
+            assert_eq!(base.join(location).unwrap().with_query(), target);
+        }
+        assert_eq!(base.join("ftp://x/"), Err(BadUrl::Scheme));
+        assert_eq!(base.join("https://u:p@x/"), Err(BadUrl::Credentials));
+    }
+
+    #[test]
+    fn what_is_loopback() {
+        for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "::1"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["127.1", "localhost.evil.example", "127.0.0.1.evil.example", "0.0.0.0", "2130706433", ""]
+        {
+            assert!(!is_loopback(host), "{host}");
+        }
+        assert!(Url::parse("http://[::1]:5000/").unwrap().is_loopback());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC*", location in "\\PC*") {
+            let _ = Url::parse(&text);
+            let _ = Url::parse(&format!("https://{text}"));
+            let _ = Url::parse("https://h/a").unwrap().join(&location);
+        }
+    }
+}
