@@ -5,21 +5,22 @@ use crate::stdio;
 /// Lists the registered providers, each with an example.
 pub(crate) fn providers() -> u8 {
     let mut text = String::from("A rootfs can be named as:\n");
-    for name in vmette::provider::default_registry(None).names() {
+    // The built-in one needs a busybox to be made of, not to be listed.
+    for (name, form) in vmette::provider::default_registry(None).described() {
         let example = match name {
             "dir" => "./rootfs, /srv/rootfs, ~/rootfs — a folder; the guest never writes to it",
             "squashfs" => "squashfs+file:///srv/image.sqfs — a squashfs image",
             "tar" => "tar+file:///srv/rootfs.tar.gz — an archive, plain or compressed",
             "builtin" => "builtin — a small busybox userland, used when none is named",
-            "oci" => "python:3.12-alpine — an image of a registry",
-            _ => "see its documentation",
+            "oci-layout" => {
+                "oci-layout:./layout:tag — a folder in the OCI layout, as skopeo and umoci make it"
+            }
+            "docker-archive" => "docker-archive:./image.tar — what `docker save` writes",
+            "oci" => "python:3.12-alpine, ghcr.io/owner/name@sha256:… — an image of a registry",
+            _ => form,
         };
         text.push_str(&format!("  - {name}\n      {example}\n"));
     }
-    if !text.contains("- builtin") {
-        text.push_str("  - builtin\n      builtin — a small busybox userland, used when none is named\n");
-    }
-    text.push_str("\nImages of registries (oci) are not supported by this version.\n");
     stdio::print_out(&text);
     0
 }

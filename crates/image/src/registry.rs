@@ -54,6 +54,11 @@ impl Registry {
         self.providers.iter().map(|provider| provider.form()).collect()
     }
 
+    /// Names and forms in order.
+    pub fn described(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.providers.iter().map(|provider| (provider.name(), provider.form()))
+    }
+
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -94,14 +99,9 @@ impl Registry {
             return dir::not_a_directory(spec, path);
         }
         let reason = match spec.split_once("://") {
-            Some(("http" | "https" | "tar+http" | "tar+https" | "squashfs+http" | "squashfs+https", _)) => {
-                "downloads are not supported by this version"
-            }
-            Some(("oci" | "docker", _)) => "image registries are not supported by this version",
+            Some(("http" | "https", _)) => "say what it is: put tar+ or squashfs+ in front",
             Some(_) => "no such kind of rootfs is known",
-            None => {
-                "there is no such file or directory here, and image registries are not supported by this version"
-            }
+            None => "there is no such file or directory here",
         };
         ProviderError::InvalidSpec(format!("rootfs {spec:?}: {reason}; use {}", self.choice()))
     }

@@ -13,24 +13,23 @@ use crate::machine::{Vmette, shared_cache};
 pub(crate) fn folder() -> (TempDir, PathBuf) {
     Vmette::run(["--quiet", "--", "true"]).exits(0);
     let images = shared_cache().join("images");
-    let newest = fs::read_dir(&images)
+    let image = fs::read_dir(&images)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "sqfs") && has_busybox(path))
+        .filter(|path| path.extension().is_some_and(|e| e == "sqfs") && is_builtin(path))
         .max_by_key(|path| path.metadata().unwrap().modified().unwrap())
         .expect("the built-in root's image");
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("rootfs");
-    let status = Command::new("unsquashfs").args(["-q", "-n", "-d"]).args([&root, &newest]).status().unwrap();
+    let status = Command::new("unsquashfs").args(["-q", "-n", "-d"]).args([&root, &image]).status().unwrap();
     assert!(status.success());
     fs::write(root.join("etc/marker"), "from the folder\n").unwrap();
     (dir, root)
 }
 
 /// Other tests keep converted archives in the same folder.
-fn has_busybox(image: &Path) -> bool {
-    let listed = Command::new("unsquashfs").args(["-l"]).args([image, Path::new("bin/busybox")]).output();
-    listed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("bin/busybox"))
+fn is_builtin(image: &Path) -> bool {
+    fs::read_to_string(image.with_extension("json")).is_ok_and(|record| record.contains("\"builtin\""))
 }
 
 /// Runs a script with that root.

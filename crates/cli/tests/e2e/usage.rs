@@ -87,7 +87,7 @@ fn completions_are_scripts_of_the_shell() {
 #[test]
 fn providers_are_listed_with_an_example_each() {
     let outcome = Vmette::new(["providers"]).exits(0);
-    for name in ["dir", "squashfs", "tar", "builtin", "oci"] {
+    for name in ["dir", "squashfs", "tar", "builtin"] {
         assert!(outcome.text().contains(name), "{name}: {outcome:?}");
     }
     assert!(outcome.text().contains("tar+file:///"), "{outcome:?}");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use vmette_image::ImageConfig;
+use vmette_image::{ImageConfig, Key, Store};
 
 use crate::report::{RootfsKind, RootfsReport};
 use crate::{Config, Rootfs, ShareMount};
@@ -41,8 +41,8 @@ fn plain(path: &str) -> String {
     if plain.is_empty() { "/".to_owned() } else { plain }
 }
 
-/// What the root is; `store` is where the images of the cache are.
-pub(super) fn rootfs_report(config: &Config, store: &Path) -> RootfsReport {
+/// What the root is, where `store` knows it.
+pub(super) fn rootfs_report(config: &Config, store: &Store) -> RootfsReport {
     let (kind, path) = match &config.rootfs {
         None => (RootfsKind::Builtin, None),
         Some(Rootfs::Share(share)) => (RootfsKind::Directory, Some(&share.path)),
@@ -50,10 +50,18 @@ pub(super) fn rootfs_report(config: &Config, store: &Path) -> RootfsReport {
     };
     let shown = |path: &std::path::PathBuf| path.display().to_string();
     let name = config.rootfs_name.clone().or_else(|| path.map(shown));
-    let id = path
-        .filter(|path| path.parent() == Some(store))
-        .and_then(|path| path.file_stem()?.to_str()?.get(..ID_DIGITS).map(str::to_owned));
+    let id = path.and_then(|path| id_in(store, path));
     RootfsReport { kind, name: name.unwrap_or_else(|| vmette_image::BUILTIN_SPEC.to_owned()), id }
+}
+
+/// The first digits of the identity that the store has for the image.
+fn id_in(store: &Store, path: &Path) -> Option<String> {
+    if path.parent() != Some(store.dir()) {
+        return None;
+    }
+    let key: Key = path.file_stem()?.to_str()?.parse().ok()?;
+    let id = store.peek(&key)?.id();
+    id.get(..ID_DIGITS).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -87,19 +95,17 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_the_cache_has_a_name_and_an_identity() {
+    fn a_root_has_the_name_that_the_caller_gave_it_and_else_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
         let mut config = Config::default();
-        let store = Path::new("/cache/images");
-        assert_eq!(rootfs_report(&config, store).name, "builtin");
+        let builtin = rootfs_report(&config, &store);
+        assert_eq!((builtin.kind, builtin.name.as_str(), builtin.id), (RootfsKind::Builtin, "builtin", None));
+        let path = "/srv/image.sqfs".into();
+        config.rootfs = Some(Rootfs::Block(crate::RootfsBlock { path, fstype: crate::BlockFs::Squashfs }));
+        let image = rootfs_report(&config, &store);
+        assert_eq!((image.kind, image.name.as_str(), image.id), (RootfsKind::Image, "/srv/image.sqfs", None));
         config.rootfs_name = Some("alpine:3.20".into());
-        let block = |path: &str| {
-            Some(Rootfs::Block(crate::RootfsBlock { path: path.into(), fstype: crate::BlockFs::Squashfs }))
-        };
-        config.rootfs = block("/cache/images/0123456789abcdef.sqfs");
-        let report = rootfs_report(&config, store);
-        assert_eq!((report.kind, report.name.as_str()), (RootfsKind::Image, "alpine:3.20"));
-        assert_eq!(report.id.as_deref(), Some("0123456789ab"));
-        config.rootfs = block("/srv/0123456789abcdef.sqfs");
-        assert_eq!(rootfs_report(&config, store).id, None);
+        assert_eq!(rootfs_report(&config, &store).name, "alpine:3.20");
     }
 }

@@ -113,7 +113,7 @@ impl Launcher<'_> {
         };
         let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
         let store = vmette_image::Store::open(self.cache.path())?;
-        let rootfs = image::rootfs_report(config, store.dir());
+        let rootfs = image::rootfs_report(config, &store);
         // Nothing of this one run is in the boot of an image that cannot change: it can be part of the template.
         let of_every_run = boots
             && spec.rootfs.as_ref().is_some_and(|path| path.parent() == Some(store.dir()))
