@@ -9,6 +9,7 @@
 
 mod builtin;
 mod context;
+mod debian;
 mod digest;
 mod dir;
 mod error;
@@ -34,6 +35,7 @@ mod tool;
 
 pub use builtin::{BUILTIN_SPEC, BuiltinProvider, builtin_rootfs, find_busybox};
 pub use context::{Context, NetworkOptions, PullPolicy};
+pub use debian::{BuildOptions, DebianVariant};
 pub use digest::{BadDigest, Digest};
 pub use dir::DirProvider;
 pub use error::{ProviderError, Result};

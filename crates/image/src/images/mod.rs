@@ -1,5 +1,6 @@
 //! The images of a cache, as `vmette image` shows and changes them.
 
+mod build;
 mod content;
 mod export;
 mod find;

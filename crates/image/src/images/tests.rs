@@ -367,3 +367,19 @@ fn an_oci_archive_says_what_the_image_says() {
     let back = place.images.import(&place.path("layer.tar"), "back").unwrap();
     assert!(bytes(&back.path) == bytes(&source.path));
 }
+
+/// Goes to the network's mirrors, so it is asked for by name.
+#[test]
+#[ignore = "downloads a Debian system"]
+fn a_debian_system_is_built() {
+    let place = place();
+    let options = crate::BuildOptions {
+        include: vec!["ca-certificates".to_owned()],
+        ..crate::BuildOptions::new("bookworm", "mydeb")
+    };
+    let started = Instant::now();
+    let details = place.images.build_debian(&options).unwrap();
+    eprintln!("{:?}: {details:?}", started.elapsed());
+    assert_eq!(details.summary.name.as_deref(), Some("localhost/mydeb:latest"));
+    assert!(details.unpacked > 50 << 20);
+}
