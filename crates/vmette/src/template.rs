@@ -6,7 +6,7 @@
 //! with a template costs a cold boot and a warning, never the run.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -32,32 +32,6 @@ const IN_USE: Duration = Duration::from_secs(3600);
 /// Free space without which no template is made: its memory, its state, and room for the run itself.
 const FREE_SPACE_MIN: u64 = 256 << 20;
 
-/// Bytes of a squashfs image's superblock: where its tables are, which is what a guest that has mounted it remembers.
-const SUPERBLOCK_LEN: u64 = 96;
-
-/// A workload's root that is the same in every run of its kind, so that a template may have it built.
-pub(crate) struct StableRoot {
-    boot: String,
-    /// Tells this file from another one of the same name and content. The guest has read parts of it before it was
-    /// saved: it must never find other bytes in their place. Times of change do not serve, because using an image
-    /// changes them.
-    image: String,
-}
-
-impl StableRoot {
-    /// What `boot` makes of the image in `file`.
-    pub(crate) fn new(boot: &Boot, file: &File) -> Result<Self, Error> {
-        let boot = serde_json::to_string(boot).map_err(|e| Error::StartFailed(format!("template: {e}")))?;
-        let found = file.metadata()?;
-        // Not every file system knows the time of birth.
-        let born = found.created().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-        let mut superblock = Vec::new();
-        file.take(SUPERBLOCK_LEN).read_to_end(&mut superblock)?;
-        let image = format!("{}:{}:{}:{born:?}:{superblock:?}", found.dev(), found.ino(), found.len());
-        Ok(Self { boot, image })
-    }
-}
-
 /// Behind the key in the name of a lock.
 const LOCK_SUFFIX: &str = ".lock";
 
@@ -72,7 +46,7 @@ impl Template {
     pub(crate) fn locate(
         engine: &dyn Hypervisor,
         spec: &MachineSpec,
-        root: Option<&StableRoot>,
+        root: Option<&Boot>,
         cache: &CacheRoot,
     ) -> Result<Self, Error> {
         let stamp = |path: &Path| {
@@ -84,8 +58,12 @@ impl Template {
             .file(&stamp(&spec.initramfs)?)
             .text(&spec.cmdline)
             .text(&format!("protocol {PROTOCOL_VERSION}"));
-        if let (Some(root), Some(rootfs)) = (root, &spec.rootfs) {
-            key = key.text(&root.boot).text(&rootfs.to_string_lossy()).text(&root.image);
+        if let (Some(boot), Some(rootfs)) = (root, &spec.rootfs) {
+            let boot =
+                serde_json::to_string(boot).map_err(|e| Error::StartFailed(format!("template: {e}")))?;
+            // The guest has read parts of the image before it was saved: it must never find other bytes in their place,
+            // not even those of the same content in another order. Images of the store are written once.
+            key = key.text(&boot).file(&stamp(rootfs)?);
         }
         Ok(Self { folder: folder_in(cache), key: key.hex() })
     }
@@ -366,31 +344,6 @@ mod tests {
         assert!(lock_of('a').exists() && !lock_of('b').exists() && lock_of('c').exists());
         drop((held, lock));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_root_of_the_same_name_and_content_is_another_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let boot = Boot {
-            root: vmette_wire::agent::Root::Share,
-            overlay: vmette_wire::agent::Overlay::Tmpfs,
-            shares: Vec::new(),
-            disks: Vec::new(),
-            volumes: Vec::new(),
-            working_dir: None,
-            ca_bundle: false,
-            switch_root: false,
-            payload_len: 0,
-        };
-        let stamp = || StableRoot::new(&boot, &File::open(dir.path().join("i")).unwrap()).unwrap().image;
-        fs::write(dir.path().join("i"), "image").unwrap();
-        let first = stamp();
-        let file = File::open(dir.path().join("i")).unwrap();
-        file.set_modified(SystemTime::now() + Duration::from_secs(5)).unwrap();
-        assert_eq!(stamp(), first, "using an image changes nothing");
-        fs::write(dir.path().join("new"), "image").unwrap();
-        fs::rename(dir.path().join("new"), dir.path().join("i")).unwrap();
-        assert_ne!(stamp(), first);
     }
 
     #[test]

@@ -61,9 +61,9 @@ impl Launcher<'_> {
     /// `None`: no template can be had, boot cold. An error: the session has ended meanwhile, or nothing boots at all.
     fn via_template(&self, prepared: &Prepared) -> Result<Option<Up>, Error> {
         let base = base_spec(&prepared.spec);
-        if let Some(root) = &prepared.stable_root {
+        if prepared.root_in_template {
             let base = MachineSpec { rootfs: prepared.spec.rootfs.clone(), ..base.clone() };
-            let template = Template::locate(&*self.engine, &base, Some(root), self.cache)?;
+            let template = Template::locate(&*self.engine, &base, Some(&prepared.boot), self.cache)?;
             if template.exists() || template.has_room() {
                 return self.start_from(&template, base, prepared, true);
             }

@@ -10,7 +10,6 @@ use vmette_wire::agent::{self, Boot, Overlay, Root};
 use super::{Launcher, image};
 use crate::assets::{self, AssetOptions, CacheRoot};
 use crate::report::RootfsReport;
-use crate::template::StableRoot;
 use crate::{Config, Error, Rootfs, RootfsArtifact, RootfsBlock, ca};
 
 /// What has to outlive the machine.
@@ -25,8 +24,8 @@ pub(super) struct Prepared {
     pub(super) spec: MachineSpec,
     pub(super) boot: Boot,
     pub(super) ca_bundle: Vec<u8>,
-    /// The root of this run, if a template may have it built already.
-    pub(super) stable_root: Option<StableRoot>,
+    /// Whether a template may have the root of this run built already.
+    pub(super) root_in_template: bool,
     pub(super) rootfs: RootfsReport,
     pub(super) held: Held,
 }
@@ -115,18 +114,14 @@ impl Launcher<'_> {
         let store = vmette_image::Store::open(self.cache.path())?;
         let rootfs = image::rootfs_report(config, &store);
         // Nothing of this one run is in the boot of an image that cannot change: it can be part of the template.
-        let of_every_run = boots
+        let root_in_template = boots
             && spec.rootfs.as_ref().is_some_and(|path| path.parent() == Some(store.dir()))
             && spec.disks.is_empty()
             && spec.shares.is_empty()
             && ca_bundle.is_none()
             && !config.switch_root;
-        let stable_root = match &held.rootfs {
-            Some(image) if of_every_run => Some(StableRoot::new(&boot, image.file())?),
-            _ => None,
-        };
         let ca_bundle = ca_bundle.unwrap_or_default();
-        Ok(Prepared { spec, boot, ca_bundle, stable_root, rootfs, held })
+        Ok(Prepared { spec, boot, ca_bundle, root_in_template, rootfs, held })
     }
 
     /// A scratch image without a name: it is gone with the processes that have it open, however they end. It lies in
