@@ -27,6 +27,9 @@ const TEMPLATE: &str = "`vmette run -- true`, from a template";
 const RUNSC: &str = "`runsc do true`";
 const PODMAN: &str = "`podman run --rootfs … true`";
 
+/// What a start of an image of the cache may take longer than that of the built-in root, in milliseconds.
+const IMAGE_MORE_MS: f64 = 15.0;
+
 /// What every part of the benchmark needs.
 struct Setting<'a> {
     vmette: &'a Path,
@@ -58,7 +61,7 @@ pub(crate) fn run(vmette: &Path, plan: Plan, lane: Option<&Path>) -> anyhow::Res
 
     let rootfs = folder.path().join("rootfs");
     peers::rootfs(&rootfs, &busybox)?;
-    let live = setting.short_starts(&rootfs)?;
+    let live = setting.short_starts(&rootfs, &peers::archive(&rootfs)?)?;
     setting.cold_starts(&busybox, folder.path())?;
     setting.in_a_session(&live);
     setting.many(&run_true)?;
@@ -91,12 +94,16 @@ impl Setting<'_> {
     }
 
     /// Everything that takes a fraction of a second, in turns.
-    fn short_starts(&mut self, rootfs: &Path) -> anyhow::Result<Live> {
+    fn short_starts(&mut self, rootfs: &Path, archive: &Path) -> anyhow::Result<Live> {
+        let image = format!("tar+file://{}", archive.display());
+        let mut image = Contender::new(self.vmette(&["run", &image, "--", "true"]), Until::End);
+        step("converting an image, and making its template");
+        image.warm_up()?;
         let mut echo = Contender::new(self.vmette(&["run", "--", "echo", "hello"]), Until::Output(b""));
         let (mut runsc, mut podman) = (Measured::of(peers::runsc()), Measured::of(peers::podman(rootfs)));
         step("starts from a template, other sandboxes, live sessions");
         let mut live = Live::default();
-        let mut contenders = vec![&mut self.template, &mut echo];
+        let mut contenders = vec![&mut self.template, &mut image, &mut echo];
         contenders.extend([&mut runsc, &mut podman].into_iter().filter_map(Measured::contender));
         take_turns(self.plan.short, &mut contenders, || live.measure())?;
 
@@ -104,6 +111,11 @@ impl Setting<'_> {
         let ms = Unit::Milliseconds;
         let limit = runsc.samples().and_then(|runsc| Target::at_most_as(RUNSC, 1.0, runsc, template));
         self.table.add(TEMPLATE, ms, template).against(template).wants(limit);
+        let limit = Target::at_most_more(IMAGE_MORE_MS, ms, template, &image.samples);
+        self.table
+            .add("`vmette run IMAGE -- true`, from the cache", ms, &image.samples)
+            .against(template)
+            .wants(limit);
         self.table.add("`vmette run -- echo`, first output byte", ms, &echo.samples).against(template);
         runsc.add_to(&mut self.table, RUNSC, template);
         podman.add_to(&mut self.table, PODMAN, template);
@@ -253,6 +265,7 @@ const NOTES: &str = "\
 - `vmette run`, `runsc do` and `podman run` are timed from the start of the process until it has ended; plain QEMU until
   its guest's shell has printed a line on the serial port. Plain QEMU has the same kernel file, board, CPU model and
   memory, and a static busybox for an initramfs.
+- IMAGE is an archive of the same busybox, converted before.
 - gVisor runs on the host's own root without a network, podman on a folder with the same busybox without a network.
 - Private memory is `RssAnon` of the session's QEMU: pages that it does not share with the template or another machine.
 - Copying is timed with the machine's start, and compared byte by byte. The share's files are new to the guest each time

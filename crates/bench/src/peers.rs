@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Context;
 
@@ -57,6 +58,20 @@ pub(crate) fn rootfs(folder: &Path, busybox: &Path) -> anyhow::Result<()> {
         APPLETS.iter().try_for_each(|applet| symlink("busybox", folder.join("bin").join(applet)))
     };
     fill().with_context(|| format!("make a root in {}", folder.display()))
+}
+
+/// The same root as an archive beside the folder.
+pub(crate) fn archive(rootfs: &Path) -> anyhow::Result<PathBuf> {
+    let archive = rootfs.with_extension("tar");
+    let made = Command::new("tar")
+        .arg("-cf")
+        .arg(&archive)
+        .arg("-C")
+        .args([rootfs, Path::new(".")])
+        .status()
+        .context("start tar")?;
+    anyhow::ensure!(made.success(), "tar could not make {}: {made}", archive.display());
+    Ok(archive)
 }
 
 fn first_that_works(name: &str, variants: impl IntoIterator<Item = Vec<String>>) -> Peer {

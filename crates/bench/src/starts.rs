@@ -34,6 +34,11 @@ impl Contender {
         self.program.shown()
     }
 
+    /// Runs it once: what is made once is there afterwards.
+    pub(crate) fn warm_up(&self) -> anyhow::Result<()> {
+        self.program.time_to_end().map(drop)
+    }
+
     /// Runs it once and keeps how long it took.
     pub(crate) fn measure(&mut self) -> anyhow::Result<()> {
         let elapsed = match self.until {

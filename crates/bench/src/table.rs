@@ -41,6 +41,12 @@ impl Target {
         Some(Self { text: format!("≤ {}", unit.show(limit)), met: median <= limit })
     }
 
+    /// No more than another row, and `more` in its unit.
+    pub(crate) fn at_most_more(more: f64, unit: Unit, other: &Samples, measured: &Samples) -> Option<Self> {
+        let (limit, median) = (other.summary()?.median + more, measured.summary()?.median);
+        Some(Self { text: format!("≤ {} more", unit.show(more)), met: median <= limit })
+    }
+
     /// No more than another row, times `factor`.
     pub(crate) fn at_most_as(text: &str, factor: f64, other: &Samples, measured: &Samples) -> Option<Self> {
         let (limit, median) = (other.summary()?.median * factor, measured.summary()?.median);

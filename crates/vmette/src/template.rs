@@ -289,6 +289,7 @@ mod tests {
         let path = dir.path().to_owned();
         let second = std::thread::spawn(move || {
             let lock = template(&path, 'a').lock().unwrap();
+            assert!(lock.is_named().unwrap(), "a third one would not find it");
             sender.send(()).unwrap();
             drop(lock);
         });
