@@ -9,8 +9,12 @@ pub(crate) fn providers() -> u8 {
     for (name, form) in vmette::provider::default_registry(None).described() {
         let example = match name {
             "dir" => "./rootfs, /srv/rootfs, ~/rootfs — a folder; the guest never writes to it",
-            "squashfs" => "squashfs+file:///srv/image.sqfs — a squashfs image",
-            "tar" => "tar+file:///srv/rootfs.tar.gz — an archive, plain or compressed",
+            "squashfs" => {
+                "squashfs+file:///srv/image.sqfs, squashfs+https://host/image.sqfs — a squashfs image"
+            }
+            "tar" => {
+                "tar+file:///srv/rootfs.tar.gz, tar+https://host/rootfs.tar.gz#sha256=… — an archive, plain or compressed"
+            }
             "builtin" => "builtin — a small busybox userland, used when none is named",
             "oci-layout" => {
                 "oci-layout:./layout:tag — a folder in the OCI layout, as skopeo and umoci make it"

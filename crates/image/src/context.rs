@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use crate::error::{ProviderError, Result};
 use crate::oci::Credential;
@@ -22,6 +23,21 @@ pub enum PullPolicy {
     Missing,
     /// Not at all: a spec that is not in the cache is an error.
     Never,
+}
+
+/// How long what a name stands for is taken as known.
+const FRESH: Duration = Duration::from_secs(60 * 60);
+
+impl PullPolicy {
+    /// Whether the source of a name that is in the cache has to be asked, when it was last asked at that time.
+    pub(crate) fn must_ask(self, checked: SystemTime) -> bool {
+        match self {
+            Self::Never | Self::Missing => false,
+            Self::Always => true,
+            // A time that is yet to come says nothing: the clock was changed.
+            Self::Stale => !checked.elapsed().is_ok_and(|age| age < FRESH),
+        }
+    }
 }
 
 /// How registries and other servers are talked to, beyond what their specs say.

@@ -21,6 +21,11 @@ pub enum ProviderError {
     /// The spec is not in the cache, and the network is ruled out.
     #[error("{0} is not in the cache, and offline mode rules out fetching it")]
     OfflineCacheMiss(String),
+    /// The spec is not in the cache, and the caller wants only what is.
+    #[error(
+        "{0} is not in the cache, and `--pull never` rules out fetching it; `vmette image pull {0}` does"
+    )]
+    NotPulled(String),
     /// A server cannot be reached, refuses, or gives what it should not.
     #[error(transparent)]
     Network(#[from] NetworkError),

@@ -13,7 +13,7 @@ mod debian;
 mod digest;
 mod dir;
 mod error;
-#[allow(dead_code, reason = "the providers of http specs use the rest")]
+mod fetch;
 mod http;
 mod image_config;
 mod images;

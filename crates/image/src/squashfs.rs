@@ -1,7 +1,8 @@
-//! `squashfs+file://`: an image that is there already, used in place.
+//! `squashfs+file://`: an image that is there already, used in place; and `squashfs+https://`, which is kept in the store.
 
 use crate::context::Context;
 use crate::error::{ProviderError, Result};
+use crate::fetch;
 use crate::provider::{RootfsArtifact, RootfsProvider};
 use crate::sniff::FileKind;
 use crate::spec;
@@ -25,14 +26,17 @@ impl RootfsProvider for SquashfsProvider {
     }
 
     fn form(&self) -> &'static str {
-        "squashfs+file:///PATH"
+        "squashfs+file:///PATH or squashfs+https://HOST/PATH"
     }
 
     fn matches(&self, spec: &str) -> bool {
-        spec.starts_with("squashfs+file:")
+        spec.starts_with("squashfs+file:") || fetch::claims("squashfs", spec)
     }
 
-    fn provide(&self, spec: &str, _ctx: &Context) -> Result<RootfsArtifact> {
+    fn provide(&self, spec: &str, ctx: &Context) -> Result<RootfsArtifact> {
+        if fetch::claims("squashfs", spec) {
+            return fetch::squashfs(spec, ctx).map(RootfsArtifact::stored);
+        }
         let path = spec::file_url("squashfs", spec)?;
         let mut file = spec::open_regular(&path)?;
         Superblock::read(&file).map_err(|e| {

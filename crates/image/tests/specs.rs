@@ -72,12 +72,8 @@ fn what_is_no_directory() {
 fn what_nobody_claims() {
     let place = Place::new();
     for (spec, reason) in [
-        ("alpine:3.20", "registries are not supported"),
-        ("docker.io/library/debian", "registries are not supported"),
-        ("oci://alpine", "registries are not supported"),
-        ("https://example.com/rootfs", "downloads are not supported"),
-        ("tar+https://example.com/rootfs.tar", "downloads are not supported"),
-        ("squashfs+http://example.com/x", "downloads are not supported"),
+        ("alpine:3.20", "no such file or directory"),
+        ("https://example.com/rootfs", "put tar+ or squashfs+ in front"),
         ("ftp://example.com", "no such kind"),
         ("", "empty"),
         ("a\0b", "NUL"),
@@ -89,6 +85,11 @@ fn what_nobody_claims() {
     assert!(message(&place, "no-such-name").contains("no such file or directory"));
     assert!(message(&place, "tar+file://./x.tar").contains("must be absolute"));
     assert!(message(&place, "squashfs+file:/x").contains("squashfs+file:///PATH"));
+    assert!(
+        message(&place, "tar+http://example.com/x").contains("#sha256=HEX"),
+        "no plain http without a word"
+    );
+    assert!(message(&place, "squashfs+https://user:hidden@example.com/x").contains("squashfs+file:///PATH"));
 }
 
 #[test]

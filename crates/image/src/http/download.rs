@@ -92,11 +92,10 @@ impl Download {
         client: &Client,
         url: String,
         response: Response,
-        open: impl FnMut(u64, Option<&str>) -> Result<Response> + Send + 'static,
         kind: Kind,
+        mut open: impl FnMut(u64, Option<&str>) -> Result<Response> + Send + 'static,
     ) -> Result<Self> {
         let mut first = Some(response);
-        let mut open = open;
         Self::start(client, url, kind, 0, None, move |from, validator| match first.take() {
             Some(response) => Ok(response),
             None => open(from, validator),

@@ -139,6 +139,16 @@ impl Store {
         self.dir.join(NAMES_DIR)
     }
 
+    /// Held by who asks the source of a name, so that eight who want the same fetch it once.
+    pub(crate) fn lock_source(&self, name: &str, ctx: &Context) -> Result<FileLock> {
+        let key = Key::of_parts([b"source of a name".as_slice(), name.as_bytes()]);
+        FileLock::acquire(
+            &self.lock_path(&key),
+            ctx,
+            "waiting for another process that is fetching the same image",
+        )
+    }
+
     /// Held for moments only. Its file lies outside of the folder, so that the folder holds names and nothing else.
     pub(crate) fn lock_names(&self) -> Result<FileLock> {
         FileLock::acquire(&self.dir.join(LOCK), &Context::new(&self.root), "")

@@ -1,4 +1,4 @@
-//! Tar archives: what an archive's entries are, and `tar+file://`, which makes an image of one: owners by number, modes,
+//! Tar archives: what an archive's entries are, and `tar+file://` and `tar+https://`, which make an image of one: owners by number, modes,
 //! times to the second, hard links, extended attributes, device nodes. What comes twice is as it came last.
 
 mod budget;
@@ -23,14 +23,17 @@ pub(crate) use sparse::{Segment, SparseMap};
 
 use crate::context::Context;
 use crate::error::{ProviderError, Result};
+use crate::fetch;
 use crate::image_config::ImageConfig;
 use crate::layers::{self, Layer, Rules};
 use crate::provider::{RootfsArtifact, RootfsProvider};
 use crate::spec;
 use crate::store::{Description, ImageKind, Key};
 
+/// What specs of archives begin with.
+pub(crate) const SCHEME: &str = "tar";
 /// Part of every key. Counts up whenever the same archive would become another image.
-const CONVERTER: &str = "tar 2";
+pub(crate) const CONVERTER: &str = "tar 2";
 
 /// Makes images of archives.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,16 +61,19 @@ impl RootfsProvider for TarProvider {
     }
 
     fn form(&self) -> &'static str {
-        "tar+file:///PATH"
+        "tar+file:///PATH or tar+https://HOST/PATH"
     }
 
     fn matches(&self, spec: &str) -> bool {
-        spec.starts_with("tar+file:")
+        spec.starts_with("tar+file:") || fetch::claims(SCHEME, spec)
     }
 
     fn provide(&self, spec: &str, ctx: &Context) -> Result<RootfsArtifact> {
         let limits = self.limits.map_or_else(TarLimits::from_env, Ok)?;
-        let path = spec::file_url("tar", spec)?;
+        if fetch::claims(SCHEME, spec) {
+            return fetch::tar(spec, ctx, limits.max_bytes).map(RootfsArtifact::stored);
+        }
+        let path = spec::file_url(SCHEME, spec)?;
         let file = spec::open_regular(&path)?;
         let path = path.canonicalize().map_err(ProviderError::io("cannot resolve", &path))?;
         let metadata = file.metadata().map_err(ProviderError::io("cannot examine", &path))?;
