@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::{ProviderError, Result};
 use crate::image_config::{ImageConfig, Platform};
 use crate::meta::{Meta, Node};
-use crate::pack::{Compression, Packer};
+use crate::pack::{Compression, Duplicates, Packer};
 use crate::provider::{RootfsArtifact, RootfsProvider};
 use crate::spec;
 use crate::store::{Description, ImageKind, Key, Store};
@@ -130,7 +130,7 @@ fn read_busybox(path: &Path) -> Result<Vec<u8>> {
 
 fn make(busybox: &Path, staging: &Path) -> Result<Description> {
     let program = read_busybox(busybox)?;
-    let mut packer = Packer::start(staging, Compression::None, BUSYBOX_MAX)?;
+    let mut packer = Packer::start(staging, Compression::None, Duplicates::Find, BUSYBOX_MAX)?;
     if write(&mut packer, &program).is_err() {
         return Err(packer.failure());
     }

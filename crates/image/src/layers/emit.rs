@@ -1,18 +1,16 @@
 //! The tree, packed in the order of its names.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::Rules;
 use super::content::{Content, Piece, Spill};
+use super::shape::Shape;
 use super::tree::{InodeId, ROOT, Tree, What};
 use crate::context::Context;
-use crate::error::{ProviderError, Result};
+use crate::error::Result;
 use crate::meta::{Meta, Node};
 use crate::pack::{Compression, Packer};
-
-/// Most different owners, users and groups together: the size of squashfs's table, less one for its maker.
-const IDS_MAX: usize = 65_535;
 
 /// Writes the image. Gives the bytes of the files' content.
 pub(super) fn emit(
@@ -23,17 +21,10 @@ pub(super) fn emit(
     staging: &Path,
 ) -> Result<u64> {
     let dir = staging.parent().unwrap_or(staging);
-    let packer = Packer::start(staging, Compression::Zstd, rules.max_bytes)?;
-    let mut emitter = Emitter {
-        tree,
-        spills,
-        ctx,
-        dir,
-        packer,
-        first_names: HashMap::new(),
-        ids: HashSet::new(),
-        unpacked: 0,
-    };
+    let shape = Shape::of(tree);
+    shape.check()?;
+    let packer = Packer::start(staging, Compression::Zstd, shape.duplicates(), rules.max_bytes)?;
+    let mut emitter = Emitter { tree, spills, ctx, dir, packer, first_names: HashMap::new(), unpacked: 0 };
     emitter.inode(ROOT, &mut Vec::new())?;
     emitter.packer.finish()?;
     Ok(emitter.unpacked)
@@ -47,7 +38,6 @@ struct Emitter<'a> {
     packer: Packer,
     /// Of inodes that have several.
     first_names: HashMap<InodeId, Box<[u8]>>,
-    ids: HashSet<u32>,
     unpacked: u64,
 }
 
@@ -64,7 +54,6 @@ impl Emitter<'_> {
         if inode.links > 1 {
             self.first_names.insert(id, path.as_slice().into());
         }
-        self.owners(&meta)?;
         match &inode.what {
             What::File(content) => self.file(path, &meta, content),
             What::Symlink(target) => self.packer.write(|tar| tar.node(path, &meta, Node::Symlink(target))),
@@ -100,15 +89,5 @@ impl Emitter<'_> {
         self.spills[usize::from(content.layer)].read(content, pieces, self.dir)?;
         self.unpacked += content.size;
         self.packer.write(|tar| tar.end_file(content.size))
-    }
-
-    fn owners(&mut self, meta: &Meta) -> Result<()> {
-        self.ids.extend([meta.uid, meta.gid]);
-        if self.ids.len() > IDS_MAX {
-            return Err(ProviderError::Other(format!(
-                "the files have more than {IDS_MAX} different owners, the most that an image can hold"
-            )));
-        }
-        Ok(())
     }
 }

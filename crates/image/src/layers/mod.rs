@@ -13,6 +13,7 @@ mod path;
 mod read;
 mod record;
 mod resolve;
+mod shape;
 mod stream;
 mod tree;
 mod work;

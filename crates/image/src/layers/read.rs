@@ -41,7 +41,7 @@ pub(super) fn read(layer: Layer<'_>, shared: &Shared<'_>) -> Result<ReadLayer> {
             Ok(reader) => pump(reader, &plain),
             Err(e) => drop(plain.send(Err(e))),
         });
-        let bytes = Hashing { inner: Chunks::new(chunks), hasher: Sha256::new() };
+        let bytes = Taken { inner: Chunks::new(chunks), hasher: Sha256::new(), shared };
         parse(&mut Source::new(bytes, &shared.budget), ends, shared, &name)
     })?;
     match expected {
@@ -62,7 +62,7 @@ fn decompressed(mut stored: Chunks, compression: Option<FileKind>) -> io::Result
 }
 
 fn parse(
-    source: &mut Source<'_, Hashing<Chunks>>,
+    source: &mut Source<'_, Taken<'_>>,
     ends: End,
     shared: &Shared<'_>,
     name: &str,
@@ -77,7 +77,6 @@ fn parse(
     let mut any = false;
     while let Some(entry) = tar::next(source, ends).map_err(refused)? {
         any = true;
-        shared.check_given_up()?;
         reader.take(entry, source).map_err(refused)?;
     }
     // An image may have a layer that changes nothing.
@@ -99,7 +98,7 @@ impl Reader<'_> {
     fn take(
         &mut self,
         entry: Entry,
-        source: &mut Source<'_, Hashing<Chunks>>,
+        source: &mut Source<'_, Taken<'_>>,
     ) -> std::result::Result<(), ArchiveError> {
         let Entry { path: given, meta, kind } = entry;
         let budget = source.budget();
@@ -129,7 +128,7 @@ impl Reader<'_> {
         &mut self,
         path: &[u8],
         kind: Kind,
-        source: &mut Source<'_, Hashing<Chunks>>,
+        source: &mut Source<'_, Taken<'_>>,
     ) -> std::result::Result<Action, ArchiveError> {
         Ok(match kind {
             Kind::Dir => Action::Dir,
@@ -164,13 +163,9 @@ impl Reader<'_> {
     fn copy(
         &mut self,
         len: u64,
-        source: &mut Source<'_, Hashing<Chunks>>,
+        source: &mut Source<'_, Taken<'_>>,
     ) -> std::result::Result<(), ArchiveError> {
-        let (spill, shared) = (&mut self.spill, self.shared);
-        source.copy(len, |bytes| {
-            shared.check_given_up().map_err(|e| ArchiveError::Read(reader_error(e)))?;
-            spill.append(bytes).map_err(ArchiveError::Spill)
-        })
+        source.copy(len, |bytes| self.spill.append(bytes).map_err(ArchiveError::Spill))
     }
 }
 
@@ -182,20 +177,22 @@ fn whiteout(kind: &Kind, action: Action) -> std::result::Result<Action, Refusal>
     }
 }
 
-/// Hashes what is taken.
-struct Hashing<R> {
-    inner: R,
+/// Decompressed bytes: hashes what is taken, and ends when all is given up.
+struct Taken<'a> {
+    inner: Chunks,
     hasher: Sha256,
+    shared: &'a Shared<'a>,
 }
 
-impl<R> Hashing<R> {
+impl Taken<'_> {
     fn digest(&self) -> Digest {
         Digest::finish(self.hasher.clone())
     }
 }
 
-impl<R: BufRead> BufRead for Hashing<R> {
+impl BufRead for Taken<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.shared.check_given_up().map_err(reader_error)?;
         self.inner.fill_buf()
     }
 
@@ -208,7 +205,7 @@ impl<R: BufRead> BufRead for Hashing<R> {
     }
 }
 
-impl<R: BufRead> Read for Hashing<R> {
+impl Read for Taken<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let there = self.fill_buf()?;
         let len = there.len().min(buffer.len());

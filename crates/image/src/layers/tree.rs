@@ -57,6 +57,11 @@ impl Tree {
         &self.inodes[id as usize]
     }
 
+    /// All that have a name.
+    pub(super) fn inodes(&self) -> impl Iterator<Item = &Inode> {
+        self.inodes.iter().filter(|inode| inode.links > 0)
+    }
+
     pub(super) fn set_attrs(&mut self, id: InodeId, attrs: Attrs) {
         self.inodes[id as usize].attrs = attrs;
     }

@@ -7,6 +7,7 @@ use crate::meta::{Device, Meta, Node};
 /// Every path is below this directory, whose inode becomes the image's root: the tools' own root takes neither owner,
 /// time nor attributes from an archive.
 pub(super) const ROOT_DIR: &str = "r";
+const ROOT_PREFIX: &[u8] = b"r/";
 
 const BLOCK: usize = 512;
 /// Largest number in an eight-byte octal field.
@@ -19,11 +20,19 @@ const NAME_FIELD: usize = 100;
 /// Paths are relative to the root, without a leading `/`; the root itself is empty.
 pub(crate) struct CleanTar<W> {
     out: W,
+    /// Before every path.
+    below: &'static [u8],
 }
 
 impl<W: Write> CleanTar<W> {
     pub(crate) fn new(out: W) -> Self {
-        Self { out }
+        Self { out, below: ROOT_PREFIX }
+    }
+
+    /// With paths as they are, as any archive has them.
+    #[cfg(test)]
+    pub(crate) fn without_root(out: W) -> Self {
+        Self { out, below: b"" }
     }
 
     /// Starts a regular file, whose `size` bytes follow by [`data`](Self::data), and then [`end_file`](Self::end_file).
@@ -65,7 +74,7 @@ impl<W: Write> CleanTar<W> {
         match node {
             Node::Symlink(target) => self.header(tar::EntryType::Symlink, path, meta, 0, Some(target), None),
             Node::HardLink(target) => {
-                let target = below_root(target);
+                let target = [self.below, target].concat();
                 self.header(tar::EntryType::Link, path, meta, 0, Some(&target), None)
             }
             Node::Char(device) => self.header(tar::EntryType::Char, path, meta, 0, None, Some(device)),
@@ -90,7 +99,7 @@ impl<W: Write> CleanTar<W> {
         link: Option<&[u8]>,
         device: Option<Device>,
     ) -> io::Result<()> {
-        let path = below_root(path);
+        let path = [self.below, path].concat();
         let mut records = Vec::new();
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);
@@ -136,10 +145,6 @@ impl<W: Write> CleanTar<W> {
         self.data(records)?;
         self.end_file(records.len() as u64)
     }
-}
-
-fn below_root(path: &[u8]) -> Vec<u8> {
-    [ROOT_DIR.as_bytes(), b"/", path].concat()
 }
 
 /// The number for the header's field; one that does not fit goes into the records.

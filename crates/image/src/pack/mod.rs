@@ -9,4 +9,4 @@ mod reroot;
 
 #[cfg(test)]
 pub(crate) use clean_tar::CleanTar;
-pub(crate) use process::{Compression, Packer};
+pub(crate) use process::{Compression, Duplicates, Packer};

@@ -17,8 +17,8 @@ const PACKAGE: &str = "squashfs-tools, version 4.5 or newer";
 
 /// Threads of the tool: an image is made beside other work.
 const PROCESSORS: &str = "2";
-/// Its block cache.
-const CACHE: &str = "256M";
+/// Its block cache. More makes it no faster; what it takes beyond is about half a KiB for each entry.
+const CACHE: &str = "48M";
 /// Its address space in bytes: an image with the most entries and attributes that are let through needs about half.
 #[cfg(target_os = "linux")]
 const ADDRESS_SPACE_MAX: u64 = 4 << 30;
@@ -46,6 +46,15 @@ impl Compression {
     }
 }
 
+/// Whether files of the same content share it in the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Duplicates {
+    /// Each file is compared with all of its size.
+    Find,
+    /// For very many files of one size, where that would take minutes.
+    Keep,
+}
+
 /// A running tool. Ends it when dropped.
 pub(crate) struct Packer {
     child: Child,
@@ -57,7 +66,12 @@ pub(crate) struct Packer {
 
 impl Packer {
     /// Starts the tool, which is to write `image`. `content_max` bounds what it may write.
-    pub(crate) fn start(image: &Path, compression: Compression, content_max: u64) -> Result<Self> {
+    pub(crate) fn start(
+        image: &Path,
+        compression: Compression,
+        duplicates: Duplicates,
+        content_max: u64,
+    ) -> Result<Self> {
         let program = tool::require(TOOL, PACKAGE)?;
         let dir = image.parent().unwrap_or(image);
         let file_name = image.file_name().unwrap_or(image.as_os_str());
@@ -70,6 +84,7 @@ impl Packer {
             .arg(file_name)
             .arg("-tar")
             .args(compression.arguments())
+            .args((duplicates == Duplicates::Keep).then_some("-no-duplicates"))
             // Without compressed inodes the root can be chosen afterwards, and a guest finds files faster.
             .args(["-noI", "-no-exports", "-mkfs-time", "0", "-exit-on-error", "-quiet", "-no-progress"])
             .args(["-processors", PROCESSORS, "-mem", CACHE])

@@ -1,12 +1,8 @@
-//! Conversion of archives that are valid, and of those that are cut or damaged.
-
-use std::io::Cursor;
+//! Archives that are cut or damaged.
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::meta::{Meta, Node};
-use crate::pack::CleanTar;
 
 /// A valid archive of several kinds, to be damaged.
 fn sample() -> Vec<u8> {
@@ -19,24 +15,8 @@ fn sample() -> Vec<u8> {
     tar.finish().unwrap()
 }
 
-fn archive(bytes: &[u8]) -> Layer<'_> {
-    Layer {
-        name: "archive".to_owned(),
-        open: Box::new(move || Ok(Box::new(Cursor::new(bytes)))),
-        compression: None,
-        diff_id: None,
-    }
-}
-
 fn run(bytes: &[u8]) -> std::result::Result<Applied, ArchiveError> {
-    let dir = tempfile::tempdir().unwrap();
-    let rules = Rules { whiteouts: false, max_bytes: 1 << 20, max_bytes_variable: "LIMIT" };
-    let applied = apply(vec![archive(bytes)], rules, &Context::new(dir.path()), dir.path());
-    assert_eq!(dir.path().read_dir().unwrap().count(), 0, "content is put aside without a name");
-    applied.map_err(|e| match e {
-        ProviderError::Archive { source, .. } => source,
-        other => panic!("{other}"),
-    })
+    applied(vec![layer(bytes)], ARCHIVE).map_err(refusal)
 }
 
 #[test]
