@@ -19,6 +19,7 @@ pub(crate) fn providers() -> u8 {
             "oci-layout" => {
                 "oci-layout:./layout:tag — a folder in the OCI layout, as skopeo and umoci make it"
             }
+            "oci-archive" => "oci-archive:./image.tar:tag — the same layout in an archive",
             "docker-archive" => "docker-archive:./image.tar — what `docker save` writes",
             "oci" => "python:3.12-alpine, ghcr.io/owner/name@sha256:… — an image of a registry",
             _ => form,

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
+use crate::launch::start_of;
 use crate::{Config, ExecOptions, WorkloadStrategy};
 
 impl Config {
@@ -30,12 +31,10 @@ impl Config {
             options = options.env(key, value);
         }
         let of_image = self.image.user.as_ref().filter(|user| !user.is_empty());
-        let folder = match (&self.cwd, self.image.working_dir.as_ref().filter(|dir| !dir.is_empty())) {
-            (Some(cwd), _) => Some(cwd.as_str()),
-            (None, Some(dir)) => Some(dir.as_str()),
+        let folder = match self.cwd.clone().or_else(|| start_of(&self.image)) {
             // An image's user does not start in its home, a user whom the caller names does.
-            (None, None) if self.user.is_none() && of_image.is_some() => Some("/"),
-            (None, None) => None,
+            None if self.user.is_none() && of_image.is_some() => Some("/".to_owned()),
+            folder => folder,
         };
         if let Some(folder) = folder {
             options = options.cwd(folder);

@@ -31,14 +31,25 @@ pub(super) fn volumes(image: &ImageConfig, shares: &[ShareMount]) -> Vec<String>
 
 /// The folder that the guest makes when it is missing.
 pub(super) fn working_dir(image: &ImageConfig) -> Option<String> {
-    image.working_dir.as_deref().map(plain).filter(|dir| dir != "/")
+    start_of(image).filter(|dir| dir != "/")
 }
 
-/// An absolute path without empty components and single dots.
+/// Where the image's commands start, if it says so.
+pub(crate) fn start_of(image: &ImageConfig) -> Option<String> {
+    image.working_dir.as_deref().filter(|dir| !dir.is_empty()).map(plain)
+}
+
+/// An absolute path without empty components, single and double dots; none leads above the root.
 fn plain(path: &str) -> String {
-    let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
-    let plain = parts.fold(String::new(), |path, part| path + "/" + part);
-    if plain.is_empty() { "/".to_owned() } else { plain }
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
 }
 
 /// What the root is, where `store` knows it.
@@ -90,6 +101,8 @@ mod tests {
     fn a_working_directory_is_plain_too() {
         let of = |dir: &str| working_dir(&ImageConfig { working_dir: Some(dir.into()), ..image(&[]) });
         assert_eq!(of("/srv//app/"), Some("/srv/app".into()));
+        assert_eq!(of("/srv/./../../app"), Some("/app".into()));
+        assert_eq!(of("/srv/.."), None);
         assert_eq!(of("/"), None);
         assert_eq!(of(""), None);
     }

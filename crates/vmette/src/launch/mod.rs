@@ -10,6 +10,7 @@ use std::time::Instant;
 use vmette_vmm::{Accelerator, AcceleratorChoice, Capabilities, Hypervisor, Machine};
 use vmette_wire::ResponseHeader;
 
+pub(crate) use image::start_of;
 pub(crate) use prepare::{Held, asset_options, spec_of};
 
 use crate::assets::CacheRoot;
