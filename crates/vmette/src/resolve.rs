@@ -76,3 +76,43 @@ pub(crate) fn cache_of(config: &Config) -> Result<CacheRoot, Error> {
         None => Ok(CacheRoot::from_env()?),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use vmette_image::ProviderError;
+
+    #[test]
+    fn a_stop_calls_the_work_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = dir.path().join("root.tar");
+        std::fs::write(dir.path().join("file"), vec![7; 1 << 20]).unwrap();
+        let mut tar = std::process::Command::new("tar");
+        let made = tar.arg("-cf").arg(&archive).arg("-C").arg(dir.path()).arg("file").status().unwrap();
+        assert!(made.success());
+        let config = Config { cache_dir: Some(dir.path().join("cache")), ..Config::default() };
+        let spec = format!("tar+file://{}", archive.display());
+        let stop = StopHandle::new();
+        stop.stop();
+        let error = resolve_rootfs_until(&spec, &config, Arc::new(|_| {}), &stop).unwrap_err();
+        assert!(matches!(error, Error::Rootfs(ProviderError::Cancelled)), "{error}");
+    }
+
+    #[test]
+    fn the_configurations_rules_are_the_contexts() {
+        let dir = tempfile::tempdir().unwrap();
+        let network = crate::NetworkOptions { plain_http: vec!["a".into()], ..Default::default() };
+        let config = Config {
+            cache_dir: Some(dir.path().join("cache")),
+            pull: crate::PullPolicy::Always,
+            network: network.clone(),
+            ..Config::default()
+        };
+        let context = provider_context(&config, Arc::new(|_| {}), &StopHandle::new()).unwrap();
+        assert_eq!((context.pull_policy(), context.network()), (crate::PullPolicy::Always, &network));
+        let offline = Config { offline: true, ..config };
+        let context = provider_context(&offline, Arc::new(|_| {}), &StopHandle::new()).unwrap();
+        assert!(context.is_offline() && context.pull_policy() == crate::PullPolicy::Never);
+    }
+}

@@ -149,6 +149,19 @@ fn volumes_of_a_writable_root_are_there() {
 }
 
 #[test]
+fn a_command_that_is_pid_1_has_its_volumes_too() {
+    let bench = bench();
+    let image = ImageConfig {
+        volumes: strings(&["/data"]),
+        cmd: strings(&["sh", "-c", "touch /data/x && ! touch /x 2>/dev/null && echo $$"]),
+        ..ImageConfig::default()
+    };
+    let config = Config { switch_root: true, rootfs_read_only: true, ..config(&bench, image) };
+    let output = bench.start(&config).unwrap().wait_captured();
+    assert_eq!((output.exit_code, output.output.as_str()), (0, "1\n"));
+}
+
+#[test]
 fn a_volume_that_is_a_file_is_an_error_that_names_it() {
     let bench = bench();
     let image = ImageConfig { volumes: strings(&["/etc/passwd/x"]), ..ImageConfig::default() };
