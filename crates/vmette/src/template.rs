@@ -274,6 +274,7 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::Ordering;
 
     const DIGITS: &str = "0123456789defg";
 
@@ -289,7 +290,6 @@ mod tests {
         let path = dir.path().to_owned();
         let second = std::thread::spawn(move || {
             let lock = template(&path, 'a').lock().unwrap();
-            assert!(lock.is_named().unwrap(), "a third one would not find it");
             sender.send(()).unwrap();
             drop(lock);
         });
@@ -297,6 +297,27 @@ mod tests {
         drop(first);
         receiver.recv().unwrap();
         second.join().unwrap();
+    }
+
+    #[test]
+    fn only_one_has_the_lock_though_its_file_goes_with_each_holder() {
+        const TURNS: usize = 100;
+        let dir = tempfile::tempdir().unwrap();
+        let taken = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..TURNS {
+                        let lock = template(dir.path(), 'a').lock().unwrap();
+                        assert!(!taken.swap(true, Ordering::SeqCst), "two have it");
+                        std::thread::yield_now();
+                        taken.store(false, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
