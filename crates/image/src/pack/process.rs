@@ -191,3 +191,44 @@ fn tail(mut from: ChildStderr) -> Vec<u8> {
     }
     kept
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::Meta;
+
+    fn started(image: &Path) -> Packer {
+        Packer::start(image, Compression::Zstd, Duplicates::Find, 1 << 30).unwrap()
+    }
+
+    #[test]
+    fn a_tool_that_is_killed_fails_the_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut packer = started(&dir.path().join("image"));
+        packer.write(|tar| tar.begin_file(b"f", &Meta::root_owned(0o644), 1 << 30)).unwrap();
+        packer.child.kill().unwrap();
+        let error = (0..1 << 20).find_map(|_| packer.write(|tar| tar.zeros(1 << 20)).err()).unwrap();
+        assert!(
+            error.to_string().contains("mksquashfs failed") && error.to_string().contains("SIGKILL"),
+            "{error}"
+        );
+
+        let mut packer = started(&dir.path().join("other"));
+        packer.write(|tar| tar.dir(b"", &Meta::root_owned(0o755))).unwrap();
+        packer.child.kill().unwrap();
+        assert!(packer.finish().unwrap_err().to_string().contains("SIGKILL"));
+    }
+
+    /// Its writer is gone before the end: that must not look like a whole archive.
+    #[test]
+    fn an_image_that_is_given_up_is_not_completed() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        let mut packer = started(&image);
+        packer.write(|tar| tar.file(b"f", &Meta::root_owned(0o644), b"content")).unwrap();
+        drop(packer);
+        let whole =
+            std::fs::File::open(&image).is_ok_and(|file| crate::superblock::Superblock::read(&file).is_ok());
+        assert!(!whole);
+    }
+}
