@@ -111,6 +111,7 @@ fn apply(layers: Vec<Layer<'_>>, rules: Rules, ctx: &Context, dir: &Path) -> Res
         ctx,
         dir,
         budget: Budget::new(rules.max_bytes, rules.max_bytes_variable),
+        large: Mutex::new(()),
         given_up: AtomicBool::new(false),
     };
     let mut applier = Applier::new();
@@ -136,6 +137,8 @@ struct Shared<'a> {
     /// Where content is put aside.
     dir: &'a Path,
     budget: Budget,
+    /// Held while a stream is decompressed that takes much memory: one at a time, so that layers cannot add it up.
+    large: Mutex<()>,
     /// Set when any of them has failed.
     given_up: AtomicBool,
 }

@@ -1,16 +1,17 @@
 //! One layer: from its stored bytes to its entries and their content.
 
 use std::io::{self, BufRead, Read};
-use std::sync::mpsc::sync_channel;
+use std::sync::PoisonError;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
 use sha2::{Digest as _, Sha256};
 
 use super::content::{Content, Spill, SpillWriter};
-use super::decode::decoder;
+use super::decode::{Memory, decoder_within};
 use super::path::{self, Name};
 use super::record::{Action, Attrs, Record, Records, XattrSets};
-use super::stream::{CHUNKS_AHEAD, Chunks, pump};
+use super::stream::{CHUNKS_AHEAD, Chunk, Chunks, pump};
 use super::{Layer, Shared, reader_error};
 use crate::digest::Digest;
 use crate::error::{ProviderError, Result};
@@ -37,10 +38,7 @@ pub(super) fn read(layer: Layer<'_>, shared: &Shared<'_>) -> Result<ReadLayer> {
         });
         let compressed = Chunks::new(chunks);
         let (plain, chunks) = sync_channel(CHUNKS_AHEAD);
-        scope.spawn(move || match decompressed(compressed, compression) {
-            Ok(reader) => pump(reader, &plain),
-            Err(e) => drop(plain.send(Err(e))),
-        });
+        scope.spawn(move || decompress(compressed, compression, shared, &plain));
         let bytes = Taken { inner: Chunks::new(chunks), hasher: Sha256::new(), shared };
         parse(&mut Source::new(bytes, &shared.budget), ends, shared, &name)
     })?;
@@ -53,12 +51,27 @@ pub(super) fn read(layer: Layer<'_>, shared: &Shared<'_>) -> Result<ReadLayer> {
     }
 }
 
-fn decompressed(mut stored: Chunks, compression: Option<FileKind>) -> io::Result<Box<dyn Read + Send>> {
-    let kind = match compression {
-        Some(kind) => kind,
-        None => FileKind::of_bytes(stored.fill_buf()?),
+/// Sends all of the decompressed bytes, and then the end or an error.
+fn decompress(
+    mut stored: Chunks,
+    compression: Option<FileKind>,
+    shared: &Shared<'_>,
+    to: &SyncSender<Chunk>,
+) {
+    let head = match stored.fill_buf() {
+        Ok(head) => head,
+        Err(e) => return drop(to.send(Err(e))),
     };
-    decoder(stored, kind).map_err(io::Error::other)
+    let kind = compression.unwrap_or_else(|| FileKind::of_bytes(head));
+    let memory = Memory::of(kind, head);
+    let _alone = match memory {
+        Memory::Small => None,
+        Memory::Large => Some(shared.large.lock().unwrap_or_else(PoisonError::into_inner)),
+    };
+    match decoder_within(stored, kind, memory) {
+        Ok(reader) => pump(reader, to),
+        Err(e) => drop(to.send(Err(io::Error::other(e)))),
+    }
 }
 
 fn parse(
