@@ -89,6 +89,8 @@ impl LayerCache {
     pub(crate) fn publish(&self, digest: &Digest, partial: &File) -> Result<()> {
         let failed = |what| ProviderError::cache(&self.dir, what);
         partial.sync_all().map_err(failed("a layer cannot be written out"))?;
+        #[cfg(test)]
+        super::crash::point("layer synced");
         fs::rename(self.partial_path(digest), self.path(digest))
             .map_err(failed("a layer cannot be renamed"))?;
         sync_dir(&self.dir).map_err(failed("the directory cannot be written out"))

@@ -28,6 +28,7 @@ use std::thread;
 use std::time::SystemTime;
 
 use crate::context::Context;
+use crate::digest::Digest;
 use crate::error::{ProviderError, Result};
 use crate::superblock::Superblock;
 
@@ -253,13 +254,7 @@ impl Store {
     }
 
     /// Renaming changed the file's change time, so it is looked at only now.
-    fn record(
-        &self,
-        key: &Key,
-        file: &File,
-        sha256: crate::digest::Digest,
-        description: Description,
-    ) -> io::Result<Record> {
+    fn record(&self, key: &Key, file: &File, sha256: Digest, description: Description) -> io::Result<Record> {
         let metadata = file.metadata()?;
         let stamp = Stamp::of(&metadata);
         let record = Record::new(key, Made { description, bytes: metadata.len(), sha256, stamp });

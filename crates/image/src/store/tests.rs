@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::digest::Digest;
 use crate::image_config::ImageConfig;
 
 /// The smallest file that passes for an image.
-fn fake_image(len: usize) -> Vec<u8> {
+pub(super) fn fake_image(len: usize) -> Vec<u8> {
     let mut image = vec![0; len];
     image[..4].copy_from_slice(b"hsqs");
     image[12..16].copy_from_slice(&(1u32 << 17).to_le_bytes());
@@ -22,11 +21,11 @@ fn fake_image(len: usize) -> Vec<u8> {
     image
 }
 
-fn key(name: &str) -> Key {
+pub(super) fn key(name: &str) -> Key {
     Key::of_parts([name.as_bytes()])
 }
 
-fn description() -> Description {
+pub(super) fn description() -> Description {
     Description {
         kind: ImageKind::Tar,
         source: "test".to_owned(),
@@ -339,6 +338,122 @@ fn an_image_of_an_earlier_version_stays_while_it_is_held() {
     drop(held);
     cache.prune(0, None);
     assert!(!image.path.exists());
+}
+
+/// Mounts what the test needs in a mount namespace of its own. None for an ordinary user, who may not.
+fn as_root_in(dir: &Path, mount: &str, test: &str) -> Option<()> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let program = std::env::current_exe().unwrap();
+    let script = format!("{mount} && exec \"$0\" --exact store::tests::{test} --nocapture");
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .arg(program)
+        .env(INSIDE, dir)
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    let said =
+        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    Some(())
+}
+
+/// Set for a test that runs itself inside of [`as_root_in`].
+const INSIDE: &str = "VMETTE_STORE_TEST_INSIDE";
+
+#[test]
+fn a_read_only_cache_serves() {
+    let Some(dir) = std::env::var_os(INSIDE).map(std::path::PathBuf::from) else {
+        let cache = cache();
+        let image = cache.make("a", 400, 100);
+        cache.store.set_name("a", &image.key, &Origin::Local).unwrap();
+        // A copy, whose files are not the recorded ones.
+        fs::remove_file(&image.path).unwrap();
+        fs::write(&image.path, fake_image(400)).unwrap();
+        as_root_in(
+            cache.root.path(),
+            "mount --bind . . && mount -o remount,ro,bind .",
+            "a_read_only_cache_serves",
+        );
+        return;
+    };
+    assert!(fs::write(dir.join("x"), b"").is_err(), "it is not read-only");
+    let ctx = Context::new(dir.join("cache"));
+    let store = ctx.store().unwrap();
+    assert!(store.find(&key("a")).is_some());
+    store.obtain(&key("a"), &ctx, never).unwrap();
+    store.obtain_of_file("file", &key("a"), &ctx, never).unwrap();
+    assert!(store.name("a").unwrap().is_some());
+    assert_eq!(store.list().unwrap().len(), 1);
+    assert!(Store::hold(&store.image_path(&key("a"))).is_ok());
+    let refused = store.obtain(&key("b"), &ctx, never).unwrap_err().to_string();
+    assert!(refused.contains("VMETTE_CACHE_DIR"), "{refused}");
+}
+
+#[test]
+fn a_full_disk_is_told_and_leaves_nothing() {
+    let Some(dir) = std::env::var_os(INSIDE).map(std::path::PathBuf::from) else {
+        let root = tempfile::tempdir().unwrap();
+        let mount = "mount -t tmpfs -o size=64k,mode=0700 none . && cd .";
+        as_root_in(root.path(), mount, "a_full_disk_is_told_and_leaves_nothing");
+        return;
+    };
+    let ctx = Context::new(dir.join("cache")).with_cache_budget(0);
+    let store = ctx.store().unwrap();
+    // So long that the image itself fits, and its record does not.
+    for description_len in [1000, 60_000] {
+        let made = store.obtain(&key("a"), &ctx, |staging| {
+            fs::write(staging, fake_image(16 << 10)).unwrap();
+            let source = "x".repeat(description_len);
+            Ok(Description { source, ..description() })
+        });
+        match made {
+            Ok(_) => assert_eq!(description_len, 1000),
+            Err(e) => assert!(e.to_string().contains("No space left") && description_len == 60_000, "{e}"),
+        }
+        store.prune(&PruneRules { max_bytes: 0, keep: None, recent_too: true }).unwrap();
+        assert!(store.file_names().unwrap().is_empty(), "{:?}", store.file_names());
+    }
+}
+
+#[test]
+fn pruning_beside_holding_and_making_takes_nothing_that_is_held() {
+    let cache = cache();
+    let everything = PruneRules { max_bytes: 0, keep: None, recent_too: true };
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let pruner = scope.spawn(|| {
+            let mut removed = 0;
+            while !stop.load(Ordering::Relaxed) {
+                removed += cache.store.prune(&everything).unwrap().images.len();
+            }
+            removed
+        });
+        let users: Vec<_> = (0..4)
+            .map(|user| {
+                let cache = &cache;
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        let image = cache.obtain(if user % 2 == 0 { "a" } else { "b" }, write(400)).unwrap();
+                        // Pruned at this very moment, which is to be tried again.
+                        let Ok(held) = Store::hold(&image.path) else { continue };
+                        std::thread::yield_now();
+                        let named = fs::metadata(&image.path).unwrap();
+                        assert_eq!(Stamp::of(&named), Stamp::of(&held.file().metadata().unwrap()));
+                        assert_eq!(fs::read(&image.path).unwrap(), fake_image(400));
+                    }
+                })
+            })
+            .collect();
+        let users: Vec<_> = users.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        stop.store(true, Ordering::Relaxed);
+        users.into_iter().for_each(|user| user.unwrap());
+        assert!(pruner.join().unwrap() > 0);
+    });
+    cache.store.prune(&everything).unwrap();
+    assert!(cache.names().is_empty(), "{:?}", cache.names());
 }
 
 #[test]
