@@ -141,12 +141,22 @@ impl Authority {
         Self { key, params, _dir: dir, file }
     }
 
-    fn server_config(&self) -> Arc<rustls::ServerConfig> {
+    /// A certificate for this machine, and its key, in PEM.
+    pub(crate) fn certificate(&self) -> (String, String) {
+        let (certificate, key) = self.sign();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn sign(&self) -> (rcgen::Certificate, rcgen::KeyPair) {
         let key = rcgen::KeyPair::generate().unwrap();
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let params = rcgen::CertificateParams::new(names).unwrap();
         let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
-        let certificate = params.signed_by(&key, &issuer).unwrap();
+        (params.signed_by(&key, &issuer).unwrap(), key)
+    }
+
+    fn server_config(&self) -> Arc<rustls::ServerConfig> {
+        let (certificate, key) = self.sign();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let config = rustls::ServerConfig::builder_with_provider(provider)

@@ -254,6 +254,25 @@ fn a_helper_that_fails_is_named_without_what_it_printed() {
 }
 
 #[test]
+fn a_helper_that_is_given_up_takes_what_it_started_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let ctx = Context::new("/nonexistent");
+    let program = script(dir.path(), r#"sleep 1000 & echo $! > "$0.pid"; exec >&-; wait"#);
+    helper::run(&program, "x", "r.example", &ctx, Duration::from_millis(500)).unwrap().unwrap_err();
+    let pid = fs::read_to_string(dir.path().join("helper.pid")).unwrap();
+    // Gone, or dead and not yet waited for by whoever inherits it.
+    let lives = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
+    };
+    let until = std::time::Instant::now() + LONG;
+    while lives() {
+        assert!(std::time::Instant::now() < until, "it is still there");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn a_helper_is_a_name_and_not_a_path() {
     for name in ["../evil", "a/b", "", "a b", "$(x)", &"x".repeat(200)] {
         let text = format!(r#"{{"credsStore":{name:?}}}"#);

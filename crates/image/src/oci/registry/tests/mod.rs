@@ -1,5 +1,7 @@
 //! What registries may do, and who gets which credentials.
 
+mod counterpart;
+
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
