@@ -1,6 +1,7 @@
 //! Conversion, up to the tree.
 
 mod damage;
+mod fuzz;
 mod listing;
 mod umoci;
 mod whiteouts;
