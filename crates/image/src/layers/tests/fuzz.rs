@@ -48,7 +48,7 @@ fn blocks() -> impl Strategy<Value = Block> {
             .prop_map(header);
     let whiteout = ("([ab]/){0,2}\\.wh\\.(\\.wh\\.\\.opq|[ab])", Just(b'0'))
         .prop_map(move |(name, kind)| header((kind, name, String::new(), 0, 0o644, 0, false)));
-    let kind = prop_oneof![proptest::sample::select(b"0123456\07LKgVS".to_vec()), any::<u8>()];
+    let kind = prop_oneof![proptest::sample::select(b"\x000123456\x37LKgVS".to_vec()), any::<u8>()];
     let size = prop_oneof![4 => Just(0), 2 => 0..2000_u64, 1 => any::<u64>()];
     let bad = (kind, names(), names(), size, any::<u32>(), any::<u32>(), any::<bool>()).prop_map(header);
     let keys = proptest::sample::select(vec![
