@@ -1,6 +1,8 @@
 //! However vmette ends, and in whatever phase, its processes and files end with it.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -178,5 +180,24 @@ fn a_signal_ends_a_conversion_promptly_and_leaves_nothing() {
             .filter(|name| !images.contains(name) && !name.to_string_lossy().ends_with(".lock"))
             .collect();
         assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn a_signal_ends_a_download_that_stalls_promptly() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let spec = format!("tar+http://{}/root.tar", server.local_addr().unwrap());
+    for (signal, code) in ENDING {
+        let running = Vmette::run([&spec, "--", "true"]).start();
+        let (mut client, _) = server.accept().unwrap();
+        // Asked for, and begun.
+        let _ = client.read(&mut [0; 4096]).unwrap();
+        client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nbegin").unwrap();
+        let begun = Instant::now();
+        running.signal(signal);
+        let outcome = running.wait();
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}: {outcome:?}", begun.elapsed());
+        assert!(!outcome.stderr.contains("error:"), "{outcome:?}");
     }
 }
