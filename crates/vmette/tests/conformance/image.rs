@@ -207,7 +207,9 @@ fn a_command_is_asked_to_end_by_its_images_signal() {
     let session = bench.start(&config(&bench, stubborn("USR1"))).unwrap();
     let output = ready(&session);
     assert_eq!(session.stop_gently(Duration::from_secs(60)), SessionEnd::Exited(5));
-    assert_eq!(output.into_iter().flatten().collect::<Vec<u8>>(), b"asked\n");
+    let said: Vec<u8> = output.into_iter().flatten().collect();
+    // The shell may have a word to say of its `sleep`, which the signal ends too.
+    assert!(said.ends_with(b"asked\n"), "{:?}", String::from_utf8_lossy(&said));
 }
 
 #[test]
