@@ -81,23 +81,22 @@ fn blocks() -> impl Strategy<Value = Block> {
 
 fn pack(blocks: &[Block], ended: bool) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut header =
-        |out: &mut Vec<u8>, kind: u8, name: &str, link: &str, size: u64, more: (u32, u32, bool)| {
-            let mut header = if more.2 { tar::Header::new_gnu() } else { tar::Header::new_ustar() };
-            let old = header.as_old_mut();
-            old.name[..name.len().min(100)].copy_from_slice(&name.as_bytes()[..name.len().min(100)]);
-            old.linkname[..link.len().min(100)].copy_from_slice(&link.as_bytes()[..link.len().min(100)]);
-            old.linkflag = [kind];
-            header.set_size(size);
-            header.set_mode(more.0 & 0o7777);
-            header.set_uid((more.0 >> 12).into());
-            header.set_gid(0);
-            header.set_mtime(more.1.into());
-            header.set_device_major(more.1 >> 20).unwrap();
-            header.set_device_minor(more.1 & 0xf_ffff).unwrap();
-            header.set_cksum();
-            out.extend_from_slice(header.as_bytes());
-        };
+    let header = |out: &mut Vec<u8>, kind: u8, name: &str, link: &str, size: u64, more: (u32, u32, bool)| {
+        let mut header = if more.2 { tar::Header::new_gnu() } else { tar::Header::new_ustar() };
+        let old = header.as_old_mut();
+        old.name[..name.len().min(100)].copy_from_slice(&name.as_bytes()[..name.len().min(100)]);
+        old.linkname[..link.len().min(100)].copy_from_slice(&link.as_bytes()[..link.len().min(100)]);
+        old.linkflag = [kind];
+        header.set_size(size);
+        header.set_mode(more.0 & 0o7777);
+        header.set_uid((more.0 >> 12).into());
+        header.set_gid(0);
+        header.set_mtime(more.1.into());
+        header.set_device_major(more.1 >> 20).unwrap();
+        header.set_device_minor(more.1 & 0xf_ffff).unwrap();
+        header.set_cksum();
+        out.extend_from_slice(header.as_bytes());
+    };
     for block in blocks {
         match block {
             Block::Header { kind, name, link, size, mode, device, gnu } => {
