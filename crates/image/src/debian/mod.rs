@@ -188,6 +188,7 @@ pub(crate) fn build(options: &BuildOptions, ctx: &Context, staging: &Path) -> Re
         tool: TOOL,
         subject: PathBuf::from(&options.suite),
         time_max: TIME_MAX,
+        is_cause,
         on_line: Box::new(move |line| {
             if let Some(step) = line.strip_prefix("I: ") {
                 reporter.report(&format!("{TOOL}: {step}"));
@@ -216,6 +217,13 @@ pub(crate) fn build(options: &BuildOptions, ctx: &Context, staging: &Path) -> Re
         layers: Vec::new(),
         unpacked: converted.unpacked,
     })
+}
+
+/// apt's errors, such as of a package that is not there, and mmdebstrap's own, but for those that only say that there
+/// were some.
+fn is_cause(line: &str) -> bool {
+    let hollow = ["setup failed", "mmdebstrap failed to run", "apt-get ", "Some index files failed"];
+    line.strip_prefix("E: ").is_some_and(|error| !hollow.iter().any(|start| error.starts_with(start)))
 }
 
 fn command(program: PathBuf, options: &BuildOptions) -> Command {
@@ -295,6 +303,19 @@ mod tests {
         let ctx = Context::new("/nonexistent").offline(true);
         let e = build(&options(), &ctx, Path::new("/nonexistent/x")).unwrap_err();
         assert!(matches!(e, ProviderError::OfflineCacheMiss(_)), "{e}");
+    }
+
+    #[test]
+    fn the_cause_of_a_failure_is_told_and_what_follows_from_it_is_not() {
+        let printed = "\
+Reading package lists...
+E: Unable to locate package no-such-package
+E: setup failed: E: apt-get --yes install no-such-package failed
+I: main() received signal PIPE: waiting for setup...
+E: apt-get update --error-on=any failed
+E: mmdebstrap failed to run";
+        let causes: Vec<_> = printed.lines().filter(|line| is_cause(line)).collect();
+        assert_eq!(causes, ["E: Unable to locate package no-such-package"]);
     }
 
     #[test]

@@ -181,6 +181,20 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_whose_file_was_replaced_is_none() {
+        let (_dir, path) = place();
+        let waited_for = open(&path).unwrap();
+        drop(FileLock::try_acquire(&path).unwrap().unwrap());
+        assert!(lock_now(&waited_for, &path).unwrap());
+        assert!(FileLock::if_named(&path, waited_for).is_none(), "its name is gone");
+        let waited_for = open(&path).unwrap();
+        drop(FileLock::try_acquire(&path).unwrap().unwrap());
+        let _next = FileLock::try_acquire(&path).unwrap().unwrap();
+        assert!(lock_now(&waited_for, &path).unwrap());
+        assert!(FileLock::if_named(&path, waited_for).is_none(), "somebody else's has its name");
+    }
+
+    #[test]
     fn a_planted_link_is_not_followed() {
         let (dir, path) = place();
         let elsewhere = dir.path().join("elsewhere");

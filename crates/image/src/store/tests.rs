@@ -253,6 +253,10 @@ fn a_record_that_cannot_be_used_is_as_none() {
         cache.obtain("a", write(400)).unwrap();
         assert!(cache.store.find(&image.key).is_some());
     }
+    let elsewhere = cache.root.path().join("elsewhere");
+    fs::rename(&record, &elsewhere).unwrap();
+    symlink(&elsewhere, &record).unwrap();
+    assert_eq!(cache.store.find(&image.key), None, "a link");
 }
 
 #[test]

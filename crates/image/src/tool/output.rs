@@ -44,6 +44,8 @@ pub(crate) struct Watch {
     pub(crate) subject: PathBuf,
     /// How long it may take in all.
     pub(crate) time_max: Duration,
+    /// Which of these lines tell why it failed; if none does, the last ones are taken to.
+    pub(crate) is_cause: fn(&str) -> bool,
     /// Hears each line that it prints on its standard error.
     pub(crate) on_line: Box<dyn FnMut(&str) + Send>,
 }
@@ -68,7 +70,7 @@ pub(crate) struct Output {
 impl Output {
     /// Starts the program, whose environment is cleared but for what it needs.
     pub(crate) fn start(command: &mut Command, watch: Watch, ctx: &Context) -> Result<Self> {
-        let Watch { tool, subject, time_max, on_line } = watch;
+        let Watch { tool, subject, time_max, is_cause, on_line } = watch;
         let program = PathBuf::from(command.get_program());
         command.env_clear().env("PATH", CHILD_PATH).env("LC_ALL", "C");
         command.envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
@@ -86,7 +88,7 @@ impl Output {
         let (sender, printed) = mpsc::channel();
         thread::spawn(move || {
             // Nobody listens when the stream was dropped.
-            let _ = sender.send(tell(stderr, on_line));
+            let _ = sender.send(tell(stderr, is_cause, on_line));
         });
         let deadline = Instant::now() + time_max;
         let ctx = ctx.clone();
@@ -174,21 +176,33 @@ impl Drop for Output {
     }
 }
 
-/// Tells each line, and keeps the last of them. Ends when nobody has the other end any more.
-fn tell(stderr: ChildStderr, mut on_line: Box<dyn FnMut(&str) + Send>) -> Vec<u8> {
+/// Tells each line, and keeps the last of the causes, or else of all. Ends when nobody has the other end any more.
+fn tell(
+    stderr: ChildStderr,
+    is_cause: fn(&str) -> bool,
+    mut on_line: Box<dyn FnMut(&str) + Send>,
+) -> Vec<u8> {
     let mut reader = BufReader::new(stderr);
-    let mut kept = Vec::new();
+    let (mut causes, mut kept) = (Vec::new(), Vec::new());
     let mut line = Vec::new();
     while let Ok(1..) = reader.by_ref().take(LINE_MAX).read_until(b'\n', &mut line) {
         // What is printed may come from a mirror or a package: it must not reach a terminal as more than text.
         let text: String = String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control()).collect();
-        on_line(text.trim());
-        kept.extend_from_slice(text.as_bytes());
-        kept.push(b'\n');
-        kept.drain(..kept.len().saturating_sub(PRINTED_MAX));
+        let text = text.trim();
+        on_line(text);
+        keep(&mut kept, text);
+        if is_cause(text) {
+            keep(&mut causes, text);
+        }
         line.clear();
     }
-    kept
+    if causes.is_empty() { kept } else { causes }
+}
+
+fn keep(kept: &mut Vec<u8>, text: &str) {
+    kept.extend_from_slice(text.as_bytes());
+    kept.push(b'\n');
+    kept.drain(..kept.len().saturating_sub(PRINTED_MAX));
 }
 
 #[cfg(test)]
@@ -204,6 +218,7 @@ mod tests {
             tool: "sh",
             subject: "nothing".into(),
             time_max: Duration::from_secs(60),
+            is_cause: |line| line.starts_with("E: "),
             on_line: Box::new(move |line| heard.lock().unwrap().push(line.to_owned())),
         };
         (Output::start(Command::new("/bin/sh").args(["-c", script]), watch, ctx).unwrap(), lines)
@@ -242,6 +257,7 @@ mod tests {
             tool: "sh",
             subject: "nothing".into(),
             time_max: Duration::from_secs(60),
+            is_cause: |line| line.starts_with("E: "),
             on_line: Box::new(move |_| heard.send(()).unwrap()),
         };
         // The second takes no request to end, and outlives the first.

@@ -19,7 +19,12 @@ pub(super) fn stream(image: &Path, ctx: &Context) -> Result<Output> {
     let mut command = Command::new(program);
     // What cannot be stored is an error: an archive without it would be another tree.
     command.args(["--root-becomes", ".", "--no-skip", "--"]).arg(image);
-    let watch =
-        Watch { tool: TOOL, subject: image.to_owned(), time_max: TIME_MAX, on_line: Box::new(|_| {}) };
+    let watch = Watch {
+        tool: TOOL,
+        subject: image.to_owned(),
+        time_max: TIME_MAX,
+        is_cause: |_| true,
+        on_line: Box::new(|_| {}),
+    };
     Output::start(&mut command, watch, ctx)
 }
