@@ -63,8 +63,8 @@ fn cover_here(i: usize, volume: &str) -> Result<(), BootError> {
     // By the current folder: a path in the options could hold their separators.
     let data = std::ffi::CString::new(format!("lowerdir=.,upperdir={upper},workdir={work}"))
         .map_err(|e| BootError::io(failed())(std::io::Error::from(e)))?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    mount("overlay", ".", "overlay", flags, data.as_c_str()).map_err(BootError::io(failed()))
+    // As the root itself: what the image has in it works as it does elsewhere.
+    mount("overlay", ".", "overlay", MountFlags::empty(), data.as_c_str()).map_err(BootError::io(failed()))
 }
 
 /// The memory that takes the writes; out of sight when this is gone, and kept by the volumes.
