@@ -1,5 +1,6 @@
 //! Taking files in as images that belong here.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -34,6 +35,7 @@ impl Images {
     pub fn import(&self, path: &Path, name: &str) -> Result<ImageDetails> {
         let name = Reference::of_local(name)?.to_string();
         let path = path.canonicalize().map_err(ProviderError::io("cannot open", path))?;
+        let known: HashSet<_> = self.store.all_names()?.into_iter().map(|record| record.name).collect();
         let image = match Content::of(&path)? {
             Content::Squashfs => self.import_squashfs(&path)?,
             Content::Tar => self.resolve(&format!("tar+file://{}", spec::encode_path(&path)))?,
@@ -41,7 +43,12 @@ impl Images {
             Content::OciArchive => self.resolve(&of_path("oci-archive", &path)?)?,
             Content::DockerArchive => self.resolve(&of_path("docker-archive", &path)?)?,
         };
-        self.name_local(image, &name)
+        let details = self.name_local(image, &name)?;
+        // What a run of the file itself would have called it: the image goes with the name that was given here.
+        for other in details.names.iter().filter(|other| **other != name && !known.contains(*other)) {
+            self.store.remove_name(other)?;
+        }
+        self.inspect(&name)
     }
 
     /// Gives an image that was made here its name.

@@ -228,6 +228,7 @@ fn an_archive_becomes_an_image_that_stays() {
     let details = place.images.import(&place.archive(), "mine").unwrap();
     assert_eq!(details.summary.name.as_deref(), Some("localhost/mine:latest"));
     assert_eq!(details.summary.kind, ImageKind::Tar);
+    assert_eq!(details.names, ["localhost/mine:latest"], "it goes with its name");
     fs::remove_file(place.path("tree.tar")).unwrap();
     let long_ago = SystemTime::UNIX_EPOCH;
     File::open(details.path.with_extension("json")).unwrap().set_modified(long_ago).unwrap();
@@ -238,6 +239,36 @@ fn an_archive_becomes_an_image_that_stays() {
         let refused = place.images.import(&place.path("none"), bad).unwrap_err();
         assert!(matches!(refused, ProviderError::InvalidSpec(_)), "{bad}");
     }
+}
+
+#[test]
+fn an_archive_that_was_run_before_keeps_both_names() {
+    let place = place();
+    let archive = place.archive();
+    let spec = format!("tar+file://{}", archive.display());
+    crate::default_registry(None).resolve(&spec, &place.images.ctx).unwrap();
+    let details = place.images.import(&archive, "mine").unwrap();
+    assert_eq!(details.names, ["localhost/mine:latest", &spec]);
+    fs::write(&archive, fs::read(&archive).unwrap()).unwrap();
+    crate::default_registry(None).resolve(&spec, &place.images.ctx).unwrap();
+    assert_eq!(
+        place.images.inspect("mine").unwrap().names,
+        ["localhost/mine:latest"],
+        "the file is another one"
+    );
+    assert_eq!(place.listed().len(), 2);
+}
+
+#[test]
+fn looking_at_images_at_once_finds_none_in_use() {
+    let place = place();
+    let image = place.make("a", None);
+    std::thread::scope(|scope| {
+        let lookers: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..500).any(|_| image.is_in_use()))).collect();
+        for looker in lookers {
+            assert!(!looker.join().unwrap());
+        }
+    });
 }
 
 #[test]
@@ -366,6 +397,32 @@ fn an_oci_archive_says_what_the_image_says() {
     fs::write(place.path("layer.tar"), plain).unwrap();
     let back = place.images.import(&place.path("layer.tar"), "back").unwrap();
     assert!(bytes(&back.path) == bytes(&source.path));
+}
+
+/// What other programs make of an exported image.
+#[test]
+fn skopeo_and_umoci_read_an_exported_image() {
+    let place = place();
+    let made = place.images.import(&place.archive(), "a").unwrap();
+    place.images.export("a", &place.path("a.tar"), ExportFormat::Oci).unwrap();
+    let run = |program: &str, args: &[&str]| {
+        let program = crate::tool::find(program).expect("the set-up for tests installs it");
+        let output =
+            std::process::Command::new(program).args(args).current_dir(place.root.path()).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run("skopeo", &["--insecure-policy", "copy", "oci-archive:a.tar", "oci:layout:a"]);
+    let said = run("skopeo", &["inspect", "oci:layout:a"]);
+    assert!(said.contains(&Platform::of_guest().architecture), "{said}");
+    if !rustix::process::geteuid().is_root() {
+        // Only root can unpack owners and devices.
+        return;
+    }
+    run("umoci", &["unpack", "--image", "layout:a", "bundle"]);
+    run("sh", &["-c", "tar --xattrs --xattrs-include='*' --sort=name -C bundle/rootfs -cf back.tar ."]);
+    let back = place.images.import(&place.path("back.tar"), "back").unwrap();
+    assert!(bytes(&back.path) == bytes(&made.path));
 }
 
 /// Goes to the network's mirrors, so it is asked for by name.

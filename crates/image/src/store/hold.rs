@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::Store;
+use super::{Store, document};
 
 /// While this lives, pruning leaves the image alone.
 #[derive(Debug)]
@@ -17,6 +17,26 @@ impl InUse {
     pub fn file(&self) -> &File {
         &self.0
     }
+}
+
+/// Whether somebody holds the image.
+pub(super) fn is_held(path: &Path) -> bool {
+    let _asking = ask(path);
+    // Unlocked before the next one asks.
+    document::open(path).is_ok_and(|file| file.try_lock().is_err())
+}
+
+/// Whether nobody holds the image, upon which it stays locked until the file is closed: whoever wants to hold it waits.
+pub(super) fn lock_unheld(file: &File, path: &Path) -> bool {
+    let _asking = ask(path);
+    file.try_lock().is_ok()
+}
+
+/// Who asks has the image's lock for a moment, so only one at a time asks, by the lock of the images' directory: two
+/// would take each other for users of the image. A file system that cannot lock directories leaves it at that.
+fn ask(path: &Path) -> Option<File> {
+    let dir = File::open(path.parent()?).ok()?;
+    dir.lock().is_ok().then_some(dir)
 }
 
 impl Store {

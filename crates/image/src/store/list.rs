@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::hold::is_held;
 use super::record::Record;
-use super::{Key, RECORD_SUFFIX, Store, StoredImage, document};
+use super::{Key, RECORD_SUFFIX, Store, StoredImage};
 use crate::error::Result;
 
 impl Store {
@@ -41,7 +42,6 @@ impl StoredImage {
     /// Whether a machine, or something else, [holds](Store::hold) it now.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        // An exclusive lock is to be had only when nobody holds it. It is let go at once.
-        document::open(&self.path).is_ok_and(|file| file.try_lock().is_err())
+        is_held(&self.path)
     }
 }

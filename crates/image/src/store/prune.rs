@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use super::hold::{is_held, lock_unheld};
 use super::names::NameRecord;
 use super::record::Record;
 use super::{
@@ -125,8 +125,8 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Removal::Gone),
             opened => opened.map_err(failed)?,
         };
-        // An exclusive lock is to be had only when nobody holds it; whoever waits for it finds the name gone.
-        if !held_too && file.try_lock().is_err() {
+        // Locked until its name is gone: whoever wants to hold it finds it so.
+        if !held_too && !lock_unheld(&file, &image.path) {
             return Ok(Removal::Held);
         }
         // The record first: without it nothing is taken for ready.
@@ -166,7 +166,7 @@ impl Store {
         let path = self.dir.join(name);
         let goes = match rest {
             LOCK_SUFFIX => false,
-            IMAGE_SUFFIX => !Record::path(&self.dir, key).exists() && is_unheld(&path),
+            IMAGE_SUFFIX => !Record::path(&self.dir, key).exists() && !is_held(&path),
             RECORD_SUFFIX => !self.image_path(key).exists(),
             _ => true,
         };
@@ -200,8 +200,4 @@ impl Store {
         }
         Ok(())
     }
-}
-
-fn is_unheld(path: &Path) -> bool {
-    document::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
