@@ -263,8 +263,13 @@ fn an_archive_that_was_run_before_keeps_both_names() {
 fn looking_at_images_at_once_finds_none_in_use() {
     let place = place();
     let image = place.make("a", None);
+    let barrier = std::sync::Barrier::new(4);
     std::thread::scope(|scope| {
-        let lookers: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..500).any(|_| image.is_in_use()))).collect();
+        let look = || {
+            barrier.wait();
+            (0..3000).any(|_| image.is_in_use())
+        };
+        let lookers: Vec<_> = (0..4).map(|_| scope.spawn(look)).collect();
         for looker in lookers {
             assert!(!looker.join().unwrap());
         }
