@@ -171,7 +171,7 @@ impl Store {
         let image = self.obtain(key, ctx, build)?;
         if self.name(spec)?.is_none_or(|name| name.key != *key) {
             // A list is all that depends on it, and a cache on a read-only file system serves.
-            let _ = self.set_name(spec, key, &Origin::File);
+            let _ = self.set_name(spec, key, &Origin::File { stamp: *key });
         }
         Ok(image)
     }

@@ -172,8 +172,11 @@ pub enum Origin {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         last_modified: Option<String>,
     },
-    /// A file of this machine, or what this program makes by itself: looked at each time, so there is nothing to ask.
-    File,
+    /// A file or folder of this machine: what it was when it was read.
+    File {
+        /// Of its place and of all that changes when it is written to.
+        stamp: Key,
+    },
     /// Made or imported here: nothing to ask, and not to be had again, so it is never removed but by name.
     Local,
 }
