@@ -44,7 +44,7 @@ pub use image_config::{ImageConfig, Platform};
 pub use images::{
     ExportFormat, Exported, ImageDetails, ImageSummary, Images, PruneOptions, PruneReport, Removed,
 };
-pub use oci::ImageError;
+pub use oci::{ImageError, LocalImageProvider, OciProvider};
 pub use progress::{Item, PROGRESS_STEP, Progress, Reporter};
 pub use provider::{BlockFs, RootfsArtifact, RootfsProvider};
 pub use registry::{Registry, default_registry};

@@ -6,6 +6,7 @@ use crate::builtin::BuiltinProvider;
 use crate::context::Context;
 use crate::dir::{self, DirProvider};
 use crate::error::{ProviderError, Result};
+use crate::oci::{LocalImageProvider, OciProvider};
 use crate::provider::{RootfsArtifact, RootfsProvider};
 use crate::spec::SPEC_MAX;
 use crate::squashfs::SquashfsProvider;
@@ -17,8 +18,9 @@ pub struct Registry {
     providers: Vec<Box<dyn RootfsProvider>>,
 }
 
-/// All providers of this crate: `dir`, `squashfs`, `tar`, `builtin`. `busybox` is the static busybox that the built-in
-/// rootfs is made of; with None, asking for that rootfs is an error that says what to install.
+/// All providers of this crate: `dir`, `squashfs`, `tar`, `builtin`, `oci-layout`, `oci-archive`, `docker-archive` and,
+/// for what none of them claims, `oci`. `busybox` is the static busybox that the built-in rootfs is made of; with None,
+/// asking for that rootfs is an error that says what to install.
 #[must_use]
 pub fn default_registry(busybox: Option<PathBuf>) -> Registry {
     Registry::new()
@@ -26,6 +28,10 @@ pub fn default_registry(busybox: Option<PathBuf>) -> Registry {
         .with(SquashfsProvider::new())
         .with(TarProvider::new())
         .with(busybox.map_or_else(BuiltinProvider::without_busybox, BuiltinProvider::new))
+        .with(LocalImageProvider::layout())
+        .with(LocalImageProvider::oci_archive())
+        .with(LocalImageProvider::docker_archive())
+        .with(OciProvider::new())
 }
 
 impl Registry {
@@ -100,6 +106,7 @@ impl Registry {
         }
         let reason = match spec.split_once("://") {
             Some(("http" | "https", _)) => "say what it is: put tar+ or squashfs+ in front",
+            Some(("docker", _)) => "name the image without docker://",
             Some(_) => "no such kind of rootfs is known",
             None => "there is no such file or directory here",
         };

@@ -45,12 +45,13 @@ impl FileKind {
 
     /// What to call it, and the spec that would take it, if one does.
     pub(crate) fn advice(self, path: &Path) -> String {
+        let saved = format!("docker-archive:{} if an image was saved in it", path.display());
         let url = |scheme: &str| format!("use {scheme}+file://{}", crate::spec::encode_path(path));
         match self {
             Self::Squashfs => format!("a squashfs image: {}", url("squashfs")),
-            Self::Tar => format!("a tar archive: {}", url("tar")),
+            Self::Tar => format!("a tar archive: {}; {saved}", url("tar")),
             Self::Gzip | Self::Zstd | Self::Xz => {
-                format!("a compressed file: if it is a tar archive, {}", url("tar"))
+                format!("a compressed file: if it is a tar archive, {}; {saved}", url("tar"))
             }
             Self::Elf => {
                 "a program, not a rootfs: name a directory, a squashfs image or a tar archive".to_owned()

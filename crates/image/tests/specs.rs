@@ -10,8 +10,8 @@ use std::path::Path;
 
 use support::{Archive, Place, content, image, listing};
 use vmette_image::{
-    BlockFs, BuiltinProvider, ImageConfig, ProviderError, Registry, RootfsArtifact, RootfsProvider,
-    builtin_rootfs, default_registry, find_busybox,
+    BlockFs, BuiltinProvider, ImageConfig, ProviderError, PullPolicy, Registry, RootfsArtifact,
+    RootfsProvider, builtin_rootfs, default_registry, find_busybox,
 };
 
 fn message(place: &Place, spec: &str) -> String {
@@ -23,8 +23,11 @@ fn message(place: &Place, spec: &str) -> String {
 #[test]
 fn names_in_order() {
     let registry = default_registry(None);
-    assert_eq!(registry.names(), ["dir", "squashfs", "tar", "builtin"]);
-    assert_eq!((registry.len(), registry.is_empty()), (4, false));
+    assert_eq!(
+        registry.names(),
+        ["dir", "squashfs", "tar", "builtin", "oci-layout", "oci-archive", "docker-archive", "oci"]
+    );
+    assert_eq!((registry.len(), registry.is_empty()), (8, false));
     assert!(Registry::default().is_empty());
 }
 
@@ -72,7 +75,8 @@ fn what_is_no_directory() {
 fn what_nobody_claims() {
     let place = Place::new();
     for (spec, reason) in [
-        ("alpine:3.20", "no such file or directory"),
+        ("docker://alpine", "without docker://"),
+        ("oci://", "no such kind"),
         ("https://example.com/rootfs", "put tar+ or squashfs+ in front"),
         ("ftp://example.com", "no such kind"),
         ("", "empty"),
@@ -82,7 +86,6 @@ fn what_nobody_claims() {
         let message = message(&place, spec);
         assert!(message.contains(reason) && message.contains("tar+file:///PATH"), "{message}");
     }
-    assert!(message(&place, "no-such-name").contains("no such file or directory"));
     assert!(message(&place, "tar+file://./x.tar").contains("must be absolute"));
     assert!(message(&place, "squashfs+file:/x").contains("squashfs+file:///PATH"));
     assert!(
@@ -90,6 +93,37 @@ fn what_nobody_claims() {
         "no plain http without a word"
     );
     assert!(message(&place, "squashfs+https://user:hidden@example.com/x").contains("squashfs+file:///PATH"));
+}
+
+#[test]
+fn whatever_may_be_a_reference_is_an_image() {
+    let place = Place::new();
+    let offline = place.context().offline(true);
+    for (spec, name) in [
+        ("alpine:3.20", "docker.io/library/alpine:3.20"),
+        ("oci://ghcr.io/a/b", "ghcr.io/a/b:latest"),
+        ("no-such-name", "docker.io/library/no-such-name:latest"),
+    ] {
+        match default_registry(None).resolve(spec, &offline).unwrap_err() {
+            ProviderError::OfflineCacheMiss(missing) => assert_eq!(missing, name),
+            other => panic!("{other:?}"),
+        }
+    }
+    let never = place.context().with_pull_policy(PullPolicy::Never);
+    let error = default_registry(None).resolve("alpine", &never).unwrap_err().to_string();
+    assert!(error.contains("`--pull never`") && error.contains("vmette image pull docker.io/"), "{error}");
+    assert!(message(&place, "localhost/mine").contains("vmette image ls"));
+    assert!(message(&place, "Alpine").contains("lower case"));
+    assert!(message(&place, "oci://src:x:y").contains("a tag is"));
+    // A directory of that name comes first, unless it is said that an image is meant.
+    assert!(matches!(
+        default_registry(None).resolve("tests", &offline).unwrap(),
+        RootfsArtifact::Directory { .. }
+    ));
+    assert!(matches!(
+        default_registry(None).resolve("oci://tests", &offline).unwrap_err(),
+        ProviderError::OfflineCacheMiss(_)
+    ));
 }
 
 #[test]

@@ -1,14 +1,28 @@
 //! OCI and Docker images, wherever they come from.
 
+mod archive;
+mod bounded;
+mod config;
+mod download;
 mod error;
+mod image;
+mod layout;
+mod limits;
+mod local;
+mod manifest;
+mod media_type;
+mod outer;
+mod provider;
+mod pull;
 mod reference;
-#[allow(dead_code, reason = "the provider of registries, which is to use it, comes with the pull")]
 mod registry;
+mod resolve;
+mod select;
+mod slice;
 mod source;
+mod verify;
 
 pub use error::ImageError;
-#[allow(unused_imports, reason = "the provider of registries and the image store's façade meet here")]
+pub use provider::{LocalImageProvider, OciProvider};
 pub(crate) use reference::Reference;
 pub(crate) use registry::Credential;
-#[allow(unused_imports, reason = "the provider of registries, which is to use it, comes with the pull")]
-pub(crate) use registry::Registry;

@@ -1,9 +1,8 @@
 //! References: what an image in a registry is called.
 //!
 //! The grammar is the distribution specification's. It is parsed here, because a refusal should say which part is wrong
-//! and because every start of a cached image begins with it: the library at hand has one regular expression of which it
-//! only says that it does not match, which takes longer to build than the rest of a cached start, and which lets
-//! Unicode letters into a tag.
+//! and because every start of a cached image begins with it: the expression that `oci-spec` has for it takes 27 ms to
+//! compile, more than all else of such a start, lets Unicode letters into a tag, and only says that it does not match.
 
 use std::fmt;
 use std::path::Path;

@@ -10,6 +10,8 @@ use std::process::Command;
 
 use vmette_image::{Context, ProviderError, RootfsArtifact, RootfsProvider, TarLimits, TarProvider};
 
+pub mod oci;
+
 pub const LIMITS: TarLimits = TarLimits { max_bytes: 64 << 20 };
 
 /// An archive in the making.

@@ -1,0 +1,223 @@
+//! Layers on their way: from a registry through the layer cache into the conversion.
+//!
+//! A layer is downloaded by one process at a time, under its lock, and written to the cache while it is converted, so
+//! that what has come is there for the next attempt, whatever ends this one. It gets its name in the cache when its
+//! digest has been verified, and is verified again whenever it is taken from there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::sync::{Mutex, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+
+use super::source::{Blob, Source};
+use super::verify::Verified;
+use crate::context::Context;
+use crate::digest::Digest;
+use crate::error::{ProviderError, Result};
+use crate::progress::{Item, PROGRESS_STEP, Progress};
+use crate::store::{FileLock, LayerCache};
+
+/// Bytes that are hashed at once.
+const CHUNK: usize = 256 << 10;
+
+/// The layers of one image.
+pub(super) struct Downloads<'a> {
+    source: &'a dyn Source,
+    cache: LayerCache,
+    ctx: &'a Context,
+    /// For messages.
+    image: &'a str,
+    /// How many layers the image has.
+    count: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    asked_for: BTreeSet<Digest>,
+    /// Not verified yet, and whether part of it is from an earlier attempt.
+    unverified: BTreeMap<Digest, bool>,
+}
+
+impl<'a> Downloads<'a> {
+    pub(super) fn new(
+        source: &'a dyn Source,
+        cache: LayerCache,
+        ctx: &'a Context,
+        image: &'a str,
+        count: usize,
+    ) -> Self {
+        Self { source, cache, ctx, image, count, state: Mutex::default() }
+    }
+
+    /// The layer's compressed bytes, from the cache as far as they are there. Waits while another process downloads
+    /// them. The reader's end is their verification.
+    pub(super) fn open(&'a self, blob: &Blob, index: usize) -> Result<Box<dyn Read + Send + 'a>> {
+        let item = Item::Layer { digest: blob.digest, index, count: self.count };
+        let again = !self.state().asked_for.insert(blob.digest);
+        // A layer that an image has twice waits for itself, which nobody needs to hear of.
+        let silent = self.ctx.clone().with_reporter(std::sync::Arc::new(|_| {}));
+        let lock = self.cache.lock(&blob.digest, if again { &silent } else { self.ctx })?;
+        if let Some(file) = self.cached(blob)? {
+            self.ctx.progress(&Progress::Finished { item, cached: true });
+            return Ok(Box::new(file));
+        }
+        let failed =
+            |e| ProviderError::Other(format!("layer {} cannot be put into the cache: {e}", blob.digest));
+        let partial = self.cache.partial(&blob.digest)?;
+        let mut there = partial.metadata().map_err(failed)?.len();
+        if there > blob.size {
+            partial.set_len(0).map_err(failed)?;
+            there = 0;
+        }
+        self.state().unverified.insert(blob.digest, there > 0);
+        self.ctx.progress(&Progress::Started { item, done: there, total: Some(blob.size) });
+        let download = Download {
+            layer: blob.clone(),
+            partial,
+            there,
+            done: 0,
+            remote: None,
+            told: there,
+            item,
+            downloads: self,
+        };
+        let what = format!("its layer {}", index + 1);
+        let verified = Verified::new(download, self.image, &what, blob.clone());
+        Ok(Box::new(CachingReader { verified, lock: Some(lock) }))
+    }
+
+    /// The finished layer of the cache, if it is still what it was.
+    fn cached(&self, blob: &Blob) -> Result<Option<File>> {
+        let Some(mut file) = self.cache.open(&blob.digest) else { return Ok(None) };
+        let mut hasher = Sha256::new();
+        let mut chunk = vec![0; CHUNK];
+        let whole = loop {
+            self.ctx.check_cancelled()?;
+            match file.read(&mut chunk) {
+                Ok(0) => break Digest::finish(hasher) == blob.digest,
+                Ok(read) => hasher.update(&chunk[..read]),
+                // A disk that does not give back what it holds.
+                Err(_) => break false,
+            }
+        };
+        if whole && file.seek(SeekFrom::Start(0)).is_ok() {
+            return Ok(Some(file));
+        }
+        self.ctx.warn(&format!(
+            "layer {} in the cache is damaged and is downloaded again; check the disk if this happens more often",
+            blob.digest
+        ));
+        drop(file);
+        self.cache.discard(&blob.digest)?;
+        Ok(None)
+    }
+
+    /// After a conversion failed: forgets what may be to blame for it, and says whether another attempt may go better.
+    /// That is so when something was wrong with content of which a part came from an earlier attempt: a crash may have
+    /// left anything there.
+    pub(super) fn forget_doubtful(&self, error: &ProviderError) -> Result<bool> {
+        let unverified = std::mem::take(&mut self.state().unverified);
+        if !matches!(error, ProviderError::Image { .. }) {
+            return Ok(false);
+        }
+        for digest in unverified.keys() {
+            let _lock = self.cache.lock(digest, self.ctx)?;
+            // Somebody else may have completed it, and verified it, since.
+            if self.cache.open(digest).is_none() {
+                self.cache.discard(digest)?;
+            }
+        }
+        Ok(unverified.values().any(|&resumed| resumed))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // What a thread that panicked left is a set or a map all the same.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives first what is in the partial file, then what the source has beyond that, which it appends.
+struct Download<'a> {
+    layer: Blob,
+    partial: File,
+    /// Bytes of the partial file when it was opened.
+    there: u64,
+    /// Bytes given so far.
+    done: u64,
+    /// Opened when what was there has been given.
+    remote: Option<Box<dyn Read + Send>>,
+    /// The last `done` that was told.
+    told: u64,
+    item: Item<'a>,
+    downloads: &'a Downloads<'a>,
+}
+
+impl Download<'_> {
+    fn remote(&mut self) -> io::Result<&mut Box<dyn Read + Send>> {
+        let remote = match self.remote.take() {
+            Some(remote) => remote,
+            None => self.downloads.source.open(&self.layer, self.done).map_err(io::Error::other)?,
+        };
+        Ok(self.remote.insert(remote))
+    }
+
+    fn tell(&mut self) {
+        if self.done >= self.told + PROGRESS_STEP {
+            self.told = self.done;
+            let progress =
+                Progress::Advanced { item: self.item, done: self.done, total: Some(self.layer.size) };
+            self.downloads.ctx.progress(&progress);
+        }
+    }
+}
+
+impl Read for Download<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.downloads.ctx.check_cancelled().map_err(io::Error::other)?;
+        if self.done < self.there {
+            let len = usize::try_from(self.there - self.done).unwrap_or(usize::MAX).min(buffer.len());
+            let read = self.partial.read(&mut buffer[..len])?;
+            self.done += read as u64;
+            // Shorter than it was a moment ago: somebody else's hand.
+            return if read == 0 && len > 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(read) };
+        }
+        if self.done == self.layer.size && self.there == self.layer.size {
+            return Ok(0);
+        }
+        let read = self.remote()?.read(buffer)?;
+        self.partial.write_all(&buffer[..read]).map_err(|e| {
+            let digest = self.layer.digest;
+            io::Error::other(ProviderError::Other(format!(
+                "layer {digest} cannot be written to the cache: {e}"
+            )))
+        })?;
+        self.done += read as u64;
+        self.tell();
+        Ok(read)
+    }
+}
+
+/// Gives the layer its name in the cache when it has been verified, and lets others have it.
+struct CachingReader<'a> {
+    verified: Verified<Download<'a>>,
+    /// None when it is there.
+    lock: Option<FileLock>,
+}
+
+impl Read for CachingReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.verified.read(buffer)?;
+        if read == 0 && !buffer.is_empty() && self.lock.is_some() {
+            let download = self.verified.inner_mut();
+            let (digest, downloads) = (download.layer.digest, download.downloads);
+            downloads.cache.publish(&digest, &download.partial).map_err(io::Error::other)?;
+            downloads.state().unverified.remove(&digest);
+            downloads.ctx.progress(&Progress::Finished { item: download.item, cached: false });
+            self.lock = None;
+        }
+        Ok(read)
+    }
+}
