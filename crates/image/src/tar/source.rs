@@ -116,11 +116,19 @@ impl<'a, R: BufRead> Source<'a, R> {
         Ok(content)
     }
 
-    /// Passes the padding after content of `len` bytes.
+    /// Passes the padding after content of `len` bytes. An archive that ends in it, as some layers do, ends before the
+    /// next block: whether it may is decided there.
     pub(crate) fn padding(&mut self, len: u64) -> Result<()> {
-        let mut rest = [0; BLOCK];
-        let padding = usize::try_from(len.wrapping_neg() % BLOCK as u64).unwrap_or(0);
-        self.read_exact(&mut rest[..padding])
+        let mut left = len.wrapping_neg() % BLOCK as u64;
+        while left > 0 {
+            let there = self.peek(left)?.len();
+            if there == 0 {
+                break;
+            }
+            self.consume(there)?;
+            left -= there as u64;
+        }
+        Ok(())
     }
 
     pub(super) fn truncated(&self) -> ArchiveError {
