@@ -7,7 +7,7 @@
 
 mod environment;
 mod file;
-mod helper;
+mod program;
 mod secret;
 
 use base64::Engine;
@@ -102,7 +102,7 @@ pub(super) fn find(host: &str, repository: &str, ctx: &Context, env: Lookup<'_>)
             }
         };
         if let Some(name) = config.helper(host) {
-            match helper::ask(name, &server_name(host), ctx)? {
+            match program::ask(name, &server_name(host), ctx)? {
                 Ok(Some(credential)) => {
                     return Ok(Found {
                         failures,

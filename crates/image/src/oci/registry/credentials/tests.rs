@@ -218,7 +218,7 @@ fn script(dir: &Path, body: &str) -> std::path::PathBuf {
 fn ask(body: &str, limit: Duration) -> std::result::Result<Option<Credential>, String> {
     let dir = tempfile::tempdir().unwrap();
     let ctx = Context::new("/nonexistent");
-    helper::run(&script(dir.path(), body), "docker-credential-test", "r.example", &ctx, limit).unwrap()
+    program::run(&script(dir.path(), body), "docker-credential-test", "r.example", &ctx, limit).unwrap()
 }
 
 const LONG: Duration = Duration::from_secs(30);
@@ -258,7 +258,7 @@ fn a_helper_that_is_given_up_takes_what_it_started_along() {
     let dir = tempfile::tempdir().unwrap();
     let ctx = Context::new("/nonexistent");
     let program = script(dir.path(), r#"sleep 1000 & echo $! > "$0.pid"; exec >&-; wait"#);
-    helper::run(&program, "x", "r.example", &ctx, Duration::from_millis(500)).unwrap().unwrap_err();
+    program::run(&program, "x", "r.example", &ctx, Duration::from_millis(500)).unwrap().unwrap_err();
     let pid = fs::read_to_string(dir.path().join("helper.pid")).unwrap();
     // Gone, or dead and not yet waited for by whoever inherits it.
     let lives = || {
@@ -292,6 +292,6 @@ fn a_helper_is_given_up_with_everything_else() {
     let flag = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let ctx = Context::new("/nonexistent").with_cancel_flag(flag);
     let dir = tempfile::tempdir().unwrap();
-    let asked = helper::run(&script(dir.path(), "sleep 1000"), "x", "r.example", &ctx, LONG);
+    let asked = program::run(&script(dir.path(), "sleep 1000"), "x", "r.example", &ctx, LONG);
     assert!(matches!(asked.unwrap_err(), crate::ProviderError::Cancelled));
 }
