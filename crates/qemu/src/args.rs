@@ -164,6 +164,7 @@ mod tests {
             slots: 0,
             disks: Vec::new(),
             shares: Vec::new(),
+            vsock: false,
             console: Console::Discard,
             accelerator: AcceleratorChoice::Auto,
             origin: Origin::Cold,

@@ -173,6 +173,7 @@ mod tests {
             slots: 0,
             disks: vec![Disk { serial: "scratch".into(), path: file, read_only: false }],
             shares: vec![Share { tag: "work.1".into(), path: dir.into(), read_only: true }],
+            vsock: false,
             console: Console::Discard,
             accelerator: AcceleratorChoice::Auto,
             origin: Origin::Cold,

@@ -15,7 +15,7 @@ use crate::boot::Prepared;
 use crate::checks;
 use crate::host_facts::{self, HostFacts};
 use crate::locate;
-use crate::machine::QemuMachine;
+use crate::machine::{NO_VSOCK, QemuMachine};
 use crate::plan::Plan;
 use crate::snapshot::Snapshot;
 use crate::version::{self, Version};
@@ -92,6 +92,7 @@ impl Hypervisor for Qemu {
             no_shares: locate::share_server(self.options.share_server.as_deref())
                 .err()
                 .map(|e| e.to_string()),
+            no_vsock: Some(NO_VSOCK.into()),
             snapshots: cfg!(target_os = "linux"),
             max_vcpus: checks::max_vcpus(),
         })
@@ -159,6 +160,7 @@ mod tests {
             slots: 0,
             disks: Vec::new(),
             shares: Vec::new(),
+            vsock: false,
             console: Console::Discard,
             accelerator: AcceleratorChoice::Tcg,
             origin: Origin::Cold,

@@ -10,8 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use vmette_vmm::{ControlStream, Error, Machine, MachineEnd, Result, Slot};
+use vmette_vmm::{ControlStream, Error, Machine, MachineEnd, Result, Slot, VsockListener, VsockStream};
 
+use crate::ENGINE;
 use crate::boot::{self, Prepared, Running, failed};
 use crate::save;
 
@@ -21,6 +22,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long the share servers may take to notice that their machine is gone: one may hang in a file system of the
 /// host's that does not answer.
 const SERVERS_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why there is none.
+pub(crate) const NO_VSOCK: &str = "its machines have no vsock device";
 
 pub(crate) struct QemuMachine {
     phase: Mutex<Phase>,
@@ -119,6 +123,14 @@ impl Machine for QemuMachine {
 
     fn save(&self, dir: &Path) -> Result<()> {
         save::save(&*self.running()?, dir)
+    }
+
+    fn vsock_listen(&self, _port: u32) -> Result<VsockListener> {
+        Err(Error::Unsupported { engine: ENGINE, operation: "vsock", reason: NO_VSOCK.into() })
+    }
+
+    fn vsock_connect(&self, _port: u32) -> Result<VsockStream> {
+        Err(Error::Unsupported { engine: ENGINE, operation: "vsock", reason: NO_VSOCK.into() })
     }
 
     fn stop(&self) {

@@ -77,6 +77,9 @@ pub struct Capabilities {
     pub snapshots: bool,
     /// Why host folders cannot be shared here, and the remedy; `None` when they can.
     pub no_shares: Option<String>,
+    /// Why machines have no vsock device here, and the remedy; `None` when [`MachineSpec::vsock`](crate::MachineSpec)
+    /// may be set.
+    pub no_vsock: Option<String>,
     /// Most virtual CPUs of one machine.
     pub max_vcpus: u32,
 }

@@ -10,7 +10,7 @@ use std::thread;
 
 use crate::{
     Accelerator, Capabilities, ControlStream, Error, Hypervisor, Machine, MachineEnd, MachineSpec, Result,
-    Slot,
+    Slot, VsockListener, VsockStream,
 };
 
 /// What the guest does with its end of the stream. When it returns the machine has powered off.
@@ -40,6 +40,7 @@ impl Hypervisor for FakeHypervisor {
             boots: false,
             snapshots: false,
             no_shares: None,
+            no_vsock: Some("the in-process engine has no devices".into()),
             max_vcpus: 1,
         })
     }
@@ -110,6 +111,14 @@ impl Machine for FakeMachine {
         Self::unsupported("save")
     }
 
+    fn vsock_listen(&self, _port: u32) -> Result<VsockListener> {
+        Self::unsupported("vsock")
+    }
+
+    fn vsock_connect(&self, _port: u32) -> Result<VsockStream> {
+        Self::unsupported("vsock")
+    }
+
     fn stop(&self) {
         self.end.set(MachineEnd::Stopped);
         if let Some(stream) = self.host_end.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -150,6 +159,7 @@ mod tests {
             slots: 0,
             disks: Vec::new(),
             shares: Vec::new(),
+            vsock: false,
             console: Console::Discard,
             accelerator: AcceleratorChoice::Auto,
             origin: Origin::Cold,

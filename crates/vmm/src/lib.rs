@@ -13,9 +13,11 @@ pub mod fake;
 mod machine;
 mod slot;
 mod spec;
+mod vsock;
 
 pub use capabilities::{Accelerator, Capabilities, Isolation};
 pub use error::{Error, Result};
 pub use machine::{ControlStream, Hypervisor, Machine, MachineEnd};
 pub use slot::Slot;
 pub use spec::{AcceleratorChoice, Console, Disk, MachineSpec, Origin, Share};
+pub use vsock::{TimedOut, VsockListener, VsockStream};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::{Capabilities, MachineSpec, Result, Slot};
+use crate::{Capabilities, MachineSpec, Result, Slot, VsockListener, VsockStream};
 
 /// The byte stream to the guest's agent: a socket of the host, whatever carries it in between. Dropping it does not
 /// end the machine.
@@ -78,6 +78,18 @@ pub trait Machine: Send + Sync {
     /// # Errors
     /// [`Error::Unsupported`](crate::Error::Unsupported), or a failure that leaves no folder behind.
     fn save(&self, dir: &Path) -> Result<()>;
+
+    /// Opens a port of the host to the guest of a machine that has a vsock device and was started.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported); the port is taken in this machine; the machine does not run.
+    fn vsock_listen(&self, port: u32) -> Result<VsockListener>;
+
+    /// Connects to a port of the guest. Bounded in time by the engine.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported); nobody listens there; the machine does not run.
+    fn vsock_connect(&self, port: u32) -> Result<VsockStream>;
 
     /// Ends the machine at once, as pulling the plug would. Returns when its processes are gone. Idempotent.
     fn stop(&self);

@@ -28,6 +28,8 @@ pub struct MachineSpec {
     pub disks: Vec<Disk>,
     /// Host folders.
     pub shares: Vec<Share>,
+    /// Whether there is a vsock device.
+    pub vsock: bool,
     /// Where the guest kernel's console goes.
     pub console: Console,
     /// What may execute the guest.

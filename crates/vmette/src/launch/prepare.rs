@@ -185,6 +185,7 @@ pub(crate) fn spec_of(config: &Config, kernel: PathBuf, initramfs: PathBuf) -> M
         slots: slots_of(config),
         disks: Vec::new(),
         shares: Vec::new(),
+        vsock: false,
         console: config.console.clone(),
         accelerator: config.accelerator,
         origin: Origin::Cold,
