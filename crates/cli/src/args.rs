@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmette::ShareMount;
 
+use crate::image::ImageCommand;
 use crate::values::{self, Entrypoint, Volume};
 
 const AFTER_HELP: &str = "\
@@ -33,6 +34,9 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Open a shell in a fresh machine
     Shell(Box<ShellArgs>),
+    /// List, fetch, make and remove images
+    #[command(subcommand)]
+    Image(Box<ImageCommand>),
     /// Say what a run would have here, and why not more
     Doctor(DoctorArgs),
     /// List the forms that a rootfs can be named in

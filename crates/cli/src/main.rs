@@ -4,6 +4,8 @@
 mod args;
 mod doctor;
 mod exit;
+mod image;
+mod progress;
 mod providers;
 mod quickstart;
 mod request;
@@ -41,6 +43,7 @@ fn dispatch(arguments: &[OsString]) -> Result<u8, clap::Error> {
     match Cli::try_parse_from(arguments)?.command {
         Command::Run(args) => Ok(run::run(request::Request::from_run(*args)?)),
         Command::Shell(args) => Ok(run::run(request::Request::from_shell(*args)?)),
+        Command::Image(command) => Ok(image::image(*command)),
         Command::Doctor(args) => Ok(doctor::doctor(&args)),
         Command::Providers => Ok(providers::providers()),
         Command::Quickstart => Ok(quickstart::quickstart()),

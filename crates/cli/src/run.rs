@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use vmette::provider::Progress;
 use vmette::{Console, Notice, Report, Session, SessionEnd, StopHandle};
 
+use crate::progress::{Display, Verbosity};
 use crate::request::Request;
 use crate::signals::{RunSignals, Stop};
 use crate::stdio::say;
@@ -109,14 +109,13 @@ fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<
 /// Resolves the spec, unless a signal comes first: then it is `false`.
 fn resolve_rootfs(request: &mut Request, stop: &StopHandle, signals: &RunSignals) -> anyhow::Result<bool> {
     let Some(spec) = request.rootfs.clone() else { return Ok(true) };
-    let (quiet, config, stop) = (request.quiet, request.config.clone(), stop.clone());
-    let reporter = Arc::new(move |progress: &Progress<'_>| match progress {
-        Progress::Step(text) if !quiet => say(text),
-        Progress::Warning(text) if !quiet => say(&format!("warning: {text}")),
-        _ => {}
-    });
+    let (config, stop) = (request.config.clone(), stop.clone());
+    let display = Display::new(if request.quiet { Verbosity::Nothing } else { Verbosity::All });
+    let reporter = display.reporter();
     let work = move || vmette::resolve_rootfs_until(&spec, &config, reporter, &stop);
-    let Some(artifact) = resolve::until_called_off(signals, work)? else { return Ok(false) };
+    let resolved = resolve::until_called_off(signals, work);
+    display.clear();
+    let Some(artifact) = resolved? else { return Ok(false) };
     request.config.set_rootfs_artifact(artifact?, request.config.rootfs_read_only);
     Ok(true)
 }

@@ -12,21 +12,28 @@ pub(crate) fn number<T: FromStr>(text: &str) -> Result<T, String> {
 
 /// A size in MiB: `512`, `512M`, `2G`.
 pub(crate) fn mib(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let (digits, unit) = match text.as_bytes().last() {
-        Some(b'm' | b'M') => (&text[..text.len() - 1], 1),
-        Some(b'g' | b'G') => (&text[..text.len() - 1], 1 << 10),
-        _ => (text, 1),
-    };
-    let number: u64 = digits
-        .trim()
-        .parse()
-        .map_err(|_| "expects a number of MiB, or one with M or G behind it".to_owned())?;
-    match number.checked_mul(unit) {
-        Some(0) => Err("expects more than 0".into()),
-        Some(mib) => Ok(mib),
-        None => Err("is too large".into()),
+    match scaled(text, &[('m', 0), ('g', 10)], "expects a number of MiB, or one with M or G behind it")? {
+        0 => Err("expects more than 0".into()),
+        mib => Ok(mib),
     }
+}
+
+/// A size in bytes: `512`, `4K`, `512M`, `2G`, `1T`.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let units = [('k', 10), ('m', 20), ('g', 30), ('t', 40)];
+    scaled(text, &units, "expects a number of bytes, or one with K, M, G or T behind it")
+}
+
+/// A number, with a unit behind it if need be: its letter, and by how many bits it shifts the number.
+fn scaled(text: &str, units: &[(char, u32)], expects: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let last = text.chars().last().unwrap_or_default().to_ascii_lowercase();
+    let (digits, shift) = match units.iter().find(|(letter, _)| *letter == last) {
+        Some((_, shift)) => (&text[..text.len() - 1], *shift),
+        None => (text, 0),
+    };
+    let number: u64 = digits.trim().parse().map_err(|_| expects.to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "is too large".to_owned())
 }
 
 /// `KEY=VALUE`, or `KEY` for the caller's own value.
@@ -133,6 +140,17 @@ mod tests {
         assert_eq!(mib("2g"), Ok(2048));
         for wrong in ["", "0", "0G", "-1", "1T", "1.5G", "18446744073709551615G", "G"] {
             assert!(mib(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_in_bytes() {
+        assert_eq!(bytes("0"), Ok(0));
+        assert_eq!(bytes("3k"), Ok(3 << 10));
+        assert_eq!(bytes("10G"), Ok(10 << 30));
+        assert_eq!(bytes(" 1T"), Ok(1 << 40));
+        for wrong in ["", "G", "-1", "1.5G", "18446744073709551615K"] {
+            assert!(bytes(wrong).is_err(), "{wrong:?}");
         }
     }
 

@@ -39,7 +39,7 @@ pub use debian::{BuildOptions, DebianVariant};
 pub use digest::{BadDigest, Digest};
 pub use dir::DirProvider;
 pub use error::{ProviderError, Result};
-pub use http::NetworkError;
+pub use http::{NetworkError, printable};
 pub use image_config::{ImageConfig, Platform};
 pub use images::{
     ExportFormat, Exported, ImageDetails, ImageSummary, Images, PruneOptions, PruneReport, Removed,

@@ -24,5 +24,5 @@ pub use error::NetworkError;
 pub(crate) use proxy::Lookup;
 pub(crate) use request::{Authorization, Request};
 pub(crate) use response::{Head, Response, Small};
-pub(crate) use text::printable;
+pub use text::printable;
 pub(crate) use url::{BadUrl, Url};

@@ -9,7 +9,7 @@ const SHOWN_MAX: usize = 300;
 
 /// The text on one line, without what a terminal would take for a command or show in another order, and no longer than
 /// `max` characters.
-pub(crate) fn printable(text: &str, max: usize) -> String {
+pub fn printable(text: &str, max: usize) -> String {
     let hidden = |c: char| {
         c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

@@ -14,8 +14,6 @@ use crate::error::{ProviderError, Result};
 use crate::image_config::ImageConfig;
 use crate::images::content::Content;
 use crate::oci::Reference;
-use crate::provider::RootfsArtifact;
-use crate::registry::default_registry;
 use crate::spec;
 use crate::store::{Description, ImageKind, Key, Origin, StoredImage, hash};
 use crate::superblock::Superblock;
@@ -38,10 +36,11 @@ impl Images {
         let known: HashSet<_> = self.store.all_names()?.into_iter().map(|record| record.name).collect();
         let image = match Content::of(&path)? {
             Content::Squashfs => self.import_squashfs(&path)?,
-            Content::Tar => self.resolve(&format!("tar+file://{}", spec::encode_path(&path)))?,
-            Content::OciLayout => self.resolve(&of_path("oci-layout", &path)?)?,
-            Content::OciArchive => self.resolve(&of_path("oci-archive", &path)?)?,
-            Content::DockerArchive => self.resolve(&of_path("docker-archive", &path)?)?,
+            // As a run would, so that both have one image.
+            Content::Tar => self.resolve(&format!("tar+file://{}", spec::encode_path(&path)), &self.ctx)?,
+            Content::OciLayout => self.resolve(&of_path("oci-layout", &path)?, &self.ctx)?,
+            Content::OciArchive => self.resolve(&of_path("oci-archive", &path)?, &self.ctx)?,
+            Content::DockerArchive => self.resolve(&of_path("docker-archive", &path)?, &self.ctx)?,
         };
         let details = self.name_local(image, &name)?;
         // What a run of the file itself would have called it: the image goes with the name that was given here.
@@ -56,16 +55,6 @@ impl Images {
         self.store.set_name(name, &image.key, &Origin::Local)?;
         let record = self.store.name(name)?;
         self.details(image, record)
-    }
-
-    /// As a run would, so that both have one image.
-    fn resolve(&self, spec: &str) -> Result<StoredImage> {
-        let lost =
-            || ProviderError::Other(format!("{spec} was removed from the cache at this moment; try again"));
-        match default_registry(None).resolve(spec, &self.ctx)? {
-            RootfsArtifact::BlockImage { path, .. } => self.store.at(&path).ok_or_else(lost),
-            RootfsArtifact::Directory { .. } => Err(lost()),
-        }
     }
 
     fn import_squashfs(&self, path: &Path) -> Result<StoredImage> {

@@ -6,6 +6,7 @@ mod export;
 mod find;
 mod import;
 mod prune;
+mod pull;
 mod remove;
 mod report;
 mod show;
