@@ -11,6 +11,7 @@ mod failures;
 mod grants;
 mod honesty;
 mod identity;
+mod image_commands;
 mod inputs;
 mod machine;
 mod processes;
