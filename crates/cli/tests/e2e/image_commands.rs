@@ -167,7 +167,8 @@ fn an_image_that_a_machine_uses_is_removed_by_force_only() {
     let name = format!("in-use-{}", std::process::id());
     image(&["import", "-q", text(&archive), "-t", &name]).exits(0);
     let script = "cat /etc/marker; read line; cat /etc/marker";
-    let mut running = Vmette::run([&name, "--", "sh", "-c", script]).input("").start();
+    let (stdin, mut keyboard) = std::io::pipe().unwrap();
+    let mut running = Vmette::run([&name, "--", "sh", "-c", script]).stdin(stdin).start();
     running.has_printed("from the folder\n");
     let refused = image(&["rm", &name]).exits(1);
     refused.said([&name, "in use: a machine uses it", "force"]);
@@ -177,7 +178,11 @@ fn an_image_that_a_machine_uses_is_removed_by_force_only() {
     assert_eq!(entry.unwrap()["in_use"], true, "{listed}");
     image(&["rm", "--force", &name]).exits(0);
     image(&["inspect", &name]).exits(1);
-    running.wait();
+    // The machine keeps what it has open.
+    keyboard.write_all(b"\n").unwrap();
+    let outcome = running.wait();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    outcome.printed("from the folder\nfrom the folder\n");
 }
 
 /// Serves one file once, and its second half when it is told to.
