@@ -1,5 +1,5 @@
 //! The checks of this workspace that no off-the-shelf tool makes: who may use whom, where `unsafe` may live, how
-//! files are named and sized, and whether the documentation names the flags the program has.
+//! files are named and sized, and whether the documentation names flags and limits that exist.
 //!
 //! `cargo run -p xtask -- architecture` and `cargo run -p xtask -- docs-flags target/debug/vmette docs/CLI.md`. Each
 //! prints every violation with its remedy, not only the first, and exits 1 if there was one.
@@ -7,6 +7,7 @@
 mod flags;
 mod layers;
 mod layout;
+mod limits;
 mod masked;
 mod sources;
 mod unsafety;
@@ -21,6 +22,9 @@ use crate::violation::Violation;
 
 /// Exit code of a call that could not be understood, as opposed to a check that failed.
 const USAGE: u8 = 2;
+
+/// The document that lists what is bounded, and where.
+const LIMITS_DOCUMENT: &str = "docs/SECURITY.md";
 
 /// Why a check could not be made at all.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +88,9 @@ fn architecture() -> Result<Vec<Violation>, Error> {
     let mut violations = layers::check(&layers::edges(&metadata));
     violations.extend(layout::check(&files));
     violations.extend(unsafety::check(&files));
+    let document = root.join(LIMITS_DOCUMENT);
+    let text = std::fs::read_to_string(&document).map_err(|source| Error::Read { path: document, source })?;
+    violations.extend(limits::check(&files, LIMITS_DOCUMENT, &text));
     Ok(violations)
 }
 
