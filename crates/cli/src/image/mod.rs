@@ -61,7 +61,7 @@ fn with_progress(
     match attempt(quiet, network, work) {
         Ok(code) => code,
         Err(e) => {
-            say(&format!("error: {e:#}"));
+            say(&format!("error: {}", exit::message(&e)));
             exit::FAILURE
         }
     }
