@@ -1,5 +1,7 @@
 //! The whole benchmark: what is measured, in which order, and what it should come to.
 
+mod images;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +19,7 @@ use crate::peers::{self, Peer};
 use crate::phase::Plan;
 use crate::plain;
 use crate::program::Program;
+use crate::pull;
 use crate::share;
 use crate::starts::{Contender, Until, take_turns};
 use crate::stats::Samples;
@@ -66,10 +69,12 @@ pub(crate) fn run(vmette: &Path, plan: Plan, lane: Option<&Path>) -> anyhow::Res
     setting.in_a_session(&live);
     setting.many(&run_true)?;
     setting.throughput(folder.path())?;
+    setting.images(folder.path())?;
 
     setting.on_kvm(lane);
 
-    let Setting { report, boot, table, commands, .. } = setting;
+    let Setting { report, boot, table, mut commands, .. } = setting;
+    commands.push(format!("- The tools' pull was measured as {}.", pull::shown()));
     for line in table.missed() {
         step(&format!("target missed: {line}"));
     }
@@ -270,6 +275,16 @@ const NOTES: &str = "\
 - Private memory is `RssAnon` of the session's QEMU: pages that it does not share with the template or another machine.
 - Copying is timed with the machine's start, and compared byte by byte. The share's files are new to the guest each time
   and in the host's page cache when they are read.
+- Images are pulled from a `docker-registry` on the loopback interface, into an empty cache each time, in three or four
+  layers that `skopeo` has compressed with gzip. Each pull downloads, verifies both digests of each layer, decompresses,
+  applies and packs, and is on the disk when it ends. The tools do less: `skopeo` copies and verifies the compressed
+  layers, and `mksquashfs` packs a tree that was unpacked before, in the page cache; neither waits for the disk. Both
+  images are compressed alike, which their sizes are checked for. The ratio is to the tools' time.
+- The Debian is made by `vmette image build` of this machine's suite, with `mmdebstrap`; base, Python and data are a layer
+  each. The other image has files of a MiB, random bytes and text in turns.
+- Peak memory is `VmHWM`, looked at every millisecond in runs of their own: of vmette, and of what it starts, each at its
+  own highest moment; \"both\" adds them up. Pages of files that are not mapped are the kernel's, and do not count.
+- `image ls` lists images of an empty tree, each under a name of its own.
 ";
 
 fn document(machine: &str, table: &Table, commands: &[String], seconds: u64) -> String {

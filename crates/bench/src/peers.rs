@@ -87,7 +87,8 @@ fn first_that_works(name: &str, variants: impl IntoIterator<Item = Vec<String>>)
     Peer::Absent(format!("installed, but does not run here: {reason}"))
 }
 
-fn on_path(name: &str) -> Option<PathBuf> {
+/// The program of that name.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(name))

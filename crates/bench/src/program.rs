@@ -26,11 +26,19 @@ const OUTPUT_MAX: usize = 1 << 20;
 pub(crate) struct Program {
     path: PathBuf,
     args: Vec<OsString>,
+    env: Vec<(&'static str, OsString)>,
 }
 
 impl Program {
     pub(crate) fn new<S: AsRef<OsStr>>(path: &Path, args: impl IntoIterator<Item = S>) -> Self {
-        Self { path: path.to_owned(), args: args.into_iter().map(|arg| arg.as_ref().to_owned()).collect() }
+        let args = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        Self { path: path.to_owned(), args, env: Vec::new() }
+    }
+
+    /// With this variable beside those that it inherits.
+    pub(crate) fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.env.push((name, value.into()));
+        self
     }
 
     /// As one would type it, with the program's name instead of its path.
@@ -52,6 +60,7 @@ impl Program {
         let writer = stderr.try_clone().context("a file for stderr")?;
         let child = Command::new(&self.path)
             .args(&self.args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(stdin)
             .stdout(stdout)
             .stderr(writer)
@@ -65,9 +74,14 @@ impl Program {
 
     /// How long it takes from its start until it has ended, with success.
     pub(crate) fn time_to_end(&self) -> anyhow::Result<Duration> {
+        self.time_within(Stdio::null(), LIMIT)
+    }
+
+    /// The same with this stdin, and within this limit.
+    pub(crate) fn time_within(&self, stdin: Stdio, limit: Duration) -> anyhow::Result<Duration> {
         let started = Instant::now();
-        let running = self.start()?;
-        running.finish(started + LIMIT)?;
+        let running = self.start_with(stdin, Stdio::null())?;
+        running.finish(started + limit)?;
         Ok(started.elapsed())
     }
 
@@ -116,6 +130,16 @@ impl Running {
         self.child.stdout.take().with_context(|| format!("{} has no stdout to read from", self.what))
     }
 
+    /// Its number, while it has not been waited for.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended by then.
+    pub(crate) fn ends_by(&self, deadline: Instant) -> anyhow::Result<bool> {
+        await_readable(self.pidfd.as_ref().context("not watched")?, deadline)
+    }
+
     /// Waits until `stdout` has something to read, or has ended.
     pub(crate) fn await_readable(&self, stdout: &ChildStdout, deadline: Instant) -> anyhow::Result<()> {
         if await_readable(stdout, deadline)? {
@@ -126,9 +150,8 @@ impl Running {
 
     /// Waits for its end, which must be a success.
     pub(crate) fn finish(mut self, deadline: Instant) -> anyhow::Result<()> {
-        let pidfd = self.pidfd.as_ref().context("not watched")?;
-        if !await_readable(pidfd, deadline)? {
-            bail!("{} is not done after {} s; {}", self.what, LIMIT.as_secs(), self.last_words());
+        if !self.ends_by(deadline)? {
+            bail!("{} is not done within its limit; {}", self.what, self.last_words());
         }
         let status = self.child.wait().with_context(|| format!("wait for {}", self.what))?;
         if !status.success() {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::thread;
 
 use super::Rules;
 use super::content::{Content, Piece, Spill};
@@ -15,7 +16,7 @@ use crate::pack::{Compression, Packer};
 /// Writes the image. Gives the bytes of the files' content.
 pub(super) fn emit(
     tree: &Tree,
-    spills: &[Spill],
+    spills: Vec<Spill>,
     rules: Rules,
     ctx: &Context,
     staging: &Path,
@@ -24,10 +25,16 @@ pub(super) fn emit(
     let shape = Shape::of(tree);
     shape.check()?;
     let packer = Packer::start(staging, Compression::Zstd, shape.duplicates(), rules.max_bytes)?;
-    let mut emitter = Emitter { tree, spills, ctx, dir, packer, first_names: HashMap::new(), unpacked: 0 };
+    let first_names = HashMap::new();
+    let mut emitter = Emitter { tree, spills: &spills, ctx, dir, packer, first_names, unpacked: 0 };
     emitter.inode(ROOT, &mut Vec::new())?;
-    emitter.packer.finish()?;
-    Ok(emitter.unpacked)
+    let Emitter { packer, unpacked, .. } = emitter;
+    thread::scope(|scope| {
+        // Giving back what files of gigabytes take keeps a processor busy: not while everybody waits for it.
+        scope.spawn(move || drop(spills));
+        packer.finish()
+    })?;
+    Ok(unpacked)
 }
 
 struct Emitter<'a> {

@@ -90,9 +90,9 @@ pub(crate) fn convert(
     ctx: &Context,
     staging: &Path,
 ) -> Result<Converted> {
-    let applied = apply(layers, rules, ctx, staging.parent().unwrap_or(staging))?;
-    let unpacked = emit::emit(&applied.tree, &applied.spills, rules, ctx, staging)?;
-    Ok(Converted { unpacked, diff_ids: applied.diff_ids })
+    let Applied { tree, spills, diff_ids } = apply(layers, rules, ctx, staging.parent().unwrap_or(staging))?;
+    let unpacked = emit::emit(&tree, spills, rules, ctx, staging)?;
+    Ok(Converted { unpacked, diff_ids })
 }
 
 /// What layers come to.

@@ -2,12 +2,15 @@
 //!
 //! A layer is downloaded by one process at a time, under its lock, and written to the cache while it is converted, so
 //! that what has come is there for the next attempt, whatever ends this one. It gets its name in the cache when its
-//! digest has been verified, and is verified again whenever it is taken from there.
+//! digest has been verified, and is verified again whenever it is taken from there. That takes the disk a while, which
+//! the conversion does not wait for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use sha2::{Digest as _, Sha256};
 
@@ -22,6 +25,31 @@ use crate::store::{FileLock, LayerCache};
 /// Bytes that are hashed at once.
 const CHUNK: usize = 256 << 10;
 
+/// A layer that has come whole and is verified, and still needs its name.
+pub(super) struct Complete {
+    digest: Digest,
+    partial: File,
+    /// Of the digest. Let go when it is there.
+    _lock: FileLock,
+}
+
+/// Does `work`, and gives the layers that it completes their names meanwhile. Fails as well when a layer cannot be kept.
+pub(super) fn publishing<T>(
+    cache: &LayerCache,
+    work: impl FnOnce(Sender<Complete>) -> Result<T>,
+) -> Result<T> {
+    thread::scope(|scope| {
+        let (completed, queue) = channel::<Complete>();
+        let publisher = scope.spawn(move || {
+            queue.into_iter().try_for_each(|layer| cache.publish(&layer.digest, &layer.partial))
+        });
+        let done = work(completed);
+        // All that could complete one is gone, so the queue has an end.
+        let published = publisher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        published.and(done)
+    })
+}
+
 /// The layers of one image.
 pub(super) struct Downloads<'a> {
     source: &'a dyn Source,
@@ -31,6 +59,8 @@ pub(super) struct Downloads<'a> {
     image: &'a str,
     /// How many layers the image has.
     count: usize,
+    /// Where complete layers go.
+    completed: Sender<Complete>,
     state: Mutex<State>,
 }
 
@@ -48,8 +78,9 @@ impl<'a> Downloads<'a> {
         ctx: &'a Context,
         image: &'a str,
         count: usize,
+        completed: Sender<Complete>,
     ) -> Self {
-        Self { source, cache, ctx, image, count, state: Mutex::default() }
+        Self { source, cache, ctx, image, count, completed, state: Mutex::default() }
     }
 
     /// The layer's compressed bytes, from the cache as far as they are there. Waits while another process downloads
@@ -200,23 +231,27 @@ impl Read for Download<'_> {
     }
 }
 
-/// Gives the layer its name in the cache when it has been verified, and lets others have it.
+/// Lets the layer have its name in the cache when it has been verified, and others have the layer.
 struct CachingReader<'a> {
     verified: Verified<Download<'a>>,
-    /// None when it is there.
+    /// None when it is complete.
     lock: Option<FileLock>,
 }
 
 impl Read for CachingReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.verified.read(buffer)?;
-        if read == 0 && !buffer.is_empty() && self.lock.is_some() {
+        if read == 0
+            && !buffer.is_empty()
+            && let Some(lock) = self.lock.take()
+        {
             let download = self.verified.inner_mut();
             let (digest, downloads) = (download.layer.digest, download.downloads);
-            downloads.cache.publish(&digest, &download.partial).map_err(io::Error::other)?;
             downloads.state().unverified.remove(&digest);
+            let complete = Complete { digest, partial: download.partial.try_clone()?, _lock: lock };
+            // It has ended only after an error, which `publishing` gives.
+            downloads.completed.send(complete).map_err(|_| io::ErrorKind::BrokenPipe)?;
             downloads.ctx.progress(&Progress::Finished { item: download.item, cached: false });
-            self.lock = None;
         }
         Ok(read)
     }

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::download::Downloads;
+use super::download::{Downloads, publishing};
 use super::error::ImageError;
 use super::image::{Image, ImageLayer, is_current};
 use super::reference::Reference;
@@ -121,20 +121,24 @@ impl Pull<'_, '_> {
             return Err(ProviderError::Image { name: self.spec.to_owned(), source });
         }
         let Resolved { id, configuration, layers } = resolve(source, root, &Platform::of_guest(), self.spec)?;
-        let downloads = Downloads::new(source, self.store.layers(), self.ctx, self.spec, layers.len());
-        let downloads = &downloads;
-        let layers = layers.into_iter().enumerate().map(|(index, blob)| ImageLayer {
-            info: LayerInfo { digest: blob.digest, size: blob.size },
-            open: Box::new(move || downloads.open(&blob, index)),
-        });
-        let image = Image {
-            name: self.spec,
-            source: self.reference.to_string(),
-            id,
-            configuration,
-            layers: layers.collect(),
-        };
-        let stored = image.obtain(self.store, self.ctx, self.max_bytes, &|e| downloads.forget_doubtful(e))?;
+        let cache = self.store.layers();
+        let stored = publishing(&cache, |completed| {
+            let downloads =
+                Downloads::new(source, cache.clone(), self.ctx, self.spec, layers.len(), completed);
+            let downloads = &downloads;
+            let layers = layers.into_iter().enumerate().map(|(index, blob)| ImageLayer {
+                info: LayerInfo { digest: blob.digest, size: blob.size },
+                open: Box::new(move || downloads.open(&blob, index)),
+            });
+            let image = Image {
+                name: self.spec,
+                source: self.reference.to_string(),
+                id,
+                configuration,
+                layers: layers.collect(),
+            };
+            image.obtain(self.store, self.ctx, self.max_bytes, &|e| downloads.forget_doubtful(e))
+        })?;
         self.store.set_name(&self.reference.to_string(), &stored.key, &Origin::Registry { manifest })?;
         Ok(stored)
     }
