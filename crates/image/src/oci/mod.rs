@@ -21,7 +21,7 @@ mod select;
 mod slice;
 mod source;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verify;
 
 pub use error::ImageError;

@@ -3,6 +3,7 @@
 mod faults;
 mod names;
 mod processes;
+pub(crate) mod targets;
 
 use std::collections::BTreeMap;
 use std::fs;
