@@ -39,6 +39,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         "//other.example/x",
         "https://user:secret@host.example/",
         "ftp://host/",
+        "http://[]:80//",
         "https://HOST.example:443/%2e%2e/",
     ];
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
