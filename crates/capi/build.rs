@@ -12,13 +12,14 @@ fn soname(version: &str) -> String {
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    let soname = soname(env!("CARGO_PKG_VERSION"));
+    println!("cargo:rustc-env=VMETTE_SONAME={soname}");
     let link = |argument: &str| println!("cargo:rustc-cdylib-link-arg={argument}");
-    match std::env::var("CARGO_CFG_TARGET_OS").as_deref() {
-        Ok("macos") => link("-Wl,-install_name,@rpath/libvmette.dylib"),
-        _ => {
-            link(&format!("-Wl,-soname,{}", soname(env!("CARGO_PKG_VERSION"))));
-            // Threads that outlive a session would go on in code that `dlclose` took away.
-            link("-Wl,-z,nodelete");
-        }
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "macos") {
+        link("-Wl,-install_name,@rpath/libvmette.dylib");
+        return;
     }
+    link(&format!("-Wl,-soname,{soname}"));
+    // Threads that outlive a session would go on in code that `dlclose` took away.
+    link("-Wl,-z,nodelete");
 }
