@@ -55,9 +55,10 @@ int main(int argc, char **argv) {
     // A stop that was used calls the resolving off, and the configuration is of no use until it has a root.
     vmette_stop_t *stop = vmette_stop_new();
     CHECK(vmette_stop_now(stop) == Ok);
-    char copy[4096];
-    snprintf(copy, sizeof copy, "%s/copy.tar", folder);
-    CHECK(link(strchr(spec, '/') + 2, copy) == 0);
+    const char *archive = strchr(spec, '/') + 2;
+    char copy[2048];
+    snprintf(copy, sizeof copy, "%.2000s/copy.tar", folder);
+    CHECK(link(archive, copy) == 0);
     snprintf(spec, sizeof spec, "tar+file://%s", copy);
     CHECK(vmette_config_resolve_rootfs(config, spec, stop) == Cancelled);
     vmette_run_output_t *output = NULL;

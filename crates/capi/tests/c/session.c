@@ -1,6 +1,7 @@
 // A machine that stays: commands with streams, files, and whatever thread they come from.
 #define _GNU_SOURCE
 
+#include <dirent.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -149,7 +150,19 @@ static void own_command(vmette_config_t *config) {
     vmette_command_free(command);
 }
 
+static int open_descriptors(void) {
+    DIR *dir = opendir("/proc/self/fd");
+    CHECK(dir != NULL);
+    int count = 0;
+    while (readdir(dir) != NULL) {
+        count++;
+    }
+    closedir(dir);
+    return count;
+}
+
 int main(void) {
+    int descriptors = open_descriptors();
     vmette_config_t *config = vmette_config_new_default();
     CHECK(vmette_config_set_agent(config, true) == Ok);
     pthread_t thread;
@@ -177,5 +190,6 @@ int main(void) {
     config = vmette_config_new_default();
     own_command(config);
     vmette_config_free(config);
+    CHECK(open_descriptors() == descriptors);
     return 0;
 }

@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at what it did not expect")]
 
 mod build;
+mod documentation;
+mod install;
 mod machines;
 mod memory;
 mod program;
