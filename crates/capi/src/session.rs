@@ -1,6 +1,7 @@
 //! A machine that stays: started, given commands, ended once.
 
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 use std::time::Duration;
 
 use library::{Session, SessionEnd, StopHandle};
@@ -13,7 +14,6 @@ use crate::process::VmetteProcess;
 use crate::start::{Streams, failed, start};
 use crate::status::{Failure, VmetteStatus};
 use crate::stop::VmetteStop;
-use std::sync::Arc;
 
 /// How a session ended. The first cause wins.
 /// cbindgen:prefix-with-name
@@ -30,6 +30,14 @@ pub enum VmetteSessionEnd {
     /// The machine or the connection to it failed.
     Failed = 3,
 }
+
+/// What the header says of threads.
+const _: () = {
+    const fn from_any_thread<T: Send + Sync>() {}
+    from_any_thread::<VmetteSession>();
+    from_any_thread::<VmetteProcess>();
+    from_any_thread::<VmetteStop>();
+};
 
 /// A running machine. Its functions may be called from any thread, except for freeing it while another one is called.
 pub struct VmetteSession {

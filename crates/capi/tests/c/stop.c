@@ -14,6 +14,12 @@ static bool stop_at_output(void *context, VmetteStream stream, const uint8_t *da
     return true;
 }
 
+static bool stop_from_within(void *context, VmetteStream stream, const uint8_t *data, size_t length) {
+    (void)stream, (void)data, (void)length;
+    CHECK(vmette_stop_now(context) == Ok);
+    return true;
+}
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t said = PTHREAD_COND_INITIALIZER;
 
@@ -44,6 +50,13 @@ static void a_run(void) {
     // A handle is for one session: a second one would end at once.
     CHECK(vmette_run_streaming(config, stop, NULL, NULL, &output) == InvalidConfig);
     CHECK_SAID("vmette_stop_t");
+    vmette_stop_free(stop);
+
+    // A callback may end the run that it is called by.
+    stop = vmette_stop_new();
+    CHECK(vmette_run_streaming(config, stop, stop_from_within, stop, &output) == Ok);
+    CHECK(vmette_run_output_exit_code(output) == 0);
+    vmette_run_output_free(output);
     vmette_stop_free(stop);
 
     // One that was used before the start ends the session then, which is no failure.
