@@ -3,8 +3,11 @@
 //!
 //! `cargo run -p xtask -- architecture` and `cargo run -p xtask -- docs-flags target/debug/vmette docs/CLI.md`. Each
 //! prints every violation with its remedy, not only the first, and exits 1 if there was one.
+//!
+//! `cargo run -p xtask -- header` writes the C header anew; a test here fails when that would change it.
 
 mod flags;
+mod header;
 mod layers;
 mod layout;
 mod limits;
@@ -30,7 +33,7 @@ const LIMITS_DOCUMENT: &str = "docs/SECURITY.md";
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// Printed with the usage when the arguments name no check.
-    #[error("usage: xtask architecture | xtask docs-flags VMETTE_BINARY CLI_MARKDOWN")]
+    #[error("usage: xtask architecture | xtask docs-flags VMETTE_BINARY CLI_MARKDOWN | xtask header")]
     Usage,
     /// Cargo did not describe the workspace.
     #[error("cannot read the workspace with `cargo metadata`: {0}; run this from inside the repository")]
@@ -46,6 +49,9 @@ enum Error {
     /// The binary whose help is to be compared did not give any.
     #[error(transparent)]
     Help(#[from] flags::HelpError),
+    /// The C header could not be made.
+    #[error(transparent)]
+    Header(#[from] header::HeaderError),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +60,7 @@ fn main() -> ExitCode {
     let found = match words.as_slice() {
         ["architecture"] => architecture(),
         ["docs-flags", binary, document] => docs_flags(Path::new(binary), Path::new(document)),
+        ["header"] => write_header().map(|()| Vec::new()),
         _ => Err(Error::Usage),
     };
     match found {
@@ -92,6 +99,11 @@ fn architecture() -> Result<Vec<Violation>, Error> {
     let text = std::fs::read_to_string(&document).map_err(|source| Error::Read { path: document, source })?;
     violations.extend(limits::check(&files, LIMITS_DOCUMENT, &text));
     Ok(violations)
+}
+
+fn write_header() -> Result<(), Error> {
+    let metadata = MetadataCommand::new().no_deps().exec()?;
+    Ok(header::write(metadata.workspace_root.as_std_path())?)
 }
 
 fn docs_flags(binary: &Path, document: &Path) -> Result<Vec<Violation>, Error> {
