@@ -60,9 +60,8 @@ mod tests {
 
     #[test]
     fn a_cause_is_said_once() {
-        let io = std::io::Error::other("disk on fire");
-        let quoted: Result<(), _> = Err(vmette::Error::Io(io));
-        assert_eq!(message(&quoted.unwrap_err().into()).matches("disk on fire").count(), 1);
+        let quoted = vmette::Error::Io(std::io::Error::other("disk on fire"));
+        assert_eq!(message(&quoted.into()).matches("disk on fire").count(), 1);
         let added = std::fs::File::open("/no/such").context("the report").unwrap_err();
         assert_eq!(message(&added), "the report: No such file or directory (os error 2)");
     }
