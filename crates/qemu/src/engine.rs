@@ -15,7 +15,7 @@ use crate::boot::Prepared;
 use crate::checks;
 use crate::host_facts::{self, HostFacts};
 use crate::locate;
-use crate::machine::{NO_VSOCK, QemuMachine};
+use crate::machine::QemuMachine;
 use crate::plan::Plan;
 use crate::snapshot::Snapshot;
 use crate::version::{self, Version};
@@ -27,6 +27,8 @@ pub struct QemuOptions {
     pub binary: Option<PathBuf>,
     /// The program `vmette-virtiofsd`; else in the folder `VMETTE_LIBEXEC_DIR`, around the running program, or on `PATH`.
     pub share_server: Option<PathBuf>,
+    /// The program `vmette-vsockd`; else in the same places.
+    pub vsock_server: Option<PathBuf>,
     /// Folder for what saves time on the next start: QEMU's version, and that KVM does not work here.
     pub cache_dir: Option<PathBuf>,
 }
@@ -92,7 +94,7 @@ impl Hypervisor for Qemu {
             no_shares: locate::share_server(self.options.share_server.as_deref())
                 .err()
                 .map(|e| e.to_string()),
-            no_vsock: Some(NO_VSOCK.into()),
+            no_vsock: self.vsock_server().err().map(|e| e.to_string()),
             snapshots: cfg!(target_os = "linux"),
             max_vcpus: checks::max_vcpus(),
         })
@@ -121,11 +123,20 @@ impl Hypervisor for Qemu {
             true => None,
             false => Some(self.share_server()?),
         };
+        let vsock_server = spec.vsock.then(|| self.vsock_server()).transpose()?;
         let snapshot = match &spec.origin {
             Origin::Cold => None,
             Origin::Snapshot(dir) => Some(Snapshot::open(dir, &fingerprint, spec.memory_mib << 20)?),
         };
-        Ok(Arc::new(QemuMachine::new(Prepared { binary, share_server, fingerprint, spec, plan, snapshot })))
+        Ok(Arc::new(QemuMachine::new(Prepared {
+            binary,
+            share_server,
+            vsock_server,
+            fingerprint,
+            spec,
+            plan,
+            snapshot,
+        })))
     }
 }
 
@@ -139,6 +150,17 @@ impl Qemu {
             });
         }
         locate::share_server(self.options.share_server.as_deref())
+    }
+
+    fn vsock_server(&self) -> Result<PathBuf> {
+        if !cfg!(target_os = "linux") {
+            return Err(Error::Unsupported {
+                engine: ENGINE,
+                operation: "vsock",
+                reason: "its server runs on Linux only".into(),
+            });
+        }
+        locate::vsock_server(self.options.vsock_server.as_deref())
     }
 }
 

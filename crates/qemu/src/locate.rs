@@ -16,6 +16,8 @@ pub(crate) const LIBEXEC_VARIABLE: &str = "VMETTE_LIBEXEC_DIR";
 
 const SHARE_SERVER: &str = "vmette-virtiofsd";
 
+const VSOCK_SERVER: &str = "vmette-vsockd";
+
 const QEMU: &str = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
 
 const QEMU_REMEDY: &str = if cfg!(target_os = "macos") {
@@ -43,21 +45,31 @@ pub(crate) fn qemu(option: Option<&Path>) -> Result<PathBuf> {
 
 /// The program that serves host folders.
 pub(crate) fn share_server(option: Option<&Path>) -> Result<PathBuf> {
+    server(SHARE_SERVER, "serves host folders", option)
+}
+
+/// The program that serves vsock devices.
+pub(crate) fn vsock_server(option: Option<&Path>) -> Result<PathBuf> {
+    server(VSOCK_SERVER, "serves vsock", option)
+}
+
+fn server(name: &str, task: &str, option: Option<&Path>) -> Result<PathBuf> {
     let places = match option {
         Some(path) => vec![path.to_owned()],
-        None => share_server_places(
+        None => server_places(
+            name,
             std::env::var_os(LIBEXEC_VARIABLE).map(PathBuf::from).as_deref(),
             std::env::current_exe().ok().as_deref(),
         ),
     };
     let found = places.iter().find(|path| is_program(path)).cloned();
-    let found = found.or_else(|| option.is_none().then(|| on_path(SHARE_SERVER)).flatten());
+    let found = found.or_else(|| option.is_none().then(|| on_path(name)).flatten());
     let Some(found) = found else {
         let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
         return Err(Error::Unavailable {
             engine: ENGINE,
             reason: format!(
-                "the program that serves host folders, {SHARE_SERVER}, is in none of {} and not on PATH: \
+                "the program that {task}, {name}, is in none of {} and not on PATH: \
                  install it with vmette, or name its folder in {LIBEXEC_VARIABLE}",
                 places.join(", ")
             ),
@@ -68,7 +80,7 @@ pub(crate) fn share_server(option: Option<&Path>) -> Result<PathBuf> {
 
 /// Beside the running program, one folder up (test programs live in `target/<profile>/deps`), and in the `libexec` of
 /// the prefix it is installed in.
-fn share_server_places(libexec: Option<&Path>, program: Option<&Path>) -> Vec<PathBuf> {
+fn server_places(name: &str, libexec: Option<&Path>, program: Option<&Path>) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = libexec.into_iter().map(Path::to_owned).collect();
     // Installations link one program under several names.
     let program = program.map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
@@ -79,7 +91,7 @@ fn share_server_places(libexec: Option<&Path>, program: Option<&Path>) -> Vec<Pa
             folders.push(parent.join("libexec/vmette"));
         }
     }
-    folders.into_iter().map(|folder| folder.join(SHARE_SERVER)).collect()
+    folders.into_iter().map(|folder| folder.join(name)).collect()
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {
@@ -108,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_share_server_is_looked_for_around_the_program_and_every_place_is_named() {
-        let places = share_server_places(Some(Path::new("/x")), Some(Path::new("/nowhere/bin/vmette")));
+        let places = server_places(SHARE_SERVER, Some(Path::new("/x")), Some(Path::new("/nowhere/bin/vmette")));
         let expected = ["/x", "/nowhere/bin", "/nowhere", "/nowhere/libexec/vmette"];
         let expected: Vec<PathBuf> = expected.iter().map(|dir| Path::new(dir).join(SHARE_SERVER)).collect();
         assert_eq!(places, expected);
