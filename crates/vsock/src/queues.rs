@@ -11,6 +11,7 @@ use vhost_user_backend::{VhostUserBackendMut, VringRwLock, VringState, VringT};
 use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
 use crate::GUEST_CID;
 use crate::control::{Channel, ToDevice};
@@ -277,6 +278,10 @@ impl VhostUserBackendMut for Queues {
     fn update_memory(&mut self, _memory: Memory) -> io::Result<()> {
         // It is the one that was given at the start, with other regions in it.
         Ok(())
+    }
+
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::CLOEXEC | EventFlag::NONBLOCK).ok()
     }
 
     fn handle_event(

@@ -83,8 +83,8 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_writev,
 ];
 
-/// Restricts this process, all its threads, and all that it would become.
-pub(crate) fn enter() -> Result<(), SandboxError> {
+/// Takes resources and privileges away from this process, which has one thread so far: the others inherit.
+pub(crate) fn limit() -> Result<(), SandboxError> {
     let failed = |what| move |e: rustix::io::Errno| SandboxError::System { what, source: e.into() };
     let connections = u64::try_from(CONNECTIONS_MAX).unwrap_or(u64::MAX);
     let wanted = connections + OTHER_FDS;
@@ -102,11 +102,14 @@ pub(crate) fn enter() -> Result<(), SandboxError> {
     setrlimit(Resource::Core, none).map_err(failed("forbid core dumps"))?;
     setrlimit(Resource::Fsize, none).map_err(failed("forbid writing to files"))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("forbid being traced"))?;
-    // This is the only thread so far: the others inherit.
     let nothing = CapabilitySet::empty();
     let sets = CapabilitySets { effective: nothing, permitted: nothing, inheritable: nothing };
     rustix::thread::set_capabilities(None, sets).map_err(failed("drop capabilities"))?;
-    rustix::thread::set_no_new_privs(true).map_err(failed("give up new privileges"))?;
+    rustix::thread::set_no_new_privs(true).map_err(failed("give up new privileges"))
+}
+
+/// Leaves this process, with all its threads, the system calls that it serves with.
+pub(crate) fn filter() -> Result<(), SandboxError> {
     for filter in filters().map_err(SandboxError::Filter)? {
         apply_filter_all_threads(&filter).map_err(|e| SandboxError::Filter(e.to_string()))?;
     }
@@ -128,12 +131,16 @@ fn filters() -> Result<[BpfProgram; 2], String> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().map(|number| (*number, Vec::new())).collect();
     rules.insert(libc::SYS_clone3, Vec::new());
-    let thread = u64::try_from(libc::CLONE_THREAD).unwrap_or_default();
-    let only_threads =
-        SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), thread)
+    let only = |operator, value| {
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, operator, value)
             .and_then(|condition| SeccompRule::new(vec![condition]))
-            .map_err(|e| e.to_string())?;
-    rules.insert(libc::SYS_clone, vec![only_threads]);
+            .map_err(|e| e.to_string())
+    };
+    // Threads, no processes; a thread's name, no other setting.
+    let thread = u64::try_from(libc::CLONE_THREAD).unwrap_or_default();
+    rules.insert(libc::SYS_clone, vec![only(SeccompCmpOp::MaskedEq(thread), thread)?]);
+    let name = u64::try_from(libc::PR_SET_NAME).unwrap_or_default();
+    rules.insert(libc::SYS_prctl, vec![only(SeccompCmpOp::Eq, name)?]);
     let only = build(rules, SeccompAction::KillProcess, SeccompAction::Allow)?;
     Ok([newer, only])
 }

@@ -60,7 +60,7 @@ pub fn run() -> Result<(), ServerError> {
     rustix::stdio::dup2_stdout(io::stderr()).map_err(|e| inherited("standard output")(e.into()))?;
     let control = UnixStream::from(control);
     control.peer_addr().map_err(inherited("standard output"))?;
-    sandbox::enter()?;
+    sandbox::limit()?;
 
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let (queues, events) =
@@ -72,6 +72,7 @@ pub fn run() -> Result<(), ServerError> {
             .register_listener(events.as_raw_fd(), EventSet::IN, OTHERS.into())
             .map_err(inherited("the device's events"))?;
     }
+    sandbox::filter()?;
     daemon.start(&mut listener).map_err(vhost("accept the machine's connection"))?;
     match daemon.wait() {
         // The machine has ended.
