@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use vmette::ShareMount;
+use vmette::{ShareMount, VsockForward};
 
 use crate::image::ImageCommand;
 use crate::values::{self, Entrypoint, Volume};
@@ -236,9 +236,12 @@ pub(crate) struct MachineArgs {
     /// Trust the certificates in this folder
     #[arg(long, value_name = "DIR")]
     pub(crate) ca_certs: Option<PathBuf>,
-    /// vsock port on the host: negative none, 0 any
-    #[arg(long, value_name = "PORT", value_parser = values::number::<i64>, allow_negative_numbers = true, default_value = "0")]
-    pub(crate) vsock_port: i64,
+    /// Grant a vsock port of the host that answers with what it is sent: negative none, 0 any
+    #[arg(long, value_name = "PORT", value_parser = values::number::<i64>, allow_negative_numbers = true)]
+    pub(crate) vsock_port: Option<i64>,
+    /// Grant a UNIX socket of the host, at this vsock port
+    #[arg(long = "vsock", value_name = "PORT=SOCKET", value_parser = values::vsock)]
+    pub(crate) vsock_forwards: Vec<VsockForward>,
     /// Write what the run had as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,

@@ -136,7 +136,13 @@ impl Request {
         config.template = !machine.no_template;
         config.quiet = machine.quiet;
         config.ca_certs = machine.ca_certs.or_else(vmette::default_ca_certs);
-        config.vsock_port = vsock_port(machine.vsock_port)?;
+        config.vsock_port = vsock_port(machine.vsock_port.unwrap_or_default())?;
+        // "Any" is asked for when it is said, and granted to nobody who says nothing.
+        config.vsock = machine.vsock_port == Some(0);
+        config.vsock_forwards = machine.vsock_forwards;
+        if config.vsock_port == VsockPort::Disabled && !config.vsock_forwards.is_empty() {
+            return Err(conflict("--vsock and a negative --vsock-port cannot be used together"));
+        }
         config.accelerator = accelerator(machine.accel, machine.require_hardware);
         config.rootfs_name.clone_from(&rootfs);
         Ok(Self {
@@ -316,6 +322,18 @@ mod tests {
     }
 
     #[test]
+    fn vsock_is_granted_to_those_who_ask() {
+        let of = |args: &[&str]| {
+            let config = run(args).unwrap().config;
+            (config.vsock_port, config.vsock, config.vsock_forwards.len())
+        };
+        assert_eq!(of(&[]), (VsockPort::Auto, false, 0));
+        assert_eq!(of(&["--vsock-port", "0"]), (VsockPort::Auto, true, 0));
+        assert_eq!(of(&["--vsock-port", "-1"]), (VsockPort::Disabled, false, 0));
+        assert_eq!(of(&["--vsock-port", "7", "--vsock", "8=/s"]), (VsockPort::Fixed(7), false, 1));
+    }
+
+    #[test]
     fn a_kernel_whose_messages_are_asked_for_is_not_quiet() {
         assert!(run(&[]).unwrap().config.cmdline.contains("quiet"));
         let config = run(&["--console"]).unwrap().config;
@@ -339,6 +357,7 @@ mod tests {
         assert!(run(&["--require-hardware", "--accel", "tcg"]).is_err());
         assert!(run(&["-n", "-t"]).is_err());
         assert!(run(&["--vsock-port", "4294967296"]).is_err());
+        assert!(run(&["--vsock-port", "-1", "--vsock", "1=/s"]).is_err());
         assert!(run(&["--mem-mib", "0"]).is_err());
     }
 }

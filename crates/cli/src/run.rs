@@ -11,7 +11,7 @@ use vmette::{Console, Notice, Report, Session, SessionEnd, StopHandle};
 use crate::progress::{Display, Verbosity};
 use crate::request::Request;
 use crate::signals::{RunSignals, Stop};
-use crate::stdio::say;
+use crate::stdio::{print_err, say};
 use crate::terminal::RawMode;
 use crate::{exit, resolve, stdio};
 
@@ -60,6 +60,8 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
         .observer(Arc::new(move |notice: &Notice| match notice {
             Notice::Progress(text) if !quiet => say(text),
             Notice::Warning(text) if !quiet => say(&format!("warning: {text}")),
+            // It is what the user asked for, not talk of vmette's.
+            Notice::Vsock(line) => print_err(&format!("{line}\r\n")),
             _ => {}
         }))
         .piped()
@@ -150,6 +152,14 @@ fn banner(report: &Report, scratch_mib: Option<u64>) {
     }
     for disk in &report.grants.disks {
         line.push_str(&format!("; disk {disk} read-write"));
+    }
+    if let Some(vsock) = &report.grants.vsock {
+        for forward in &vsock.forwards {
+            line.push_str(&format!("; {} at vsock port {}", forward.host, forward.port));
+        }
+        if let (Some(port), true) = (vsock.port, vsock.echo) {
+            line.push_str(&format!("; echo at vsock port {port}"));
+        }
     }
     if let Some(mib) = scratch_mib {
         line.push_str(&format!("; overlay upper on scratch disk of {mib} MiB"));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use vmette::ShareMount;
+use vmette::{ShareMount, VsockForward};
 
 /// A number, or the words that the original used.
 pub(crate) fn number<T: FromStr>(text: &str) -> Result<T, String> {
@@ -102,6 +102,16 @@ pub(crate) fn volume(text: &str) -> Result<Volume, String> {
     Ok(Volume { host: host.into(), guest: format!("/{guest}"), read_only })
 }
 
+/// `PORT=SOCKET`.
+pub(crate) fn vsock(text: &str) -> Result<VsockForward, String> {
+    let (port, path) = text.split_once('=').ok_or("expects PORT=SOCKET")?;
+    if path.is_empty() {
+        return Err("expects PORT=SOCKET; the path is empty".into());
+    }
+    let port = number::<u32>(port).map_err(|e| format!("{port:?}: {e}"))?;
+    Ok(VsockForward { port, path: path.into() })
+}
+
 fn access(text: &str) -> (&str, bool) {
     if let Some(path) = text.strip_suffix(":ro") {
         return (path, true);
@@ -165,6 +175,14 @@ mod tests {
         assert_eq!(volume("/a:/b").unwrap().into_share(3).tag, "volume3");
         for wrong in ["/a", "/a:b", ":/b", "", ":ro"] {
             assert!(volume(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn vsock_ports() {
+        assert_eq!(vsock("5000=/a=b").unwrap(), VsockForward { port: 5000, path: "/a=b".into() });
+        for wrong in ["", "5000", "5000=", "=/a", "x=/a", "-1=/a", "4294967296=/a"] {
+            assert!(vsock(wrong).is_err(), "{wrong:?}");
         }
     }
 

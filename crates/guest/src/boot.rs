@@ -23,6 +23,11 @@ pub(crate) enum BootError {
     Io { what: String, source: io::Error },
     #[error("no disk with the serial number {serial} appeared in the guest within {seconds} s")]
     NoDisk { serial: String, seconds: u64 },
+    #[error(
+        "no vsock device appeared in the guest within {seconds} s; its kernel needs the modules vsock and \
+         vmw_vsock_virtio_transport"
+    )]
+    NoVsock { seconds: u64 },
     #[error("no virtio-fs share with the tag {tag} appeared in the guest within {seconds} s")]
     NoShare { tag: String, seconds: u64 },
 }

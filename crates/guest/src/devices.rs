@@ -91,6 +91,20 @@ pub(crate) fn port(name: &str) -> io::Result<Option<String>> {
     Ok(None)
 }
 
+/// Whether the guest's kernel drives a vsock device.
+pub(crate) fn vsock() -> io::Result<Option<()>> {
+    // The folder is the driver's: without the module there is none.
+    let Ok(devices) = fs::read_dir("/sys/bus/virtio/drivers/vmw_vsock_virtio_transport") else {
+        return Ok(None);
+    };
+    for device in devices {
+        if device?.file_name().to_str().is_some_and(|name| name.starts_with("virtio")) {
+            return Ok(Some(()));
+        }
+    }
+    Ok(None)
+}
+
 /// Serial numbers are padded with NULs or blanks.
 fn is_serial(found: &[u8], wanted: &str) -> bool {
     let end = found.iter().rposition(|b| *b != 0 && !b.is_ascii_whitespace()).map_or(0, |last| last + 1);

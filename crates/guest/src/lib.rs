@@ -18,6 +18,7 @@ mod modules;
 mod mounts;
 mod net;
 pub mod pid1;
+pub mod programs;
 mod serve;
 mod sys;
 mod tree;

@@ -14,7 +14,7 @@ use vmette_wire::agent::{Boot, Overlay, ROOTFS_SERIAL, ROOTFS_TAG, Root, SCRATCH
 
 use crate::boot::{BootError, make_dir};
 use crate::devices::{self, Uevents};
-use crate::log;
+use crate::{log, programs};
 
 /// How long a disk or a share may take to appear: it may be plugged in while the guest boots.
 const DEVICE_DEADLINE: Duration = Duration::from_secs(20);
@@ -26,8 +26,11 @@ const WRITES: &str = "/work/writes";
 const SKELETON: &str = "/work/skeleton";
 const MERGED: &str = "/work/merged";
 
+/// This program, in the initramfs.
+const INIT: &str = "/init";
+
 /// Devices every workload has, with their permissions. Those that the kernel lacks are left out.
-const DEVICES: [(&str, u16); 12] = [
+const DEVICES: [(&str, u16); 13] = [
     ("null", 0o666),
     ("zero", 0o666),
     ("full", 0o666),
@@ -40,6 +43,7 @@ const DEVICES: [(&str, u16); 12] = [
     ("kvm", 0o666),
     ("loop-control", 0o660),
     ("hwrng", 0o600),
+    ("vsock", 0o666),
 ];
 
 /// Disks and loop devices: what the run was given is root's to use.
@@ -103,14 +107,14 @@ impl Layers {
             }
             Overlay::Tmpfs => {
                 tmpfs(WRITES, c"mode=0755")?;
-                writable_overlay(&boot.root)?
+                writable_overlay(boot)?
             }
             Overlay::Scratch => {
                 let disk = wait_for_disk(&uevents, SCRATCH_SERIAL)?;
                 mount(&disk, WRITES, "ext4", MountFlags::empty(), None)
                     .map_err(BootError::io(format!("mount the scratch disk (ext4 on {disk})")))?;
                 log::note("overlay upper on scratch disk");
-                writable_overlay(&boot.root)?
+                writable_overlay(boot)?
             }
         };
         let data = CString::new(data).map_err(|e| BootError::io("merge the root")(io::Error::from(e)))?;
@@ -118,6 +122,9 @@ impl Layers {
             .map_err(BootError::io("merge the rootfs and its overlay"))?;
         for serial in &boot.disks {
             wait_for_disk(&uevents, serial)?;
+        }
+        if boot.vsock {
+            wait_for_vsock(&uevents)?;
         }
         let nodes = nodes().map_err(BootError::io("list the devices"))?;
         Ok(Self { uevents, nodes })
@@ -204,13 +211,13 @@ fn tmpfs(target: &str, data: &'static std::ffi::CStr) -> Result<(), BootError> {
         .map_err(BootError::io(format!("mount a tmpfs at {target}")))
 }
 
-fn writable_overlay(root: &Root) -> Result<String, BootError> {
+fn writable_overlay(boot: &Boot) -> Result<String, BootError> {
     let (upper, work) = (format!("{WRITES}/upper"), format!("{WRITES}/work"));
     make_dir(&upper)?;
     make_dir(&work)?;
     // The merged root has the owner and the permissions of the upper layer's folder. An image says what they are; a
     // folder of the host says only who may enter it there.
-    let (owner, mode) = match root {
+    let (owner, mode) = match boot.root {
         Root::Block { .. } => {
             let lower = fs::symlink_metadata(LOWER).map_err(BootError::io("look at the rootfs"))?;
             ((lower.uid(), lower.gid()), lower.mode() & 0o7777)
@@ -219,7 +226,12 @@ fn writable_overlay(root: &Root) -> Result<String, BootError> {
     };
     chown(&upper, Some(owner.0), Some(owner.1)).map_err(BootError::io("give the overlay its owner"))?;
     chmod(&upper, Mode::from_raw_mode(mode)).map_err(BootError::io("give the overlay its permissions"))?;
-    Ok(format!("lowerdir={LOWER},upperdir={upper},workdir={work}"))
+    let mut lower = LOWER.to_owned();
+    if boot.vsock {
+        programs()?;
+        lower = format!("{LOWER}:{SKELETON}");
+    }
+    Ok(format!("lowerdir={lower},upperdir={upper},workdir={work}"))
 }
 
 /// A layer below the rootfs with the places that have to exist: nobody can make them later.
@@ -234,6 +246,24 @@ fn skeleton(boot: &Boot) -> Result<(), BootError> {
     for file in SKELETON_FILES {
         fs::write(format!("{SKELETON}/{file}"), b"").map_err(BootError::io(format!("make {file}")))?;
     }
+    if boot.vsock { programs() } else { Ok(()) }
+}
+
+/// The programs for vsock, in a layer below the rootfs: an image's own of the same name comes first, and no link in it
+/// leads anywhere.
+fn programs() -> Result<(), BootError> {
+    let folder = format!("{SKELETON}/{}", programs::FOLDER);
+    make_dir(&folder)?;
+    let mut first: Option<String> = None;
+    for name in programs::NAMES {
+        let path = format!("{folder}/{name}");
+        match &first {
+            Some(first) => fs::hard_link(first, &path),
+            None => fs::copy(INIT, &path).map(drop),
+        }
+        .map_err(BootError::io(format!("make the program {name}")))?;
+        first.get_or_insert(path);
+    }
     Ok(())
 }
 
@@ -242,6 +272,13 @@ fn wait_for_disk(uevents: &Uevents, serial: &str) -> Result<String, BootError> {
         .wait_for(DEVICE_DEADLINE, || devices::disk(serial))
         .map_err(BootError::io("look for disks"))?
         .ok_or_else(|| BootError::NoDisk { serial: serial.to_owned(), seconds: DEVICE_DEADLINE.as_secs() })
+}
+
+fn wait_for_vsock(uevents: &Uevents) -> Result<(), BootError> {
+    uevents
+        .wait_for(DEVICE_DEADLINE, devices::vsock)
+        .map_err(BootError::io("look for the vsock device"))?
+        .ok_or(BootError::NoVsock { seconds: DEVICE_DEADLINE.as_secs() })
 }
 
 fn mount_share(uevents: &Uevents, tag: &str, target: &str, flags: MountFlags) -> Result<(), BootError> {

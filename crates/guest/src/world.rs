@@ -263,6 +263,7 @@ mod tests {
             working_dir: None,
             ca_bundle: false,
             switch_root: false,
+            vsock: false,
             payload_len: 0,
         }
     }

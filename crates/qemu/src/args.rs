@@ -34,6 +34,8 @@ pub(crate) struct Fds {
     pub(crate) qmp: i32,
     /// Connections to the share servers.
     pub(crate) shares: Vec<i32>,
+    /// The connection to the vsock server.
+    pub(crate) vsock: Option<i32>,
 }
 
 /// The arguments, without the program's name.
@@ -52,10 +54,13 @@ pub(crate) fn build(plan: &Plan, fds: &Fds) -> Vec<OsString> {
     for (number, fd) in fds.shares.iter().enumerate() {
         args.option("-chardev", format!("socket,id=share{number},fd={fd}"));
     }
+    if let Some(fd) = fds.vsock {
+        args.option("-chardev", format!("socket,id=vsock,fd={fd}"));
+    }
     if plan.restore {
         args.option("-incoming", "defer");
     } else {
-        for plugged in plan.disks.iter().chain(&plan.shares) {
+        for plugged in plan.plugged() {
             if let Some(blockdev) = &plugged.blockdev {
                 args.option("-blockdev", blockdev.to_string());
             }
@@ -177,6 +182,7 @@ mod tests {
             rootfs: Some("/images/a,b \"c\".squashfs".into()),
             disks: vec![Disk { serial: "scratch".into(), path: "/images/scratch".into(), read_only: false }],
             shares: (0..4).map(|i| share(&format!("tag{i}"))).collect(),
+            vsock: true,
             ..spec()
         }
     }
@@ -189,6 +195,7 @@ mod tests {
             console: 12,
             qmp: 13,
             shares: (20..20 + shares).collect(),
+            vsock: (shares > 0).then_some(30),
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use vmette_vmm::{Console, ControlStream, Error, MachineEnd, MachineSpec, Result, Slot};
 
+use crate::ENGINE;
 use crate::args::{self, Fds};
 use crate::console::LastLines;
 use crate::memory;
@@ -20,6 +21,7 @@ use crate::process::{Process, Spawn, number};
 use crate::qmp::{Qmp, QmpError};
 use crate::share;
 use crate::snapshot::Snapshot;
+use crate::vsock::{self, Vsock};
 
 /// How long the loading of a device state may take.
 const RESTORE_LIMIT: Duration = Duration::from_secs(60);
@@ -30,6 +32,8 @@ pub(crate) struct Prepared {
     pub(crate) binary: PathBuf,
     /// Named when there are shares.
     pub(crate) share_server: Option<PathBuf>,
+    /// Named when there is vsock.
+    pub(crate) vsock_server: Option<PathBuf>,
     pub(crate) fingerprint: String,
     pub(crate) spec: MachineSpec,
     pub(crate) plan: Plan,
@@ -46,11 +50,12 @@ pub(crate) struct Running {
     /// Whether the machine has more than what every machine has, which a saved state cannot hold.
     pub(crate) extended: bool,
     pub(crate) console: Arc<LastLines>,
-    /// What QEMU and the share servers printed.
+    /// What QEMU and the servers printed.
     pub(crate) complaints: Arc<LastLines>,
     pub(crate) servers: Vec<Process>,
-    /// The tags of the shares that they serve, in the same order.
-    pub(crate) share_tags: Vec<String>,
+    /// What they serve, in the same order.
+    pub(crate) served: Vec<String>,
+    pub(crate) vsock: Option<Vsock>,
     pub(crate) qemu: Process,
     /// How the machine ended, where that is known better here than from the way that QEMU ended.
     pub(crate) verdict: Slot<MachineEnd>,
@@ -76,7 +81,7 @@ struct Memory {
 
 /// Starts the processes. QEMU runs when this returns, but may not have looked at its arguments yet.
 pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
-    let Prepared { binary, share_server, fingerprint, spec, plan, snapshot } = prepared;
+    let Prepared { binary, share_server, vsock_server, fingerprint, spec, plan, snapshot } = prepared;
     let (agent, agent_end) = pair()?;
     let (qmp, qmp_end) = pair()?;
     let (console, console_end) = pair()?;
@@ -93,6 +98,18 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
             connections.push(served.connection);
         }
     }
+    let mut served: Vec<String> = spec.shares.iter().map(|share| format!("share {}", share.tag)).collect();
+    let mut vsock = None;
+    let mut vsock_fd = None;
+    if let Some(program) = vsock_server {
+        let stderr = errors_end.try_clone().map_err(Error::io("duplicate a pipe"))?;
+        let device = vsock::serve(&program, stderr)?;
+        servers.push(device.server);
+        served.push("the vsock device".into());
+        vsock_fd = Some(number(&device.connection));
+        connections.push(device.connection);
+        vsock = Some(device.vsock);
+    }
     let memory = memory_for(&spec, snapshot.as_ref())?;
     let fds = Fds {
         memory: number(&memory.fd),
@@ -100,7 +117,8 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
         agent: number(&agent_end),
         console: number(&console_end),
         qmp: number(&qmp_end),
-        shares: connections.iter().map(number).collect(),
+        shares: connections.iter().take(spec.shares.len()).map(number).collect(),
+        vsock: vsock_fd,
     };
     let mut inherit = vec![memory.fd, agent_end, console_end, qmp_end];
     inherit.append(&mut connections);
@@ -122,12 +140,12 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
     let console = LastLines::follow("console", UnixStream::from(console), copy)?;
     let complaints = LastLines::follow("complaints", errors, None)?;
     let qmp = Qmp::new(UnixStream::from(qmp)).map_err(Error::io("connect to QEMU"))?;
-    let extended = !plan.disks.is_empty() || !plan.shares.is_empty();
+    let extended = plan.plugged().next().is_some();
     let restore = snapshot.map(|snapshot| Restore {
         dir: snapshot.dir,
         state: snapshot.state,
         copy: memory.copy,
-        plugged: plan.disks.into_iter().chain(plan.shares).collect(),
+        plugged: plan.plugged().cloned().collect(),
     });
     let running = Running {
         qmp,
@@ -137,7 +155,8 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
         console,
         complaints,
         servers,
-        share_tags: spec.shares.iter().map(|share| share.tag.clone()).collect(),
+        served,
+        vsock,
         qemu,
         verdict: Slot::new(),
         restore: Mutex::new(restore),
@@ -150,13 +169,15 @@ fn pair() -> Result<(OwnedFd, OwnedFd)> {
     Ok((ours.into(), theirs.into()))
 }
 
-/// Three kinds: new and empty; the saved one, copied on write; a copy of the saved one, because share servers reach the
+/// Three kinds: new and empty; the saved one, copied on write; a copy of the saved one, because the servers reach the
 /// guest's memory through the descriptor and would see the saved one otherwise.
 fn memory_for(spec: &MachineSpec, snapshot: Option<&Snapshot>) -> Result<Memory> {
     let saved = snapshot.map(|snapshot| snapshot.memory.try_clone()).transpose();
     let saved = saved.map_err(Error::io("duplicate a descriptor"))?;
     match saved {
-        Some(saved) if spec.shares.is_empty() => Ok(Memory { fd: saved.into(), own: None, copy: None }),
+        Some(saved) if spec.shares.is_empty() && !spec.vsock => {
+            Ok(Memory { fd: saved.into(), own: None, copy: None })
+        }
         saved => {
             let fd =
                 memory::anonymous(spec.memory_mib << 20).map_err(Error::io("create the guest's memory"))?;
@@ -173,6 +194,15 @@ fn memory_for(spec: &MachineSpec, snapshot: Option<&Snapshot>) -> Result<Memory>
 }
 
 impl Running {
+    /// The machine's vsock device.
+    pub(crate) fn vsock(&self) -> Result<&Vsock> {
+        self.vsock.as_ref().ok_or_else(|| Error::Unsupported {
+            engine: ENGINE,
+            operation: "vsock",
+            reason: "this machine was started without a vsock device".into(),
+        })
+    }
+
     /// Waits for QEMU, restores what is to be restored, and lets the guest run.
     pub(crate) fn bring_up(&self) -> Result<()> {
         let restore = self.restore.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -184,7 +214,7 @@ impl Running {
             path: dir,
             reason: format!("it cannot be restored: {reason}"),
         })?;
-        // Why a share server does not serve is on its standard error.
+        // Why a server does not serve is on its standard error.
         self.plug_and_run(&plugged).map_err(|e| match failed(e) {
             Error::Machine(message) => Error::Machine(message + &self.complaints.tail()),
             error => error,

@@ -15,7 +15,7 @@ use crate::boot::Prepared;
 use crate::checks;
 use crate::host_facts::{self, HostFacts};
 use crate::locate;
-use crate::machine::{NO_VSOCK, QemuMachine};
+use crate::machine::QemuMachine;
 use crate::plan::Plan;
 use crate::snapshot::Snapshot;
 use crate::version::{self, Version};
@@ -28,6 +28,8 @@ pub struct QemuOptions {
     /// The program `vmette-virtiofsd`; else in the folder `VMETTE_LIBEXEC_DIR`, around `installed_at` and the running
     /// program, or on `PATH`.
     pub share_server: Option<PathBuf>,
+    /// The program `vmette-vsockd`; else in the same places.
+    pub vsock_server: Option<PathBuf>,
     /// A file of the installation that this engine belongs to, when that is not the running program's.
     pub installed_at: Option<PathBuf>,
     /// Folder for what saves time on the next start: QEMU's version, and that KVM does not work here.
@@ -93,7 +95,7 @@ impl Hypervisor for Qemu {
             reasons,
             boots: true,
             no_shares: self.locate_share_server().err().map(|e| e.to_string()),
-            no_vsock: Some(NO_VSOCK.into()),
+            no_vsock: self.vsock_server().err().map(|e| e.to_string()),
             snapshots: cfg!(target_os = "linux"),
             max_vcpus: checks::max_vcpus(),
         })
@@ -122,11 +124,20 @@ impl Hypervisor for Qemu {
             true => None,
             false => Some(self.share_server()?),
         };
+        let vsock_server = spec.vsock.then(|| self.vsock_server()).transpose()?;
         let snapshot = match &spec.origin {
             Origin::Cold => None,
             Origin::Snapshot(dir) => Some(Snapshot::open(dir, &fingerprint, spec.memory_mib << 20)?),
         };
-        Ok(Arc::new(QemuMachine::new(Prepared { binary, share_server, fingerprint, spec, plan, snapshot })))
+        Ok(Arc::new(QemuMachine::new(Prepared {
+            binary,
+            share_server,
+            vsock_server,
+            fingerprint,
+            spec,
+            plan,
+            snapshot,
+        })))
     }
 }
 
@@ -144,6 +155,17 @@ impl Qemu {
 
     fn locate_share_server(&self) -> Result<PathBuf> {
         locate::share_server(self.options.share_server.as_deref(), self.options.installed_at.as_deref())
+    }
+
+    fn vsock_server(&self) -> Result<PathBuf> {
+        if !cfg!(target_os = "linux") {
+            return Err(Error::Unsupported {
+                engine: ENGINE,
+                operation: "vsock",
+                reason: "its server runs on Linux only".into(),
+            });
+        }
+        locate::vsock_server(self.options.vsock_server.as_deref(), self.options.installed_at.as_deref())
     }
 }
 

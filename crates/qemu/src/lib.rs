@@ -2,7 +2,7 @@
 //!
 //! QEMU runs as a process of its own, restricted by its seccomp sandbox, told what to do by descriptors that it
 //! inherits, and gone when its owner is. Host folders are served to the guest by one restricted process each, the
-//! program `vmette-virtiofsd` of this crate. [`Qemu`] is the engine; everything else in here is how.
+//! program `vmette-virtiofsd` of this crate; vsock by another, `vmette-vsockd`. [`Qemu`] is the engine; everything else in here is how.
 
 mod accel;
 mod args;
@@ -23,6 +23,7 @@ mod share;
 mod snapshot;
 mod stamp;
 mod version;
+mod vsock;
 
 pub use engine::{Qemu, QemuOptions};
 

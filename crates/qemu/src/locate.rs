@@ -16,6 +16,8 @@ pub(crate) const LIBEXEC_VARIABLE: &str = "VMETTE_LIBEXEC_DIR";
 
 const SHARE_SERVER: &str = "vmette-virtiofsd";
 
+const VSOCK_SERVER: &str = "vmette-vsockd";
+
 const QEMU: &str = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
 
 const QEMU_REMEDY: &str = if cfg!(target_os = "macos") {
@@ -44,22 +46,32 @@ pub(crate) fn qemu(option: Option<&Path>) -> Result<PathBuf> {
 /// The program that serves host folders: the one that was named, or where `installed_at`, a file of the installation,
 /// and the running program suggest.
 pub(crate) fn share_server(option: Option<&Path>, installed_at: Option<&Path>) -> Result<PathBuf> {
+    server(SHARE_SERVER, "serves host folders", option, installed_at)
+}
+
+/// The program that serves vsock devices; looked for in the same places.
+pub(crate) fn vsock_server(option: Option<&Path>, installed_at: Option<&Path>) -> Result<PathBuf> {
+    server(VSOCK_SERVER, "serves vsock", option, installed_at)
+}
+
+fn server(name: &str, task: &str, option: Option<&Path>, installed_at: Option<&Path>) -> Result<PathBuf> {
     let program = std::env::current_exe().ok();
     let places = match option {
         Some(path) => vec![path.to_owned()],
-        None => share_server_places(
+        None => server_places(
+            name,
             std::env::var_os(LIBEXEC_VARIABLE).map(PathBuf::from).as_deref(),
             installed_at.into_iter().chain(program.as_deref()),
         ),
     };
     let found = places.iter().find(|path| is_program(path)).cloned();
-    let found = found.or_else(|| option.is_none().then(|| on_path(SHARE_SERVER)).flatten());
+    let found = found.or_else(|| option.is_none().then(|| on_path(name)).flatten());
     let Some(found) = found else {
         let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
         return Err(Error::Unavailable {
             engine: ENGINE,
             reason: format!(
-                "the program that serves host folders, {SHARE_SERVER}, is in none of {} and not on PATH: \
+                "the program that {task}, {name}, is in none of {} and not on PATH: \
                  install it with vmette, or name its folder in {LIBEXEC_VARIABLE}",
                 places.join(", ")
             ),
@@ -70,7 +82,8 @@ pub(crate) fn share_server(option: Option<&Path>, installed_at: Option<&Path>) -
 
 /// Around each file: beside it, one folder up (test programs live in `target/<profile>/deps`), and in the `libexec` of
 /// the prefix it is installed in.
-fn share_server_places<'a>(
+fn server_places<'a>(
+    name: &str,
     libexec: Option<&Path>,
     files: impl IntoIterator<Item = &'a Path>,
 ) -> Vec<PathBuf> {
@@ -85,7 +98,7 @@ fn share_server_places<'a>(
             folders.push(parent.join("libexec/vmette"));
         }
     }
-    folders.into_iter().map(|folder| folder.join(SHARE_SERVER)).collect()
+    folders.into_iter().map(|folder| folder.join(name)).collect()
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {
@@ -115,7 +128,7 @@ mod tests {
     #[test]
     fn the_share_server_is_looked_for_around_the_installation_and_every_place_is_named() {
         let files = ["/there/lib/libvmette.so", "/nowhere/bin/vmette"].map(Path::new);
-        let places = share_server_places(Some(Path::new("/x")), files);
+        let places = server_places(SHARE_SERVER, Some(Path::new("/x")), files);
         let around_library = ["/there/lib", "/there", "/there/libexec/vmette"];
         let around_program = ["/nowhere/bin", "/nowhere", "/nowhere/libexec/vmette"];
         let expected = ["/x"].into_iter().chain(around_library).chain(around_program);

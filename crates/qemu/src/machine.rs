@@ -12,19 +12,15 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use vmette_vmm::{ControlStream, Error, Machine, MachineEnd, Result, Slot, VsockListener, VsockStream};
 
-use crate::ENGINE;
 use crate::boot::{self, Prepared, Running, failed};
 use crate::save;
 
 /// How long to wait for the last words of a process that has ended: they are in a buffer already.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How long the share servers may take to notice that their machine is gone: one may hang in a file system of the
+/// How long the servers may take to notice that their machine is gone: one may hang in a file system of the
 /// host's that does not answer.
 const SERVERS_LIMIT: Duration = Duration::from_secs(1);
-
-/// Why there is none.
-pub(crate) const NO_VSOCK: &str = "its machines have no vsock device";
 
 pub(crate) struct QemuMachine {
     phase: Mutex<Phase>,
@@ -125,12 +121,12 @@ impl Machine for QemuMachine {
         save::save(&*self.running()?, dir)
     }
 
-    fn vsock_listen(&self, _port: u32) -> Result<VsockListener> {
-        Err(Error::Unsupported { engine: ENGINE, operation: "vsock", reason: NO_VSOCK.into() })
+    fn vsock_listen(&self, port: u32) -> Result<VsockListener> {
+        self.running()?.vsock()?.listen(port)
     }
 
-    fn vsock_connect(&self, _port: u32) -> Result<VsockStream> {
-        Err(Error::Unsupported { engine: ENGINE, operation: "vsock", reason: NO_VSOCK.into() })
+    fn vsock_connect(&self, port: u32) -> Result<VsockStream> {
+        self.running()?.vsock()?.connect(port)
     }
 
     fn stop(&self) {
@@ -186,7 +182,7 @@ fn watch(running: Arc<Running>, end: &Slot<MachineEnd>) {
     end.set(how);
 }
 
-/// A guest whose share server is gone would wait for its answers for ever: the machine ends with the server.
+/// A guest whose server is gone would wait for its answers for ever: the machine ends with the server.
 fn watch_server(running: &Weak<Running>, index: usize, exit: &Slot<ExitStatus>) {
     let status = exit.wait();
     let Some(running) = running.upgrade() else { return };
@@ -194,11 +190,9 @@ fn watch_server(running: &Weak<Running>, index: usize, exit: &Slot<ExitStatus>) 
     if running.qemu.exit().wait_until(Instant::now() + LAST_WORDS).is_some() {
         return;
     }
-    let tag = &running.share_tags[index];
+    let what = &running.served[index];
     let complaints = running.complaints.tail();
-    running
-        .verdict
-        .set(MachineEnd::Failed(format!("the server of share {tag} ended ({status}){complaints}")));
+    running.verdict.set(MachineEnd::Failed(format!("the server of {what} ended ({status}){complaints}")));
     running.qemu.kill();
 }
 

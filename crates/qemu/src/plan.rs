@@ -43,6 +43,7 @@ pub(crate) struct Plan {
     pub(crate) rootfs: Value,
     pub(crate) disks: Vec<Plugged>,
     pub(crate) shares: Vec<Plugged>,
+    pub(crate) vsock: Option<Plugged>,
 }
 
 /// A device in a root port, as QMP wants it; the command line takes the same.
@@ -55,13 +56,13 @@ pub(crate) struct Plugged {
 
 /// How many ports a machine has.
 pub(crate) fn ports(spec: &MachineSpec) -> Result<usize> {
-    ports_for(spec.slots.max(spec.disks.len() + spec.shares.len()))
+    ports_for(spec.slots.max(spec.disks.len() + spec.shares.len() + usize::from(spec.vsock)))
 }
 
 fn ports_for(devices: usize) -> Result<usize> {
     PORT_COUNTS.into_iter().find(|&count| devices <= count).ok_or_else(|| {
         Error::InvalidSpec(format!(
-            "a machine takes at most {} shares and disks together, not {devices}",
+            "a machine takes at most {} shares, disks and vsock devices together, not {devices}",
             PORT_COUNTS[PORT_COUNTS.len() - 1]
         ))
     })
@@ -73,6 +74,7 @@ impl Plan {
         let disks = spec.disks.iter().enumerate().map(|(i, disk)| disk_device(disk, i));
         let shares = spec.shares.iter().enumerate();
         let shares = shares.map(|(i, share)| share_device(&share.tag, i, spec.disks.len() + i));
+        let vsock = spec.vsock.then(|| vsock_device(spec.disks.len() + spec.shares.len()));
         Ok(Self {
             arch: Arch::host(),
             accelerator,
@@ -87,7 +89,13 @@ impl Plan {
             rootfs: rootfs_blockdev(spec.rootfs.as_deref()),
             disks: disks.collect(),
             shares: shares.collect(),
+            vsock,
         })
+    }
+
+    /// What is not in every machine.
+    pub(crate) fn plugged(&self) -> impl Iterator<Item = &Plugged> {
+        self.disks.iter().chain(&self.shares).chain(&self.vsock)
     }
 
     /// Everything about the machine's shape that a saved state depends on.
@@ -144,6 +152,15 @@ fn share_device(tag: &str, number: usize, port: usize) -> Plugged {
         device: json!({
             "driver": "vhost-user-fs-pci", "id": format!("share{number}-device"), "bus": format!("port{port}"),
             "chardev": format!("share{number}"), "tag": tag, "queue-size": 1024,
+        }),
+    }
+}
+
+fn vsock_device(port: usize) -> Plugged {
+    Plugged {
+        blockdev: None,
+        device: json!({
+            "driver": "vhost-user-vsock-pci", "id": "vsock-device", "bus": format!("port{port}"), "chardev": "vsock",
         }),
     }
 }

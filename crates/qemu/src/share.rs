@@ -41,7 +41,7 @@ pub(crate) fn serve(program: &Path, share: &Share, stderr: OwnedFd) -> Result<Se
 
 /// A listening socket with the one connection that it will ever accept already waiting in it. Its path exists for the
 /// time between `bind` and `connect`, in a folder that nobody else can enter.
-fn connected() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn connected() -> io::Result<(OwnedFd, OwnedFd)> {
     let dir = RuntimeDir::new()?;
     let (listener, connection) = if cfg!(target_os = "linux") {
         // A socket's path has at most 107 bytes; through the folder's descriptor any folder will do.

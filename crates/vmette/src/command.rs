@@ -24,9 +24,10 @@ impl Config {
 
     /// What every command of the session starts with, as an image's commands do everywhere: the image's environment and
     /// then the caller's, the folder, the user. A command's own options win.
-    pub(crate) fn surroundings(&self) -> ExecOptions {
+    pub(crate) fn surroundings(&self, vsock_port: Option<u32>) -> ExecOptions {
         // Guests of the original have the variable, empty where there is no vsock.
-        let mut options = ExecOptions::default().env("VMETTE_VSOCK_PORT", "");
+        let port = vsock_port.map(|port| port.to_string()).unwrap_or_default();
+        let mut options = ExecOptions::default().env("VMETTE_VSOCK_PORT", port);
         for (key, value) in self.image.env.iter().chain(&self.env) {
             options = options.env(key, value);
         }
@@ -113,16 +114,16 @@ mod tests {
             .env("A", "image")
             .env("B", "image")
             .env("A", "caller");
-        assert_eq!(config.surroundings(), expected.clone().user("web").cwd("/"));
+        assert_eq!(config.surroundings(None), expected.clone().user("web").cwd("/"));
         config.user = Some("0".into());
         assert_eq!(
-            config.surroundings(),
+            config.surroundings(None),
             expected.clone().user("0"),
             "whose home it is, is for the guest to say"
         );
         config.image.working_dir = Some("/srv".into());
-        assert_eq!(config.surroundings(), expected.clone().user("0").cwd("/srv"));
+        assert_eq!(config.surroundings(None), expected.clone().user("0").cwd("/srv"));
         config.cwd = Some("/tmp".into());
-        assert_eq!(config.surroundings(), expected.user("0").cwd("/tmp"));
+        assert_eq!(config.surroundings(None), expected.user("0").cwd("/tmp"));
     }
 }

@@ -20,16 +20,26 @@ pub enum WorkloadStrategy {
     Agent,
 }
 
-/// The guest's vsock port on the host.
+/// The port of the host that the guest is told of in `VMETTE_VSOCK_PORT`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum VsockPort {
-    /// None.
+    /// None, and no vsock device.
     Disabled,
-    /// One that is free, where the engine has vsock.
+    /// None, and no vsock device, unless [`Config::vsock`] or [`Config::vsock_forwards`] ask for one: a device costs each
+    /// start some time. The port is then the first forward's, else one of 50000 to 59999.
     #[default]
     Auto,
-    /// This one, or an error.
+    /// This one, and a device: 1 to 4294967294.
     Fixed(u32),
+}
+
+/// A port of the host at which the guest of one machine reaches a UNIX socket of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VsockForward {
+    /// The port: 1 to 4294967294.
+    pub port: u32,
+    /// The socket, a stream socket on which somebody listens.
+    pub path: PathBuf,
 }
 
 /// A rootfs that is a host folder.
@@ -127,8 +137,18 @@ pub struct Config {
     /// Whether the command's output is kept for [`Session::wait_captured`](crate::Session::wait_captured) and
     /// [`Session::capture_rx`](crate::Session::capture_rx) rather than passed to this process's stdout and stderr.
     pub capture_output: bool,
-    /// The guest's vsock port.
+    /// The port that the guest is told of, and whether there is a vsock device.
     pub vsock_port: VsockPort,
+    /// Whether the machine has a vsock device although no port asks for one: for
+    /// [`Session::vsock_listen`](crate::Session::vsock_listen) and
+    /// [`Session::vsock_connect`](crate::Session::vsock_connect).
+    pub vsock: bool,
+    /// Whether the session's command finds, at the port it is told of, somebody who sends back what it sends and shows it
+    /// as [`Notice::Vsock`](crate::Notice::Vsock). Not when a forward has that port, and not without a command. Set it to
+    /// `false` to listen there yourself.
+    pub vsock_echo: bool,
+    /// Ports of the host that lead to UNIX sockets of the host.
+    pub vsock_forwards: Vec<VsockForward>,
     /// vsock port in the guest for snapshots.
     pub guest_vsock_port: u32,
     /// Ends the session after that many seconds, counted from the start of the session. Resolving a rootfs comes before
@@ -197,6 +217,9 @@ impl Config {
             quiet: false,
             capture_output: false,
             vsock_port: VsockPort::Auto,
+            vsock: false,
+            vsock_echo: true,
+            vsock_forwards: Vec::new(),
             guest_vsock_port: 1025,
             timeout_seconds: None,
             vcpus: 1,

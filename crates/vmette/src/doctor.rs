@@ -77,7 +77,11 @@ fn engine_findings(config: &Config, cache: &CacheRoot) -> Vec<Finding> {
                 // A run without shares works all the same.
                 shares.value = format!("host folders cannot be shared: {reason}");
             }
-            vec![Finding::good("engine", capabilities.engine), finding, shares]
+            let mut vsock = Finding::good("vsock", "guests can talk to the host");
+            if let Some(reason) = capabilities.no_vsock {
+                vsock.value = format!("guests cannot talk to the host: {reason}");
+            }
+            vec![Finding::good("engine", capabilities.engine), finding, shares, vsock]
         }
         Err(e) => vec![Finding::bad("engine", e)],
     }

@@ -22,7 +22,7 @@ pub(crate) fn hello() -> Result<(Hello, [u8; ENTROPY_LEN]), Error> {
     Ok((hello, entropy))
 }
 
-fn random<const N: usize>() -> Result<[u8; N], Error> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
     let mut filled = 0;
     while filled < N {

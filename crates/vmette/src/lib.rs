@@ -42,11 +42,12 @@ mod stop_signal;
 mod stream;
 mod template;
 mod validate;
+mod vsock;
 
 pub use ca::default_ca_certs;
 pub use config::{
     BlockFs, Config, DEFAULT_CMDLINE, ImageConfig, NetworkOptions, PullPolicy, Rootfs, RootfsArtifact,
-    RootfsBlock, RootfsShare, ShareMount, VsockPort, WorkloadStrategy,
+    RootfsBlock, RootfsShare, ShareMount, VsockForward, VsockPort, WorkloadStrategy,
 };
 pub use end::{SessionEnd, StopHandle};
 pub use error::Error;
@@ -54,12 +55,14 @@ pub use files::FileInfo;
 pub use notice::{Notice, Observer};
 pub use process::{Collected, ExecOptions, Output, Process};
 pub use pump::{CAPTURE_MAX, forward};
-pub use report::{Grants, Report, RootfsKind, RootfsReport, ShareGrant, StartedFrom, Timings};
+pub use report::{
+    Grants, Report, RootfsKind, RootfsReport, ShareGrant, StartedFrom, Timings, VsockGrant, VsockGrantForward,
+};
 pub use resolve::{provider_context, resolve_rootfs, resolve_rootfs_until};
 pub use run::{RunOutput, run};
 pub use session::{Session, SessionBuilder, SessionClient};
 pub use validate::{MEM_MIB_MAX, MEM_MIB_MIN, SCRATCH_MIB_MAX, SCRATCH_MIB_MIN, VCPUS_MAX, is_valid_env_key};
-pub use vmette_vmm::{Accelerator, AcceleratorChoice, Console, Isolation};
+pub use vmette_vmm::{Accelerator, AcceleratorChoice, Console, Isolation, VsockListener, VsockStream};
 pub use vmette_wire::agent::{ExitStatus, FailureKind};
 pub use vmette_wire::{Action, ResponseHeader, ScrollDirection};
 

@@ -69,6 +69,29 @@ pub struct Grants {
     pub disks: Vec<String>,
     /// Whether there is a network.
     pub network: bool,
+    /// The vsock device, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<VsockGrant>,
+}
+
+/// What the guest can reach over vsock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VsockGrant {
+    /// The port that it is told of.
+    pub port: Option<u32>,
+    /// Whether that port answers with what it is sent.
+    pub echo: bool,
+    /// Ports that lead to UNIX sockets.
+    pub forwards: Vec<VsockGrantForward>,
+}
+
+/// A UNIX socket that the guest can reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VsockGrantForward {
+    /// The port.
+    pub port: u32,
+    /// The socket's path on the host.
+    pub host: String,
 }
 
 /// A folder that the guest can reach.

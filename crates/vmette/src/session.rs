@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use vmette_vmm::Hypervisor;
+use vmette_vmm::{Hypervisor, VsockListener, VsockStream};
 use vmette_wire::agent::{ExitStatus, Op};
 use vmette_wire::{Action, ResponseHeader};
 
@@ -17,7 +17,7 @@ use crate::report::Report;
 use crate::resolve::cache_of;
 use crate::{
     Config, Error, ExecOptions, FileInfo, Process, RunOutput, SessionEnd, StopHandle, command, engine, files,
-    pump, validate,
+    pump, validate, vsock,
 };
 
 /// How long the guest may take to write its dirty data to disks and shares before the plug is pulled.
@@ -37,6 +37,9 @@ pub struct Session {
     surroundings: ExecOptions,
     stop_signal: i32,
     capture: Mutex<Option<Receiver<Vec<u8>>>>,
+    vsock_port: Option<u32>,
+    /// After the machine, whose last bytes it passes on.
+    _vsock: vsock::Open,
 }
 
 /// What a session needs beside its [`Config`]. Made by [`Session::builder`].
@@ -108,7 +111,9 @@ impl<'a> SessionBuilder<'a> {
             Some(engine) => engine.clone(),
             None => engine::for_this_host(self.config, &cache)?,
         };
-        let notices = Notices::new(self.observer.clone());
+        let notices = Arc::new(Notices::new(self.observer.clone()));
+        let vsock_port = vsock::port_of(self.config)?;
+        let runs = exec.is_some();
         let launcher = Launcher {
             config: self.config,
             engine,
@@ -116,17 +121,20 @@ impl<'a> SessionBuilder<'a> {
             shared: &shared,
             notices: &notices,
             started,
+            vsock_port,
+            runs,
         };
-        let surroundings = self.config.surroundings();
+        let surroundings = self.config.surroundings(vsock_port);
         let exec = exec.map(|options| options.within(&surroundings).init(self.config.switch_root));
         let result = launcher.launch().and_then(|launched| {
+            let vsock = vsock::Open::new(&*launched.machine, self.config, vsock_port, runs, &notices)?;
             let process = match &exec {
                 Some(options) => Some(Arc::new(Process::start(&launched.connection, options)?)),
                 None => None,
             };
-            Ok((launched, process))
+            Ok((launched, vsock, process))
         });
-        let (launched, process) = match result {
+        let (launched, vsock, process) = match result {
             Ok(parts) => parts,
             // The cause is in the slot: a timeout or a stop, which is how this session ends, not why it failed.
             Err(_) if shared.ended().is_some() => {
@@ -139,6 +147,8 @@ impl<'a> SessionBuilder<'a> {
                     surroundings,
                     stop_signal: self.config.stop_signal(),
                     capture: Mutex::default(),
+                    vsock_port,
+                    _vsock: vsock::Open::default(),
                 });
             }
             Err(e) => return Err(e),
@@ -152,6 +162,8 @@ impl<'a> SessionBuilder<'a> {
             surroundings,
             stop_signal: self.config.stop_signal(),
             capture: Mutex::default(),
+            vsock_port,
+            _vsock: vsock,
         };
         session.watch_connection()?;
         if let Some(process) = process {
@@ -259,10 +271,28 @@ impl Session {
         StopHandle { shared: self.shared.clone() }
     }
 
-    /// The host port that the guest reaches by vsock, if there is one.
+    /// The port of the host that the guest is told of in `VMETTE_VSOCK_PORT`, if there is one.
     #[must_use]
     pub fn vsock_port(&self) -> Option<u32> {
-        None
+        self.vsock_port
+    }
+
+    /// Opens a port of the host to the guest: this one, or for 0 one of 50000 to 59999 that is free. A guest may connect
+    /// from now on; up to 256 connections wait for being accepted, further ones are refused.
+    ///
+    /// # Errors
+    /// [`Error::Vsock`] when the machine has no vsock device ([`Config::vsock`] asks for one); the port is taken in this
+    /// session; the session has ended.
+    pub fn vsock_listen(&self, port: u32) -> Result<VsockListener, Error> {
+        vsock::listen(&*self.running()?.machine, port)
+    }
+
+    /// Connects to a port of the guest, within 10 s.
+    ///
+    /// # Errors
+    /// [`Error::Vsock`] when the machine has no vsock device; nobody listens there; the session has ended.
+    pub fn vsock_connect(&self, port: u32) -> Result<VsockStream, Error> {
+        self.running()?.machine.vsock_connect(port).map_err(Error::of_vsock)
     }
 
     /// The kernel's command line.
@@ -324,8 +354,12 @@ impl Session {
     }
 
     fn connection(&self) -> Result<Connection, Error> {
+        Ok(self.running()?.connection.clone())
+    }
+
+    fn running(&self) -> Result<&Launched, Error> {
         match (&self.launched, self.shared.ended()) {
-            (Some(launched), None) => Ok(launched.connection.clone()),
+            (Some(launched), None) => Ok(launched),
             (_, end) => Err(Error::Agent(format!("the session has ended: {end:?}"))),
         }
     }

@@ -24,6 +24,9 @@ pub(crate) const TAG_MAX: usize = 36;
 /// Tags that vmette, or the original, uses for itself.
 pub(crate) const RESERVED_TAGS: [&str; 4] = ["ctl", "rootfs", "certs", "agent"];
 
+/// Most ports of one machine that lead to UNIX sockets: each has a thread.
+const FORWARDS_MAX: usize = 32;
+
 /// Most disks of one machine.
 pub(crate) const DISKS_MAX: usize = 8;
 
@@ -67,8 +70,39 @@ pub(crate) fn check(config: &Config) -> Result<(), Error> {
                 .into(),
         );
     }
-    if let VsockPort::Fixed(port) = config.vsock_port {
-        return Err(Error::Vsock(format!("port {port}: this engine has no vsock device")));
+    vsock(config)
+}
+
+fn vsock(config: &Config) -> Result<(), Error> {
+    let check_port = |port: u32| match port {
+        0 | u32::MAX => invalid(format!("vsock port {port}: choose 1 to {}", u32::MAX - 1)),
+        _ => Ok(()),
+    };
+    match config.vsock_port {
+        VsockPort::Fixed(port) => check_port(port)?,
+        VsockPort::Disabled if config.vsock || !config.vsock_forwards.is_empty() => {
+            return invalid("vsock is disabled and asked for at the same time".into());
+        }
+        VsockPort::Disabled | VsockPort::Auto => {}
+    }
+    if config.vsock_forwards.len() > FORWARDS_MAX {
+        return invalid(format!("{} vsock ports: up to {FORWARDS_MAX}", config.vsock_forwards.len()));
+    }
+    for (i, forward) in config.vsock_forwards.iter().enumerate() {
+        check_port(forward.port)?;
+        if config.vsock_forwards[..i].iter().any(|other| other.port == forward.port) {
+            return invalid(format!("vsock port {} is named twice", forward.port));
+        }
+        use std::os::unix::fs::FileTypeExt;
+        let what = "vsock socket";
+        let meta = fs::metadata(&forward.path).map_err(|e| file_error(what, &forward.path, &e))?;
+        if !meta.file_type().is_socket() {
+            return invalid(format!("{what} {}: not a UNIX socket", forward.path.display()));
+        }
+        // A path that is too long for an address would only be refused to the guest.
+        std::path::absolute(&forward.path)
+            .and_then(std::os::unix::net::SocketAddr::from_pathname)
+            .map_err(|e| file_error(what, &forward.path, &e))?;
     }
     Ok(())
 }
@@ -315,7 +349,6 @@ mod tests {
     #[test]
     fn what_this_version_cannot_guarantee_is_refused() {
         assert!(refused(|c| c.net = true).contains("network access"));
-        assert!(refused(|c| c.vsock_port = VsockPort::Fixed(5)).contains("vsock"));
         assert!(refused(|c| c.build_snapshot = Some("/x".into())).contains("snapshots"));
     }
 

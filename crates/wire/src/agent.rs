@@ -23,7 +23,7 @@ use crate::strings::{self, StringsError};
 
 /// Version of everything in this module. Host and guest are built together; a difference means a stale template or a
 /// foreign initramfs.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Unconfirmed payload bytes that a stream may have under way in one direction.
 pub const WINDOW: u32 = 1 << 20;
@@ -147,6 +147,9 @@ pub struct Boot {
     /// Whether `exec` requests with [`Exec::init`] will run the workload as PID 1 of its namespace.
     #[serde(default)]
     pub switch_root: bool,
+    /// Whether the machine has a vsock device, which is waited for; the programs for it are then in the workload's root.
+    #[serde(default)]
+    pub vsock: bool,
     /// Bytes that follow, see [`Op::Boot`]; the frame codec writes it.
     #[serde(default, skip_serializing)]
     pub payload_len: u32,

@@ -75,6 +75,7 @@ pub(crate) fn boot() -> Boot {
         working_dir: None,
         ca_bundle: false,
         switch_root: false,
+        vsock: false,
         payload_len: 0,
     }
 }

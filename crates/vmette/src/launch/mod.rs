@@ -19,7 +19,7 @@ use crate::end::Shared;
 use crate::guest_text::safe;
 use crate::notice::Notices;
 use crate::report::{Grants, Report, RootfsReport, ShareGrant, StartedFrom, Timings};
-use crate::{Config, Error};
+use crate::{Config, Error, vsock};
 
 /// What a session holds while it runs.
 pub(crate) struct Launched {
@@ -39,6 +39,10 @@ pub(crate) struct Launcher<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) notices: &'a Notices,
     pub(crate) started: Instant,
+    /// The port that the guest is told of.
+    pub(crate) vsock_port: Option<u32>,
+    /// Whether a command will run.
+    pub(crate) runs: bool,
 }
 
 impl Launcher<'_> {
@@ -47,6 +51,9 @@ impl Launcher<'_> {
         // Before anything is fetched or made for an engine that is not there.
         let bare = spec_of(self.config, self.config.kernel.clone(), self.config.initramfs.clone());
         let mut capabilities = self.engine.probe(&bare)?;
+        if let (Some(reason), true) = (&capabilities.no_vsock, vsock::is_wanted(self.config)) {
+            return Err(Error::Vsock(reason.clone()));
+        }
         let mut prepared = self.prepare(capabilities.boots)?;
         let assets_ms = self.elapsed_ms();
         let (up, started_from) = match self.bring_up(&prepared, &capabilities) {
@@ -127,6 +134,7 @@ impl Launcher<'_> {
                 shares: shares.collect(),
                 disks: self.config.disks.iter().map(|d| d.display().to_string()).collect(),
                 network: self.config.net,
+                vsock: vsock::grant(self.config, self.vsock_port, self.runs),
             },
             timings,
         }

@@ -10,7 +10,7 @@ use vmette_wire::agent::{self, Boot, Overlay, Root};
 use super::{Launcher, image};
 use crate::assets::{self, AssetOptions, CacheRoot};
 use crate::report::RootfsReport;
-use crate::{Config, Error, Rootfs, RootfsArtifact, RootfsBlock, ca};
+use crate::{Config, Error, Rootfs, RootfsArtifact, RootfsBlock, ca, vsock};
 
 /// What has to outlive the machine.
 #[derive(Default)]
@@ -108,6 +108,7 @@ impl Launcher<'_> {
             working_dir: image::working_dir(&config.image),
             ca_bundle: ca_bundle.is_some(),
             switch_root: config.switch_root,
+            vsock: vsock::is_wanted(config),
             payload_len: 0,
         };
         let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
@@ -119,6 +120,7 @@ impl Launcher<'_> {
             && spec.disks.is_empty()
             && spec.shares.is_empty()
             && ca_bundle.is_none()
+            && !boot.vsock
             && !config.switch_root;
         let ca_bundle = ca_bundle.unwrap_or_default();
         Ok(Prepared { spec, boot, ca_bundle, root_in_template, rootfs, held })
@@ -167,10 +169,14 @@ pub(crate) fn asset_options(config: &Config, cache: &CacheRoot) -> AssetOptions 
     }
 }
 
-/// How many disks and shares the machine will have.
+/// How many disks, shares and vsock devices the machine will have.
 fn slots_of(config: &Config) -> usize {
     let rootfs = usize::from(matches!(config.rootfs, Some(Rootfs::Share(_))));
-    rootfs + usize::from(config.scratch_mib.is_some()) + config.disks.len() + config.shares.len()
+    rootfs
+        + usize::from(config.scratch_mib.is_some())
+        + config.disks.len()
+        + config.shares.len()
+        + usize::from(vsock::is_wanted(config))
 }
 
 /// The bare machine of a configuration.
@@ -185,7 +191,7 @@ pub(crate) fn spec_of(config: &Config, kernel: PathBuf, initramfs: PathBuf) -> M
         slots: slots_of(config),
         disks: Vec::new(),
         shares: Vec::new(),
-        vsock: false,
+        vsock: vsock::is_wanted(config),
         console: config.console.clone(),
         accelerator: config.accelerator,
         origin: Origin::Cold,
@@ -198,6 +204,7 @@ pub(crate) fn base_spec(spec: &MachineSpec) -> MachineSpec {
         rootfs: None,
         disks: Vec::new(),
         shares: Vec::new(),
+        vsock: false,
         console: Console::Discard,
         origin: Origin::Cold,
         ..spec.clone()

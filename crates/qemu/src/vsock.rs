@@ -1,0 +1,219 @@
+//! The owner's side of a vsock device: ports that listen, connections to the guest, and the process that serves it.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use vmette_vmm::{Error, Result, VsockListener, VsockStream};
+use vmette_vsock::control::{Channel, ToDevice, ToOwner};
+
+use crate::process::{Process, Spawn};
+use crate::share;
+
+/// Connections that wait for being accepted at one port; further ones are refused.
+const BACKLOG: usize = 256;
+
+/// How long a guest may take to answer a connection. An emulated one that starts may be slow.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the server may take to read a message: it does nothing that blocks.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
+
+/// A server that runs, the way to it, and QEMU's end of the connection to it.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) server: Process,
+    pub(crate) vsock: Vsock,
+    pub(crate) connection: OwnedFd,
+}
+
+/// A machine's vsock device. It ends with its machine; ports and waiting callers are told then.
+#[derive(Debug)]
+pub(crate) struct Vsock {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    channel: Channel,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    listening: HashMap<u32, SyncSender<VsockStream>>,
+    connecting: HashMap<u64, Sender<bool>>,
+    next_id: u64,
+    over: bool,
+}
+
+/// Starts the server of a device. Its complaints go to `stderr`.
+pub(crate) fn serve(program: &Path, stderr: OwnedFd) -> Result<Served> {
+    let failed = "connect to the vsock server";
+    let (listener, connection) = share::connected().map_err(Error::io(failed))?;
+    let (ours, theirs) = UnixStream::pair().map_err(Error::io(failed))?;
+    ours.set_write_timeout(Some(SEND_LIMIT)).map_err(Error::io(failed))?;
+    let server = Process::spawn(Spawn {
+        program: program.to_owned(),
+        args: Vec::new(),
+        inherit: Vec::new(),
+        stdin: Some(listener),
+        stdout: Some(theirs.into()),
+        stderr: Some(stderr),
+    })
+    .map_err(Error::io("start the vsock server vmette-vsockd"))?;
+    Ok(Served { server, vsock: Vsock::new(ours)?, connection })
+}
+
+impl Vsock {
+    fn new(socket: UnixStream) -> Result<Self> {
+        let shared = Arc::new(Shared { channel: Channel::new(socket), state: Mutex::default() });
+        let reader = shared.clone();
+        thread::Builder::new()
+            .name("vsock".into())
+            .spawn(move || reader.hear())
+            .map_err(Error::io("start a thread"))?;
+        Ok(Self { shared })
+    }
+
+    /// Opens a port of the host.
+    pub(crate) fn listen(&self, port: u32) -> Result<VsockListener> {
+        const WHAT: &str = "listen on a vsock port";
+        check(port)?;
+        let (sender, incoming) = mpsc::sync_channel(BACKLOG);
+        let mut state = self.shared.lock();
+        if state.over {
+            return Err(over());
+        }
+        if state.listening.contains_key(&port) {
+            return Err(Error::Io { what: WHAT, source: io::ErrorKind::AddrInUse.into() });
+        }
+        self.shared.channel.send(ToDevice::Listen { port }, None).map_err(Error::io(WHAT))?;
+        state.listening.insert(port, sender);
+        drop(state);
+        Ok(VsockListener::new(port, incoming, Open { shared: self.shared.clone(), port }))
+    }
+
+    /// Connects to a port of the guest.
+    pub(crate) fn connect(&self, port: u32) -> Result<VsockStream> {
+        const WHAT: &str = "connect to a vsock port of the guest";
+        check(port)?;
+        let (ours, theirs) = UnixStream::pair().map_err(Error::io("create a socket pair"))?;
+        let (sender, answer) = mpsc::channel();
+        let mut state = self.shared.lock();
+        if state.over {
+            return Err(over());
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        let sent = self.shared.channel.send(ToDevice::Connect { id, port }, Some(theirs.as_fd()));
+        sent.map_err(Error::io(WHAT))?;
+        state.connecting.insert(id, sender);
+        drop((state, theirs));
+        match answer.recv_timeout(CONNECT_LIMIT) {
+            Ok(true) => Ok(ours),
+            Ok(false) => Err(Error::Io { what: WHAT, source: io::ErrorKind::ConnectionRefused.into() }),
+            Err(RecvTimeoutError::Disconnected) => Err(over()),
+            Err(RecvTimeoutError::Timeout) => {
+                // Closing our end calls it off.
+                self.shared.lock().connecting.remove(&id);
+                Err(Error::Timeout { operation: WHAT, seconds: CONNECT_LIMIT.as_secs() })
+            }
+        }
+    }
+}
+
+impl Drop for Vsock {
+    fn drop(&mut self) {
+        // Ends the reader. Fails only when the server has ended.
+        let _ = self.shared.channel.socket().shutdown(std::net::Shutdown::Both);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The reader's life.
+    fn hear(&self) {
+        // Whatever ends the channel: the device is gone for us.
+        while let Ok(Some((message, _))) = self.channel.receive::<ToOwner>() {
+            let heard = match message {
+                ToOwner::Asked { id, port } => self.asked(id, port),
+                ToOwner::Connected { id } => self.answered(id, true),
+                ToOwner::Refused { id } => self.answered(id, false),
+            };
+            if heard.is_err() {
+                break;
+            }
+        }
+        let mut state = self.lock();
+        state.over = true;
+        state.listening.clear();
+        state.connecting.clear();
+    }
+
+    /// The guest wants to connect. Without room in the backlog, without a descriptor: refused.
+    fn asked(&self, id: u64, port: u32) -> io::Result<()> {
+        let state = self.lock();
+        let accepted = state.listening.get(&port).and_then(|waiting| {
+            let (ours, theirs) = UnixStream::pair().ok()?;
+            waiting.try_send(ours).ok()?;
+            Some(theirs)
+        });
+        match accepted {
+            Some(socket) => self.channel.send(ToDevice::Accept { id }, Some(socket.as_fd())),
+            None => self.channel.send(ToDevice::Refuse { id }, None),
+        }
+    }
+
+    fn answered(&self, id: u64, connected: bool) -> io::Result<()> {
+        if let Some(caller) = self.lock().connecting.remove(&id) {
+            // It may have given up meanwhile, and has closed its end.
+            let _ = caller.send(connected);
+        }
+        Ok(())
+    }
+}
+
+/// Keeps a port open.
+struct Open {
+    shared: Arc<Shared>,
+    port: u32,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if !state.over {
+            state.listening.remove(&self.port);
+            // A server that is gone listens nowhere.
+            let _ = self.shared.channel.send(ToDevice::Unlisten { port: self.port }, None);
+        }
+    }
+}
+
+/// 0 is nobody's and the highest stands for any.
+fn check(port: u32) -> Result<()> {
+    match port {
+        0 | u32::MAX => {
+            Err(Error::InvalidSpec(format!("vsock port {port}: 1 to {} are possible", u32::MAX - 1)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn over() -> Error {
+    Error::Machine("the machine has ended, and its vsock device with it".into())
+}
+
+#[cfg(test)]
+#[path = "vsock_tests.rs"]
+mod tests;

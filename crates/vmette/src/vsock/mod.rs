@@ -1,0 +1,173 @@
+//! What a session does with its vsock device by itself: ports that lead to UNIX sockets of the host, and the port that
+//! answers with what it is sent.
+
+mod echo;
+mod relay;
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vmette_vmm::{Machine, VsockListener};
+
+use crate::notice::Notices;
+use crate::report::{VsockGrant, VsockGrantForward};
+use crate::{Config, Error, VsockPort, identity};
+use relay::Relays;
+
+/// Where ports that nobody has chosen come from.
+pub(crate) const AUTO_PORTS: std::ops::RangeInclusive<u32> = 50_000..=59_999;
+
+/// Ports that are tried before giving up: the range has thousands, and a session opens a handful.
+const ATTEMPTS: usize = 100;
+
+/// How long what the guest has sent may take to reach its sockets once the machine has ended.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Whether a session's machine has a vsock device.
+pub(crate) fn is_wanted(config: &Config) -> bool {
+    match config.vsock_port {
+        VsockPort::Disabled => false,
+        VsockPort::Auto => config.vsock || !config.vsock_forwards.is_empty(),
+        VsockPort::Fixed(_) => true,
+    }
+}
+
+/// The port that the guest is told of.
+pub(crate) fn port_of(config: &Config) -> Result<Option<u32>, Error> {
+    match (config.vsock_port, config.vsock_forwards.first()) {
+        (VsockPort::Fixed(port), _) => Ok(Some(port)),
+        (VsockPort::Auto, Some(forward)) => Ok(Some(forward.port)),
+        (VsockPort::Auto, None) if config.vsock => random_port().map(Some),
+        (VsockPort::Auto | VsockPort::Disabled, _) => Ok(None),
+    }
+}
+
+fn random_port() -> Result<u32, Error> {
+    let count = AUTO_PORTS.end() - AUTO_PORTS.start() + 1;
+    Ok(AUTO_PORTS.start() + u32::from_le_bytes(identity::random()?) % count)
+}
+
+/// For the report.
+pub(crate) fn grant(config: &Config, port: Option<u32>, runs: bool) -> Option<VsockGrant> {
+    if !is_wanted(config) {
+        return None;
+    }
+    let forwards = config
+        .vsock_forwards
+        .iter()
+        .map(|forward| VsockGrantForward { port: forward.port, host: forward.path.display().to_string() });
+    Some(VsockGrant { port, echo: runs && echoes(config, port), forwards: forwards.collect() })
+}
+
+fn echoes(config: &Config, port: Option<u32>) -> bool {
+    config.vsock_echo && config.vsock_forwards.iter().all(|forward| Some(forward.port) != port)
+}
+
+/// The ports that are open, and the connections through them. Dropped after its machine it waits a moment for what the
+/// guest has sent.
+#[derive(Default)]
+pub(crate) struct Open {
+    relays: Arc<Relays>,
+}
+
+impl Open {
+    /// Opens what the configuration asks for, before the first command runs. The ports close with the machine.
+    pub(crate) fn new(
+        machine: &dyn Machine,
+        config: &Config,
+        port: Option<u32>,
+        runs: bool,
+        notices: &Arc<Notices>,
+    ) -> Result<Self, Error> {
+        let open = Self::default();
+        if !is_wanted(config) {
+            return Ok(open);
+        }
+        for forward in &config.vsock_forwards {
+            let listener = machine.vsock_listen(forward.port)?;
+            let path = std::path::absolute(&forward.path)?;
+            open.serve(
+                listener,
+                move |stream, relays, notices| to_socket(stream, &path, relays, notices),
+                notices,
+            )?;
+        }
+        if let Some(port) = port
+            && runs
+            && echoes(config, Some(port))
+        {
+            let echo = echo::Echo::new(port, notices.clone());
+            open.serve(
+                machine.vsock_listen(port)?,
+                move |stream, relays, _| echo.serve(stream, relays),
+                notices,
+            )?;
+        }
+        Ok(open)
+    }
+
+    fn serve<F>(&self, listener: VsockListener, serve: F, notices: &Arc<Notices>) -> Result<(), Error>
+    where
+        F: Fn(UnixStream, &Arc<Relays>, &Notices) -> std::io::Result<()> + Send + 'static,
+    {
+        let (relays, notices) = (self.relays.clone(), notices.clone());
+        thread::Builder::new().name("vmette-vsock".into()).spawn(move || {
+            while let Some(stream) = listener.accept() {
+                if let Err(e) = serve(stream, &relays, &notices) {
+                    notices.warn(format!("vsock port {}: {e}", listener.port()));
+                }
+            }
+        })?;
+        Ok(())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.relays.wait_idle(Instant::now() + LINGER);
+    }
+}
+
+/// Connects a guest with a UNIX socket of the host. A guest that finds nobody there sees its connection end.
+fn to_socket(guest: UnixStream, path: &PathBuf, relays: &Arc<Relays>, _: &Notices) -> std::io::Result<()> {
+    let host = connect(path)?;
+    relays.start(guest, host)
+}
+
+fn connect(path: &Path) -> std::io::Result<UnixStream> {
+    UnixStream::connect(path).map_err(|e| std::io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+}
+
+/// Opens a port: that one, or for 0 any that is free.
+pub(crate) fn listen(machine: &dyn Machine, port: u32) -> Result<VsockListener, Error> {
+    if port != 0 {
+        return machine.vsock_listen(port).map_err(Error::of_vsock);
+    }
+    let mut taken = None;
+    for _ in 0..ATTEMPTS {
+        match machine.vsock_listen(random_port()?) {
+            Err(vmette_vmm::Error::Io { what, source }) if source.kind() == std::io::ErrorKind::AddrInUse => {
+                taken = Some(vmette_vmm::Error::Io { what, source });
+            }
+            result => return result.map_err(Error::of_vsock),
+        }
+    }
+    Err(taken.map_or_else(|| Error::Vsock("no port is free".into()), Error::of_vsock))
+}
+
+impl Error {
+    /// Without a device it is vsock that is unavailable, not the engine.
+    pub(crate) fn of_vsock(error: vmette_vmm::Error) -> Self {
+        match error {
+            vmette_vmm::Error::Unsupported { reason, .. } => Self::Vsock(reason),
+            error => Self::Engine(error),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

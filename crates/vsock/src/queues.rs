@@ -1,0 +1,305 @@
+//! Between the virtqueues of the guest's driver and the [`Device`].
+
+use std::io;
+use std::mem::size_of_val;
+use std::sync::{Arc, Mutex};
+
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::fd::OwnedFd;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost_user_backend::{VhostUserBackendMut, VringRwLock, VringState, VringT};
+use virtio_queue::{QueueOwnedT, QueueT};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
+
+use crate::GUEST_CID;
+use crate::control::{Channel, ToDevice};
+use crate::device::Device;
+use crate::packet::{HEADER_LEN, Header, PAYLOAD_MAX};
+
+/// Of the two queues that a vhost-user backend serves; the third, for events, is QEMU's own.
+const RX: usize = 0;
+const TX: usize = 1;
+const QUEUES: usize = 2;
+
+/// Most descriptors of a queue; Linux's driver takes what is offered, QEMU offers 128.
+const QUEUE_SIZE: usize = 1024;
+
+/// Under which number the event loop knows what is not a queue: above the queues and its own exit event.
+pub(crate) const OTHERS: u16 = 3;
+
+/// In the device's own set of events.
+const CONTROL: u64 = 1;
+const AGAIN: u64 = 2;
+
+/// Packets of one direction that are moved before anything else has its turn: a guest that never stops sending must not
+/// keep its other connections, or its owner, waiting.
+const TURN: usize = 128;
+
+/// Events that are taken at once.
+const EVENTS: usize = 64;
+
+/// `VIRTIO_F_VERSION_1`.
+const VERSION_1: u64 = 1 << 32;
+
+/// `VIRTIO_RING_F_EVENT_IDX`.
+const EVENT_IDX: u64 = 1 << 29;
+
+type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+
+/// The backend, as the vhost-user library drives it: on one thread, but for changes of the memory.
+pub(crate) struct Queues {
+    memory: Memory,
+    device: Device,
+    control: Option<Channel>,
+    /// Wakes the thread up for what it has put off.
+    again: OwnedFd,
+    event_idx: bool,
+    buffer: Vec<u8>,
+}
+
+impl Queues {
+    /// A device without queues as yet, and the descriptor whose events are its [`OTHERS`].
+    pub(crate) fn new(memory: Memory, control: Channel) -> io::Result<(Arc<Mutex<Self>>, OwnedFd)> {
+        control.socket().set_nonblocking(true)?;
+        let again = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let device = Device::new()?;
+        let edge = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        epoll::add(device.epoll(), &control, epoll::EventData::new_u64(CONTROL), edge)?;
+        epoll::add(device.epoll(), &again, epoll::EventData::new_u64(AGAIN), epoll::EventFlags::IN)?;
+        let events = device.epoll().try_clone_to_owned()?;
+        let queues = Self {
+            memory,
+            device,
+            control: Some(control),
+            again,
+            event_idx: false,
+            buffer: vec![0; PAYLOAD_MAX],
+        };
+        Ok((Arc::new(Mutex::new(queues)), events))
+    }
+
+    fn put_off(&self) {
+        // Fails only when it is set already.
+        let _ = rustix::io::write(&self.again, &1u64.to_ne_bytes());
+    }
+
+    /// Packets from the guest.
+    fn transmit(&mut self, vring: &mut VringState) -> io::Result<()> {
+        let mut moved = 0;
+        let mut more = true;
+        while more {
+            vring.disable_notification().map_err(io::Error::other)?;
+            while let Some(chain) = vring.get_queue_mut().pop_descriptor_chain(self.memory.memory()) {
+                let head = chain.head_index();
+                let memory = self.memory.memory();
+                if let Ok(mut reader) = chain.reader(&memory) {
+                    self.packet(&mut reader);
+                }
+                vring.add_used(head, 0).map_err(io::Error::other)?;
+                moved += 1;
+                if moved == TURN {
+                    self.put_off();
+                    return notify(vring);
+                }
+            }
+            more = vring.enable_notification().map_err(io::Error::other)?;
+        }
+        if moved > 0 { notify(vring) } else { Ok(()) }
+    }
+
+    fn packet(&mut self, reader: &mut virtio_queue::Reader<'_>) {
+        use std::io::Read;
+        let mut header = [0; HEADER_LEN];
+        // Too short to say which connection it is about.
+        if reader.read_exact(&mut header).is_err() {
+            return;
+        }
+        let header = Header::decode(&header);
+        let len = usize::try_from(header.len).unwrap_or(usize::MAX);
+        let data = self.buffer.get_mut(..len).filter(|_| len <= reader.available_bytes());
+        match data.map(|data| reader.read_exact(data).map(|()| &*data)) {
+            Some(Ok(data)) => self.device.from_guest(&header, data),
+            _ => self.device.malformed(&header),
+        }
+    }
+
+    /// Packets for the guest.
+    fn receive(&mut self, vring: &mut VringState) -> io::Result<()> {
+        use std::io::Write;
+        let mut moved = 0;
+        while self.device.has_outgoing() {
+            let memory = self.memory.memory();
+            let Some(chain) = vring.get_queue_mut().pop_descriptor_chain(self.memory.memory()) else {
+                // The guest is told that more room is wanted; if it has made some meanwhile, go on.
+                if vring.enable_notification().map_err(io::Error::other)? {
+                    continue;
+                }
+                break;
+            };
+            vring.disable_notification().map_err(io::Error::other)?;
+            let head = chain.head_index();
+            let mut written = 0;
+            if let Ok(mut writer) = chain.writer(&memory)
+                && let Some(room) = writer.available_bytes().checked_sub(HEADER_LEN).filter(|room| *room > 0)
+            {
+                let room = room.min(self.buffer.len());
+                let Some(header) = self.device.to_guest(&mut self.buffer[..room]) else {
+                    vring.get_queue_mut().go_to_previous_position();
+                    break;
+                };
+                let len = usize::try_from(header.len).unwrap_or(usize::MAX).min(room);
+                let bytes = header.encode();
+                if writer.write_all(&bytes).and_then(|()| writer.write_all(&self.buffer[..len])).is_ok() {
+                    written = size_of_val(&bytes) + len;
+                }
+            }
+            // A buffer that cannot take a packet goes back as it is.
+            let written = u32::try_from(written).unwrap_or(u32::MAX);
+            vring.add_used(head, written).map_err(io::Error::other)?;
+            moved += 1;
+            if moved == TURN {
+                self.put_off();
+                break;
+            }
+        }
+        if moved > 0 { notify(vring) } else { Ok(()) }
+    }
+
+    /// The owner's messages and the sockets' events.
+    fn others(&mut self) -> io::Result<()> {
+        let mut events = Vec::with_capacity(EVENTS);
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        match epoll::wait(self.device.epoll(), rustix::buffer::spare_capacity(&mut events), Some(&now)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        for event in events {
+            match event.data.u64() {
+                CONTROL => self.hear_owner()?,
+                AGAIN => {
+                    // It is readable, or nobody has written since: both are fine.
+                    let _ = rustix::io::read(&self.again, &mut [0; 8]);
+                }
+                id => self.device.event(id, event.flags),
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_owner(&mut self) -> io::Result<()> {
+        while let Some(control) = &self.control {
+            match control.receive::<ToDevice>() {
+                Ok(Some((message, socket))) => self.device.from_owner(message, socket)?,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Ok(None) | Err(_) => {
+                    self.control = None;
+                    self.device.abandon();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn answer_owner(&mut self) {
+        let Some(control) = &self.control else { return };
+        while let Some(answer) = self.device.next_answer() {
+            if let Err(e) = control.send(answer, None) {
+                // An event says when there is room again, or that the owner is gone.
+                if e.kind() == io::ErrorKind::WouldBlock {
+                    self.device.put_answer_back(answer);
+                }
+                break;
+            }
+        }
+    }
+
+    fn handle(&mut self, event: u16, vrings: &[VringRwLock]) -> io::Result<()> {
+        if event == OTHERS {
+            self.others()?;
+        }
+        let mut served = |which: usize, serve: fn(&mut Self, &mut VringState) -> io::Result<()>| {
+            let Some(vring) = vrings.get(which) else { return Ok(()) };
+            let mut state = vring.get_mut();
+            // Not set up yet, or taken away again by a guest that resets its driver.
+            if state.is_enabled() && state.get_queue().ready() { serve(self, &mut state) } else { Ok(()) }
+        };
+        // A packet that was put off has no event of its own.
+        if event != u16::try_from(RX).unwrap_or_default() {
+            served(TX, Self::transmit)?;
+        }
+        served(RX, Self::receive)?;
+        self.answer_owner();
+        Ok(())
+    }
+}
+
+fn notify(vring: &mut VringState) -> io::Result<()> {
+    match vring.needs_notification() {
+        Ok(true) => vring.signal_used_queue(),
+        Ok(false) => Ok(()),
+        Err(e) => Err(io::Error::other(e)),
+    }
+}
+
+impl VhostUserBackendMut for Queues {
+    type Bitmap = ();
+    type Vring = VringRwLock;
+
+    fn num_queues(&self) -> usize {
+        QUEUES
+    }
+
+    fn max_queue_size(&self) -> usize {
+        QUEUE_SIZE
+    }
+
+    fn features(&self) -> u64 {
+        VERSION_1 | EVENT_IDX | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::MQ
+    }
+
+    fn set_event_idx(&mut self, enabled: bool) {
+        self.event_idx = enabled;
+    }
+
+    /// The guest's context id is all there is.
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let config = GUEST_CID.to_le_bytes();
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        let to = from.saturating_add(usize::try_from(size).unwrap_or(usize::MAX));
+        config.get(from..to).map(<[u8]>::to_vec).unwrap_or_default()
+    }
+
+    fn update_memory(&mut self, _memory: Memory) -> io::Result<()> {
+        // It is the one that was given at the start, with other regions in it.
+        Ok(())
+    }
+
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::CLOEXEC | EventFlag::NONBLOCK).ok()
+    }
+
+    fn handle_event(
+        &mut self,
+        event: u16,
+        _set: EventSet,
+        vrings: &[VringRwLock],
+        _thread: usize,
+    ) -> io::Result<()> {
+        // An error would end the event loop and leave a device that hangs. What fails here is a queue that the guest has
+        // put outside of its memory: its own loss.
+        if let Err(e) = self.handle(event, vrings) {
+            log::error!("the guest's queues: {e}");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "queues_tests.rs"]
+mod tests;

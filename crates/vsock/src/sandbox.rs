@@ -1,0 +1,146 @@
+//! What the server takes away from itself before it reads the guest's first byte.
+
+use std::collections::BTreeMap;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, apply_filter_all_threads,
+};
+
+use crate::device::CONNECTIONS_MAX;
+
+/// Descriptors beside the sockets of connections: the guest's memory (509 parts at most, says the vhost-user library),
+/// queues, the control channel, those of the program itself, and one of each connection that is just being handed over.
+const OTHER_FDS: u64 = 509 + 128;
+
+/// Why the server does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// A limit, a capability, a flag.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// The filter.
+    #[error("system call filter: {0}")]
+    Filter(String),
+}
+
+/// What moving bytes takes, in memory that is there or is mapped from descriptors that came over a socket. Nothing in
+/// it opens a file, makes a socket, starts a program or reaches another process.
+const ALLOWED: &[libc::c_long] = &[
+    libc::SYS_accept4,
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_close,
+    libc::SYS_dup,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_fcntl,
+    libc::SYS_fstat,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_ioctl,
+    libc::SYS_lseek,
+    libc::SYS_madvise,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_restart_syscall,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_set_robust_list,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+    libc::SYS_sigaltstack,
+    libc::SYS_statx,
+    libc::SYS_write,
+    libc::SYS_writev,
+];
+
+/// Takes resources and privileges away from this process, which has one thread so far: the others inherit.
+pub(crate) fn limit() -> Result<(), SandboxError> {
+    let failed = |what| move |e: rustix::io::Errno| SandboxError::System { what, source: e.into() };
+    let connections = u64::try_from(CONNECTIONS_MAX).unwrap_or(u64::MAX);
+    let wanted = connections + OTHER_FDS;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.maximum.is_some_and(|maximum| maximum < wanted) {
+        let source = std::io::Error::other(format!(
+            "the limit is {}, {wanted} are needed",
+            limit.maximum.unwrap_or_default()
+        ));
+        return Err(SandboxError::System { what: "open files", source });
+    }
+    let nofile = Rlimit { current: Some(wanted), maximum: Some(wanted) };
+    setrlimit(Resource::Nofile, nofile).map_err(failed("limit the open files"))?;
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).map_err(failed("forbid core dumps"))?;
+    setrlimit(Resource::Fsize, none).map_err(failed("forbid writing to files"))?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("forbid being traced"))?;
+    let nothing = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: nothing, permitted: nothing, inheritable: nothing };
+    rustix::thread::set_capabilities(None, sets).map_err(failed("drop capabilities"))?;
+    rustix::thread::set_no_new_privs(true).map_err(failed("give up new privileges"))
+}
+
+/// Leaves this process, with all its threads, the system calls that it serves with.
+pub(crate) fn filter() -> Result<(), SandboxError> {
+    for filter in filters().map_err(SandboxError::Filter)? {
+        apply_filter_all_threads(&filter).map_err(|e| SandboxError::Filter(e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Two filters, of which the stricter answer counts.
+fn filters() -> Result<[BpfProgram; 2], String> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|e| e.to_string())?;
+    let build = |rules: BTreeMap<i64, Vec<SeccompRule>>, others, listed| {
+        SeccompFilter::new(rules, others, listed, arch)
+            .and_then(BpfProgram::try_from)
+            .map_err(|e| e.to_string())
+    };
+    // The flags of this one are behind a pointer that a filter cannot follow; the C library then takes the old one.
+    let enosys = SeccompAction::Errno(u32::try_from(libc::ENOSYS).unwrap_or_default());
+    let newer = build(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), SeccompAction::Allow, enosys)?;
+
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        ALLOWED.iter().map(|number| (*number, Vec::new())).collect();
+    rules.insert(libc::SYS_clone3, Vec::new());
+    let only = |operator, value| {
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, operator, value)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+            .map_err(|e| e.to_string())
+    };
+    // Threads, no processes; a thread's name, no other setting.
+    let thread = u64::try_from(libc::CLONE_THREAD).unwrap_or_default();
+    rules.insert(libc::SYS_clone, vec![only(SeccompCmpOp::MaskedEq(thread), thread)?]);
+    let name = u64::try_from(libc::PR_SET_NAME).unwrap_or_default();
+    rules.insert(libc::SYS_prctl, vec![only(SeccompCmpOp::Eq, name)?]);
+    let only = build(rules, SeccompAction::KillProcess, SeccompAction::Allow)?;
+    Ok([newer, only])
+}
