@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vmette_wire::agent::{Boot, ENTROPY_LEN, Hello};
+use vmette_wire::agent::{Boot, ENTROPY_LEN, Hello, Share};
 
 use crate::world::{Booting, Place, Purpose, World, WorldError};
 
@@ -20,6 +20,8 @@ pub struct Record {
     pub boot: Option<Boot>,
     /// The certificates that came with it.
     pub ca_bundle: Vec<u8>,
+    /// Shares that came later and have not gone.
+    pub attached: Vec<Share>,
 }
 
 /// The world of an agent in a thread of the host.
@@ -74,6 +76,16 @@ impl World for Hosted {
         self.recorded(|record| {
             record.boot = Some(boot.clone());
             record.ca_bundle = ca_bundle.to_vec();
+        });
+        Ok(Booting::Done)
+    }
+
+    fn attach(&mut self, shares: &[Share], mount: bool) -> Result<Booting, WorldError> {
+        self.recorded(|record| {
+            record.attached.retain(|known| !shares.contains(known));
+            if mount {
+                record.attached.extend_from_slice(shares);
+            }
         });
         Ok(Booting::Done)
     }

@@ -19,6 +19,7 @@ mod mounts;
 mod net;
 pub mod pid1;
 mod serve;
+mod shares;
 mod sys;
 mod tree;
 mod trust;

@@ -9,12 +9,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustix::time::{ClockId, Timespec, clock_settime};
-use vmette_wire::agent::{Boot, ENTROPY_LEN, ExitStatus, Hello};
+use vmette_wire::agent::{Boot, ENTROPY_LEN, ExitStatus, Hello, Share};
 
 use crate::boot;
 use crate::child;
 use crate::etc::{self, Files, Identity};
 use crate::log;
+use crate::shares;
 use crate::sys::{self, Forked, Namespaces};
 use crate::world::{Booting, Place, Purpose, World, WorldError};
 
@@ -28,6 +29,8 @@ const NS_PER_S: u64 = 1_000_000_000;
 pub struct Vm {
     identity: Option<Identity>,
     builder: Option<Builder>,
+    /// The child that mounts or unmounts shares.
+    attacher: Option<Forked>,
     workload: Option<Workload>,
 }
 
@@ -127,12 +130,28 @@ impl World for Vm {
         Ok(Booting::Pending(reader))
     }
 
+    fn attach(&mut self, shares: &[Share], mount: bool) -> Result<Booting, WorldError> {
+        let Some(workload) = &self.workload else {
+            return Err(WorldError::Order("there is no root yet: boot comes first"));
+        };
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(WorldError::io("make a pipe"))?;
+        let forked = sys::fork(Namespaces::Same).map_err(WorldError::io("start a process for the shares"))?;
+        let Some(child) = forked else { shares::run(writer, workload.mount_ns.as_fd(), shares, mount) };
+        self.attacher = Some(child);
+        Ok(Booting::Pending(reader))
+    }
+
     fn boot_finished(&mut self, report: OwnedFd) -> Result<(), WorldError> {
+        let mut text = String::new();
+        let read = File::from(report).take(boot::REPORT_MAX).read_to_string(&mut text);
+        if let Some(child) = self.attacher.take() {
+            end(&child);
+            read.map_err(WorldError::io("read the report about the shares"))?;
+            return boot::parse_report(&text).map(drop).map_err(WorldError::Boot);
+        }
         let Some(Builder { child, switch_root, read_only }) = self.builder.take() else {
             return Err(WorldError::Order("there is no boot under way"));
         };
-        let mut text = String::new();
-        let read = File::from(report).take(boot::REPORT_MAX).read_to_string(&mut text);
         read.map_err(WorldError::io("read the report of the boot"))?;
         let entered = boot::parse_report(&text)
             .map_err(WorldError::Boot)

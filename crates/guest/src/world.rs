@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use vmette_wire::agent::{
     Boot, CA_BUNDLE_MAX, DISKS_MAX, ENTROPY_LEN, FailureKind, Hello, PROTOCOL_VERSION, SERIAL_MAX,
-    SHARES_MAX, VOLUMES_MAX,
+    SHARES_MAX, Share, VOLUMES_MAX,
 };
 
 use crate::tree;
@@ -36,7 +36,13 @@ pub trait World {
     /// [`WorldError`]: built before, or no process for it.
     fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError>;
 
-    /// Takes the report of a boot that was [`Booting::Pending`], once it is readable.
+    /// Begins to mount shares in the workload's root, or to unmount them in the opposite order; they have been checked.
+    ///
+    /// # Errors
+    /// [`WorldError`]: no process for it, or nothing to mount in.
+    fn attach(&mut self, shares: &[Share], mount: bool) -> Result<Booting, WorldError>;
+
+    /// Takes the report of what was [`Booting::Pending`], once it is readable.
     ///
     /// # Errors
     /// [`WorldError`] with the builder's own words.
@@ -179,31 +185,11 @@ pub(crate) fn check_boot(boot: &Boot, payload: &[u8]) -> Result<(), WorldError> 
     {
         return invalid(format!("rootfs of type {fstype:?} (known: {})", ROOT_FSTYPES.join(", ")));
     }
-    if boot.shares.len() > SHARES_MAX {
-        return invalid(format!("{} shares (allowed: up to {SHARES_MAX})", boot.shares.len()));
-    }
+    check_shares(&boot.shares)?;
     if boot.disks.len() > DISKS_MAX || !boot.disks.iter().all(|serial| is_serial(serial)) {
         return invalid(format!(
             "up to {DISKS_MAX} disks, by serial numbers of 1 to {SERIAL_MAX} letters and digits"
         ));
-    }
-    for (i, share) in boot.shares.iter().enumerate() {
-        let tag_ok = (1..=TAG_MAX).contains(&share.tag.len())
-            && share.tag.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
-        if !tag_ok {
-            return invalid(format!("share tag {:?} (1 to {TAG_MAX} printable characters, no /)", share.tag));
-        }
-        let target_ok =
-            tree::is_plain_absolute(&share.target) && share.target.bytes().any(|b| b != b'/' && b != b'.');
-        if !target_ok {
-            return invalid(format!(
-                "share {}: target {:?} is not an absolute path below / without ..",
-                share.tag, share.target
-            ));
-        }
-        if boot.shares[..i].iter().any(|other| other.tag == share.tag || other.target == share.target) {
-            return invalid(format!("share {} at {} appears twice", share.tag, share.target));
-        }
     }
     if boot.volumes.len() > VOLUMES_MAX {
         return invalid(format!("{} volumes (allowed: up to {VOLUMES_MAX})", boot.volumes.len()));
@@ -222,6 +208,33 @@ pub(crate) fn check_boot(boot: &Boot, payload: &[u8]) -> Result<(), WorldError> 
     let pem = payload.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN);
     if boot.ca_bundle != pem {
         return invalid("the payload of boot is a PEM bundle if, and only if, ca_bundle says so".to_owned());
+    }
+    Ok(())
+}
+
+/// Checks shares that are to be mounted or unmounted.
+pub(crate) fn check_shares(shares: &[Share]) -> Result<(), WorldError> {
+    let invalid = |message: String| Err(WorldError::Invalid(message));
+    if shares.len() > SHARES_MAX {
+        return invalid(format!("{} shares (allowed: up to {SHARES_MAX})", shares.len()));
+    }
+    for (i, share) in shares.iter().enumerate() {
+        let tag_ok = (1..=TAG_MAX).contains(&share.tag.len())
+            && share.tag.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+        if !tag_ok {
+            return invalid(format!("share tag {:?} (1 to {TAG_MAX} printable characters, no /)", share.tag));
+        }
+        let target_ok =
+            tree::is_plain_absolute(&share.target) && share.target.bytes().any(|b| b != b'/' && b != b'.');
+        if !target_ok {
+            return invalid(format!(
+                "share {}: target {:?} is not an absolute path below / without ..",
+                share.tag, share.target
+            ));
+        }
+        if shares[..i].iter().any(|other| other.tag == share.tag || other.target == share.target) {
+            return invalid(format!("share {} at {} appears twice", share.tag, share.target));
+        }
     }
     Ok(())
 }

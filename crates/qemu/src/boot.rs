@@ -19,6 +19,7 @@ use crate::plan::{Plan, Plugged};
 use crate::process::{Process, Spawn, number};
 use crate::qmp::{Qmp, QmpError};
 use crate::share;
+use crate::shares::Shares;
 use crate::snapshot::Snapshot;
 
 /// How long the loading of a device state may take.
@@ -43,8 +44,10 @@ pub(crate) struct Running {
     /// Present when writes to it are the guest's memory; a private copy cannot be read from here.
     pub(crate) memory: Option<File>,
     pub(crate) fingerprint: String,
-    /// Whether the machine has more than what every machine has, which a saved state cannot hold.
-    pub(crate) extended: bool,
+    /// Serial numbers of its disks, in the order of their ports.
+    pub(crate) disks: Vec<String>,
+    /// The devices of its shares.
+    pub(crate) shares: Shares,
     pub(crate) console: Arc<LastLines>,
     /// What QEMU and the share servers printed.
     pub(crate) complaints: Arc<LastLines>,
@@ -122,18 +125,18 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
     let console = LastLines::follow("console", UnixStream::from(console), copy)?;
     let complaints = LastLines::follow("complaints", errors, None)?;
     let qmp = Qmp::new(UnixStream::from(qmp)).map_err(Error::io("connect to QEMU"))?;
-    let extended = !plan.disks.is_empty() || !plan.shares.is_empty();
     let restore = snapshot.map(|snapshot| Restore {
         dir: snapshot.dir,
         state: snapshot.state,
         copy: memory.copy,
-        plugged: plan.disks.into_iter().chain(plan.shares).collect(),
+        plugged: plan.devices().1.cloned().collect(),
     });
     let running = Running {
         qmp,
         memory: memory.own,
         fingerprint,
-        extended,
+        disks: spec.disks.into_iter().map(|disk| disk.serial).collect(),
+        shares: Shares::new(plan.shares),
         console,
         complaints,
         servers,
@@ -150,13 +153,15 @@ fn pair() -> Result<(OwnedFd, OwnedFd)> {
     Ok((ours.into(), theirs.into()))
 }
 
-/// Three kinds: new and empty; the saved one, copied on write; a copy of the saved one, because share servers reach the
-/// guest's memory through the descriptor and would see the saved one otherwise.
+/// Three kinds: new and empty; the saved one, copied on write; a copy of the saved one, because share servers, and who
+/// saves the machine, reach the guest's memory through the descriptor and would see the saved one otherwise.
 fn memory_for(spec: &MachineSpec, snapshot: Option<&Snapshot>) -> Result<Memory> {
     let saved = snapshot.map(|snapshot| snapshot.memory.try_clone()).transpose();
     let saved = saved.map_err(Error::io("duplicate a descriptor"))?;
     match saved {
-        Some(saved) if spec.shares.is_empty() => Ok(Memory { fd: saved.into(), own: None, copy: None }),
+        Some(saved) if spec.shares.is_empty() && !spec.savable => {
+            Ok(Memory { fd: saved.into(), own: None, copy: None })
+        }
         saved => {
             let fd =
                 memory::anonymous(spec.memory_mib << 20).map_err(Error::io("create the guest's memory"))?;

@@ -125,6 +125,16 @@ impl Machine for QemuMachine {
         save::save(&*self.running()?, dir)
     }
 
+    fn unplug_shares(&self) -> Result<()> {
+        let running = self.running()?;
+        running.shares.unplug(&running.qmp)
+    }
+
+    fn plug_shares(&self) -> Result<()> {
+        let running = self.running()?;
+        running.shares.plug(&running.qmp)
+    }
+
     fn vsock_listen(&self, _port: u32) -> Result<VsockListener> {
         Err(Error::Unsupported { engine: ENGINE, operation: "vsock", reason: NO_VSOCK.into() })
     }

@@ -37,6 +37,7 @@ mod pump;
 mod report;
 mod resolve;
 mod run;
+mod seal;
 mod session;
 mod stop_signal;
 mod stream;

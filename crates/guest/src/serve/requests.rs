@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use vmette_wire::agent::{Boot, Command, Exec, Failure, FailureKind, Hello, Put as PutRequest};
+use vmette_wire::agent::{Attach, Boot, Command, Exec, Failure, FailureKind, Hello, Put as PutRequest};
 use vmette_wire::{Frame, Op, Request, ResponseHeader};
 
 use super::{Agent, Role, ServeError, Stream, Syncing, refusal};
@@ -42,6 +42,16 @@ impl<W: World> Agent<W> {
                 self.out.respond(id, &header, b"")?;
             }
             Op::Boot(boot) => self.boot(id, &boot, &frame.payload)?,
+            Op::Attach(shares) => self.attach(id, &shares, true)?,
+            Op::Detach(shares) => self.attach(id, &shares, false)?,
+            Op::Hold => {
+                self.out.respond(id, &ResponseHeader::ok(), b"")?;
+                self.out.hold();
+            }
+            Op::Release => {
+                self.out.release();
+                self.out.respond(id, &ResponseHeader::ok(), b"")?;
+            }
             Op::Ping => self.out.respond(id, &ResponseHeader::ok(), b"")?,
             Op::Sync => self.sync(id)?,
             Op::Exec(exec) => self.exec(id, &exec, &frame.payload)?,
@@ -71,6 +81,9 @@ impl<W: World> Agent<W> {
 
     fn hello(&mut self, hello: &Hello, payload: &[u8]) -> Result<(), WorldError> {
         let entropy = world::check_hello(hello, payload)?;
+        if self.out.is_held() {
+            self.orphan();
+        }
         self.world.hello(hello, entropy)?;
         self.greeted = true;
         Ok(())
@@ -82,6 +95,20 @@ impl<W: World> Agent<W> {
         } else {
             Err(WorldError::Order("hello comes before boot"))
         };
+        self.begun(id, begun)
+    }
+
+    /// Mounts or unmounts shares of the root that is there.
+    fn attach(&mut self, id: u32, attach: &Attach, mount: bool) -> Result<(), ServeError> {
+        let begun = place(&self.world, self.greeted, Purpose::Files)
+            .map(drop)
+            .and_then(|()| world::check_shares(&attach.shares))
+            .and_then(|()| self.world.attach(&attach.shares, mount));
+        self.begun(id, begun)
+    }
+
+    /// Answers once what has begun is done.
+    fn begun(&mut self, id: u32, begun: Result<Booting, WorldError>) -> Result<(), ServeError> {
         let header = match begun {
             Ok(Booting::Pending(report)) => {
                 self.poll.readable(report.as_fd(), Role::Boot, id)?;
@@ -116,7 +143,7 @@ impl<W: World> Agent<W> {
         if self.streams.contains_key(&id) {
             return Err(ServeError::DuplicateId { id });
         }
-        let room = self.streams.len() < STREAMS_MAX;
+        let room = self.streams.len() + self.orphans.len() < STREAMS_MAX;
         if !room {
             let message = format!("{STREAMS_MAX} commands and transfers run in this machine: end one first");
             self.out.failed(id, Failure { kind: FailureKind::Other, message })?;

@@ -105,9 +105,11 @@ impl Launcher<'_> {
     }
 
     fn restore(&self, template: &Template, spec: &MachineSpec) -> Result<Option<Up>, Error> {
-        let mut spec = spec.clone();
-        spec.origin = Origin::Snapshot(template.path());
-        match self.try_start(spec, RESTORE_TIMEOUT) {
+        let started = template.machine().map_err(Error::RestoreFailed).and_then(|machine| {
+            let spec = MachineSpec { origin: Origin::Snapshot(machine), ..spec.clone() };
+            self.try_start(spec, RESTORE_TIMEOUT)
+        });
+        match started {
             Ok(up) => {
                 template.touch();
                 Ok(Some(up))
@@ -151,9 +153,7 @@ impl Launcher<'_> {
             warmed = warm_up(&up);
         }
         let saved = match warmed {
-            Ok(()) => {
-                up.machine.pause().and_then(|()| up.machine.save(&template.path())).map_err(Error::from)
-            }
+            Ok(()) => template.make(|dir| Ok(up.machine.pause().and_then(|()| up.machine.save(dir))?)),
             Err(e) => Err(e),
         };
         up.machine.stop();

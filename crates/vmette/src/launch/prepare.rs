@@ -188,6 +188,7 @@ pub(crate) fn spec_of(config: &Config, kernel: PathBuf, initramfs: PathBuf) -> M
         vsock: false,
         console: config.console.clone(),
         accelerator: config.accelerator,
+        savable: false,
         origin: Origin::Cold,
     }
 }
@@ -199,6 +200,7 @@ pub(crate) fn base_spec(spec: &MachineSpec) -> MachineSpec {
         disks: Vec::new(),
         shares: Vec::new(),
         console: Console::Discard,
+        savable: false,
         origin: Origin::Cold,
         ..spec.clone()
     }
