@@ -68,6 +68,11 @@ impl World for Hosted {
         Ok(())
     }
 
+    /// The clock is the host's.
+    fn set_clock(&mut self, _realtime_ns: u64) -> Result<(), WorldError> {
+        Ok(())
+    }
+
     fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
         if self.booted {
             return Err(WorldError::Order("the workload's root is there already: boot comes once"));
@@ -80,13 +85,18 @@ impl World for Hosted {
         Ok(Booting::Done)
     }
 
-    fn attach(&mut self, shares: &[Share], mount: bool) -> Result<Booting, WorldError> {
+    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError> {
         self.recorded(|record| {
-            record.attached.retain(|known| !shares.contains(known));
-            if mount {
-                record.attached.extend_from_slice(shares);
+            record.attached.extend_from_slice(shares);
+            if !ca_bundle.is_empty() {
+                record.ca_bundle = ca_bundle.to_vec();
             }
         });
+        Ok(Booting::Done)
+    }
+
+    fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError> {
+        self.recorded(|record| record.attached.retain(|known| !shares.contains(known)));
         Ok(Booting::Done)
     }
 

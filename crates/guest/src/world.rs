@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use vmette_wire::agent::{
-    Boot, CA_BUNDLE_MAX, DISKS_MAX, ENTROPY_LEN, FailureKind, Hello, PROTOCOL_VERSION, SERIAL_MAX,
+    Attach, Boot, CA_BUNDLE_MAX, DISKS_MAX, ENTROPY_LEN, FailureKind, Hello, PROTOCOL_VERSION, SERIAL_MAX,
     SHARES_MAX, Share, VOLUMES_MAX,
 };
 
@@ -30,17 +30,30 @@ pub trait World {
     /// [`WorldError`] names what could not be set.
     fn hello(&mut self, hello: &Hello, entropy: &[u8; ENTROPY_LEN]) -> Result<(), WorldError>;
 
+    /// Sets the machine's clock to that many nanoseconds since 1970, UTC.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_clock(&mut self, realtime_ns: u64) -> Result<(), WorldError>;
+
     /// Begins to build the workload's root; both arguments have been checked.
     ///
     /// # Errors
     /// [`WorldError`]: built before, or no process for it.
     fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError>;
 
-    /// Begins to mount shares in the workload's root, or to unmount them in the opposite order; they have been checked.
+    /// Begins to mount shares in the workload's root, and to make it trust certificates unless there are none; both
+    /// arguments have been checked.
     ///
     /// # Errors
     /// [`WorldError`]: no process for it, or nothing to mount in.
-    fn attach(&mut self, shares: &[Share], mount: bool) -> Result<Booting, WorldError>;
+    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError>;
+
+    /// Begins to unmount shares of the workload's root, the last one first; they have been checked.
+    ///
+    /// # Errors
+    /// As [`World::attach`].
+    fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError>;
 
     /// Takes the report of what was [`Booting::Pending`], once it is readable.
     ///
@@ -202,12 +215,23 @@ pub(crate) fn check_boot(boot: &Boot, payload: &[u8]) -> Result<(), WorldError> 
     {
         return invalid(format!("folder {path:?} of the image is not an absolute path below / without .."));
     }
+    check_bundle(boot.ca_bundle, payload)
+}
+
+/// Checks an `attach` before a world sees it.
+pub(crate) fn check_attach(attach: &Attach, payload: &[u8]) -> Result<(), WorldError> {
+    check_shares(&attach.shares)?;
+    check_bundle(attach.ca_bundle, payload)
+}
+
+fn check_bundle(announced: bool, payload: &[u8]) -> Result<(), WorldError> {
+    let invalid = |message: String| Err(WorldError::Invalid(message));
     if payload.len() > CA_BUNDLE_MAX {
         return invalid(format!("CA bundle of {} bytes (allowed: up to {CA_BUNDLE_MAX})", payload.len()));
     }
     let pem = payload.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN);
-    if boot.ca_bundle != pem {
-        return invalid("the payload of boot is a PEM bundle if, and only if, ca_bundle says so".to_owned());
+    if announced != pem {
+        return invalid("the payload is a PEM bundle if, and only if, ca_bundle says so".to_owned());
     }
     Ok(())
 }

@@ -39,6 +39,7 @@ mod resolve;
 mod run;
 mod seal;
 mod session;
+mod snapshot;
 mod stop_signal;
 mod stream;
 mod template;
@@ -59,6 +60,7 @@ pub use report::{Grants, Report, RootfsKind, RootfsReport, ShareGrant, StartedFr
 pub use resolve::{provider_context, resolve_rootfs, resolve_rootfs_until};
 pub use run::{RunOutput, run};
 pub use session::{Session, SessionBuilder, SessionClient};
+pub use snapshot::{Snapshot, SnapshotInfo};
 pub use validate::{MEM_MIB_MAX, MEM_MIB_MIN, SCRATCH_MIB_MAX, SCRATCH_MIB_MIN, VCPUS_MAX, is_valid_env_key};
 pub use vmette_vmm::{Accelerator, AcceleratorChoice, Console, Isolation};
 pub use vmette_wire::agent::{ExitStatus, FailureKind};

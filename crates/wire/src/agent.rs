@@ -84,11 +84,15 @@ pub enum Op {
     Sync,
     /// Sends what is under way, then an answer, and from then on nothing until `release` or `hello`.
     Hold,
-    /// Sends again. Answered as soon as what was held back is under way.
-    Release,
-    /// Mounts further shares in the workload's root. Answer: a [`ResponseHeader`].
+    /// Sends again, and then an answer. The machine stood still meanwhile, and its clock with it.
+    Release {
+        /// The host's clock: nanoseconds since 1970, UTC.
+        realtime_ns: u64,
+    },
+    /// Mounts further shares in the workload's root; payload: a PEM bundle when `ca_bundle` is set. Answer: a
+    /// [`ResponseHeader`].
     Attach(Attach),
-    /// Unmounts shares of the workload's root. Answer: a [`ResponseHeader`].
+    /// Unmounts shares of the workload's root; it takes no certificates back. Answer: a [`ResponseHeader`].
     Detach(Attach),
     /// Runs a command; payload: its arguments, then its environment, as [`strings`].
     Exec(Exec),
@@ -210,6 +214,12 @@ pub struct Share {
 pub struct Attach {
     /// In the order in which they are mounted; they are unmounted in the opposite one.
     pub shares: Vec<Share>,
+    /// Whether the payload is a PEM bundle to be trusted by the workload from now on.
+    #[serde(default)]
+    pub ca_bundle: bool,
+    /// Bytes that follow, see [`Op::Attach`]; the frame codec writes it.
+    #[serde(default, skip_serializing)]
+    pub payload_len: u32,
 }
 
 /// A command. What a field leaves out comes from the workload's root: the shell's `PATH`, the user's home.

@@ -42,15 +42,17 @@ impl<W: World> Agent<W> {
                 self.out.respond(id, &header, b"")?;
             }
             Op::Boot(boot) => self.boot(id, &boot, &frame.payload)?,
-            Op::Attach(shares) => self.attach(id, &shares, true)?,
-            Op::Detach(shares) => self.attach(id, &shares, false)?,
+            Op::Attach(attach) => self.attach(id, &attach, &frame.payload)?,
+            Op::Detach(attach) => self.detach(id, &attach)?,
             Op::Hold => {
                 self.out.respond(id, &ResponseHeader::ok(), b"")?;
                 self.out.hold();
             }
-            Op::Release => {
+            Op::Release { realtime_ns } => {
+                let header =
+                    self.world.set_clock(realtime_ns).map_or_else(refusal, |()| ResponseHeader::ok());
                 self.out.release();
-                self.out.respond(id, &ResponseHeader::ok(), b"")?;
+                self.out.respond(id, &header, b"")?;
             }
             Op::Ping => self.out.respond(id, &ResponseHeader::ok(), b"")?,
             Op::Sync => self.sync(id)?,
@@ -98,12 +100,19 @@ impl<W: World> Agent<W> {
         self.begun(id, begun)
     }
 
-    /// Mounts or unmounts shares of the root that is there.
-    fn attach(&mut self, id: u32, attach: &Attach, mount: bool) -> Result<(), ServeError> {
+    fn attach(&mut self, id: u32, attach: &Attach, bundle: &[u8]) -> Result<(), ServeError> {
+        let begun = place(&self.world, self.greeted, Purpose::Files)
+            .map(drop)
+            .and_then(|()| world::check_attach(attach, bundle))
+            .and_then(|()| self.world.attach(&attach.shares, bundle));
+        self.begun(id, begun)
+    }
+
+    fn detach(&mut self, id: u32, attach: &Attach) -> Result<(), ServeError> {
         let begun = place(&self.world, self.greeted, Purpose::Files)
             .map(drop)
             .and_then(|()| world::check_shares(&attach.shares))
-            .and_then(|()| self.world.attach(&attach.shares, mount));
+            .and_then(|()| self.world.detach(&attach.shares));
         self.begun(id, begun)
     }
 

@@ -17,10 +17,10 @@ use crate::{Error, ExecOptions, Process, identity};
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a restored one may take. Sixteen at once on two cores under emulation need a few seconds.
-const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the agent may take to build the root: hot-plugged devices have to appear first.
-const ROOT_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const ROOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Commands that run before a template with a root is saved: after the third there is nothing left to be set up.
 const WARM_UPS: usize = 3;
@@ -46,6 +46,9 @@ impl Launcher<'_> {
         prepared: &Prepared,
         capabilities: &Capabilities,
     ) -> Result<(Up, StartedFrom), Error> {
+        if let Some(saved) = self.saved {
+            return Ok((self.resume(saved, prepared)?, StartedFrom::Snapshot));
+        }
         if self.config.template
             && capabilities.snapshots
             && let Some(up) = self.via_template(prepared)?
@@ -168,7 +171,7 @@ impl Launcher<'_> {
     }
 
     /// One attempt: a machine, its stream, an agent that says hello.
-    fn try_start(&self, spec: MachineSpec, timeout: Duration) -> Result<Up, Error> {
+    pub(super) fn try_start(&self, spec: MachineSpec, timeout: Duration) -> Result<Up, Error> {
         let machine = self.engine.create(spec)?;
         self.shared.attach(&machine);
         let stream = machine.start()?;
