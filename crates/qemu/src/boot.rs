@@ -52,8 +52,6 @@ pub(crate) struct Running {
     /// What QEMU and the share servers printed.
     pub(crate) complaints: Arc<LastLines>,
     pub(crate) servers: Vec<Process>,
-    /// The tags of the shares that they serve, in the same order.
-    pub(crate) share_tags: Vec<String>,
     pub(crate) qemu: Process,
     /// How the machine ended, where that is known better here than from the way that QEMU ended.
     pub(crate) verdict: Slot<MachineEnd>,
@@ -88,10 +86,10 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
 
     let mut servers = Vec::new();
     let mut connections = Vec::new();
-    if let Some(program) = share_server {
+    if let Some(program) = &share_server {
         for share in &spec.shares {
             let stderr = errors_end.try_clone().map_err(Error::io("duplicate a pipe"))?;
-            let served = share::serve(&program, share, stderr)?;
+            let served = share::serve(program, share, stderr)?;
             servers.push(served.server);
             connections.push(served.connection);
         }
@@ -136,11 +134,10 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
         memory: memory.own,
         fingerprint,
         disks: spec.disks.into_iter().map(|disk| disk.serial).collect(),
-        shares: Shares::new(plan.shares),
+        shares: Shares::new(share_server, spec.shares, plan.shares),
         console,
         complaints,
         servers,
-        share_tags: spec.shares.iter().map(|share| share.tag.clone()).collect(),
         qemu,
         verdict: Slot::new(),
         restore: Mutex::new(restore),

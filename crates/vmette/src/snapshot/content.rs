@@ -20,6 +20,8 @@ use crate::assets::{CacheRoot, FileStamp, Key};
 /// Parts that are left out when they are zero.
 const BLOCK: usize = 4096;
 
+const ZEROS: [u8; BLOCK] = [0; BLOCK];
+
 /// Bytes read at once: a multiple of [`BLOCK`].
 const CHUNK: usize = 256 << 10;
 
@@ -29,8 +31,8 @@ const REMEMBERED_MAX: usize = 4096;
 /// Folder of the cache for remembered digests.
 const SHELF: &str = "digests";
 
-/// Longest note of one digest, in bytes: it has a path in it.
-const NOTE_MAX: u64 = 16 << 10;
+/// Longest note of one digest, in bytes.
+const NOTE_MAX: u64 = 4096;
 
 /// Calls `each` for the parts of a file that hold data: where a part begins, on a block's boundary, and its bytes.
 pub(super) fn for_data(file: &File, mut each: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
@@ -66,7 +68,7 @@ pub(super) fn digest_of(file: &File) -> io::Result<String> {
     let mut digest = Sha256::new();
     for_data(file, |start, part| {
         for (i, block) in part.chunks(BLOCK).enumerate() {
-            if block.iter().any(|byte| *byte != 0) {
+            if *block != ZEROS[..block.len()] {
                 digest.update((start + (i * BLOCK) as u64).to_le_bytes());
                 digest.update((block.len() as u64).to_le_bytes());
                 digest.update(block);
@@ -78,10 +80,9 @@ pub(super) fn digest_of(file: &File) -> io::Result<String> {
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// A digest and what its file was when it had it.
+/// A digest and what its file was when it had it, wherever the file is.
 #[derive(Serialize, Deserialize)]
 struct Note {
-    path: PathBuf,
     stamp: String,
     digest: String,
 }
@@ -124,7 +125,7 @@ impl Digests {
             return None;
         }
         let note: Note = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-        (note.path == stamp.path && note.stamp == text_of(stamp)).then_some(note.digest)
+        (note.stamp == text_of(stamp)).then_some(note.digest)
     }
 
     fn note(&self, stamp: &FileStamp, digest: &str) -> io::Result<()> {
@@ -133,19 +134,20 @@ impl Digests {
             fs::remove_dir_all(&self.folder)?;
             fs::create_dir_all(&self.folder)?;
         }
-        let note = Note { path: stamp.path.clone(), stamp: text_of(stamp), digest: digest.to_owned() };
+        let note = Note { stamp: text_of(stamp), digest: digest.to_owned() };
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         io::Write::write_all(&mut file, &serde_json::to_vec(&note)?)?;
         file.persist(self.place(stamp)).map(drop).map_err(|e| e.error)
     }
 
     fn place(&self, stamp: &FileStamp) -> PathBuf {
-        self.folder.join(Key::new().text(&stamp.path.to_string_lossy()).hex())
+        self.folder.join(Key::new().bytes(&stamp.dev.to_le_bytes()).bytes(&stamp.ino.to_le_bytes()).hex())
     }
 }
 
 fn text_of(stamp: &FileStamp) -> String {
-    Key::new().file(stamp).hex()
+    // A folder that is renamed has the same files.
+    Key::new().file(&FileStamp { path: PathBuf::new(), ..stamp.clone() }).hex()
 }
 
 #[cfg(test)]
@@ -186,6 +188,12 @@ mod tests {
         // A lie shows that it is not read again.
         digests.remember(&path, "a lie");
         assert_eq!(digests.of(&path).unwrap(), "a lie");
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        let moved = dir.path().join("moved/file");
+        fs::write(dir.path().join("sub/file"), "three").unwrap();
+        digests.remember(&dir.path().join("sub/file"), "a lie");
+        fs::rename(dir.path().join("sub"), dir.path().join("moved")).unwrap();
+        assert_eq!(digests.of(&moved).unwrap(), "a lie");
         fs::write(dir.path().join("other"), "two").unwrap();
         fs::rename(dir.path().join("other"), &path).unwrap();
         let two = digests.of(&path).unwrap();
