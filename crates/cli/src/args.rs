@@ -31,6 +31,9 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Open a shell in a fresh machine
     Shell(Box<ShellArgs>),
+    /// Look at snapshots that `vmette run --build-snapshot` has made
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Say what a run would have here, and why not more
     Doctor(DoctorArgs),
     /// List the forms that a rootfs can be named in
@@ -74,6 +77,24 @@ pub(crate) struct SnapshotArgs {
     /// Start from the snapshot in this folder
     #[arg(long, value_name = "PATH")]
     pub(crate) resume_snapshot: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Say what a snapshot is of
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Read all of its files and compare them with what was written
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// The snapshot's folder
+    pub(crate) path: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ mod request;
 mod resolve;
 mod run;
 mod signals;
+mod snapshot;
 mod stdio;
 mod terminal;
 mod values;
@@ -41,6 +42,7 @@ fn dispatch(arguments: &[OsString]) -> Result<u8, clap::Error> {
     match Cli::try_parse_from(arguments)?.command {
         Command::Run(args) => Ok(run::run(request::Request::from_run(*args)?)),
         Command::Shell(args) => Ok(run::run(request::Request::from_shell(*args)?)),
+        Command::Snapshot(command) => Ok(snapshot::snapshot(&command)),
         Command::Doctor(args) => Ok(doctor::doctor(&args)),
         Command::Providers => Ok(providers::providers()),
         Command::Quickstart => Ok(quickstart::quickstart()),

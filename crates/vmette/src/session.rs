@@ -97,7 +97,6 @@ impl<'a> SessionBuilder<'a> {
     /// As [`SessionBuilder::start`].
     pub fn start_with(self, exec: Option<ExecOptions>) -> Result<Session, Error> {
         let started = Instant::now();
-        validate::check(self.config)?;
         let shared = self.stop.shared.clone();
         if let Some(seconds) = self.config.timeout_seconds {
             shared.watch_timeout(started, Duration::from_secs(seconds.into()))?;
@@ -109,6 +108,8 @@ impl<'a> SessionBuilder<'a> {
         let saved = self.config.resume_snapshot.as_deref().map(Snapshot::open).transpose()?;
         let adopted = saved.as_ref().map(|saved| saved.adopt(self.config)).transpose()?;
         let config = adopted.as_ref().unwrap_or(self.config);
+        // What a snapshot says of its image is as foreign as what an image says of itself.
+        validate::check(config)?;
         let engine = match &self.engine {
             Some(engine) => engine.clone(),
             None => engine::for_this_host(config, &cache)?,
@@ -329,7 +330,7 @@ impl Session {
     /// `target` then, and the session goes on. [`Error::Engine`] and [`Error::Agent`] when the machine did not come
     /// through.
     pub fn snapshot(&self, target: impl AsRef<Path>) -> Result<(), Error> {
-        self.saver()?.save(target.as_ref(), Then::GoOn)
+        self.saver()?.save(target.as_ref(), Then::GoOn, &self.shared)
     }
 
     fn saver(&self) -> Result<&Arc<Saver>, Error> {
@@ -346,7 +347,8 @@ impl Session {
     fn save_and_end(&self, target: &Path) -> Result<(), Error> {
         let (saver, shared, target) = (self.saver()?.clone(), self.shared.clone(), target.to_owned());
         std::thread::Builder::new().name("vmette-save".into()).spawn(move || {
-            shared.finish(end_of_save(&saver, &target));
+            let end = end_of_save(&saver, &target, &shared);
+            shared.finish(end);
         })?;
         Ok(())
     }
@@ -401,7 +403,7 @@ impl Session {
             };
             let end = match (end, &save) {
                 // Its shares are written out when it gives them up.
-                (SessionEnd::Exited(0), Some((saver, target))) => end_of_save(saver, target),
+                (SessionEnd::Exited(0), Some((saver, target))) => end_of_save(saver, target, &shared),
                 (end, _) => {
                     if dirty && matches!(end, SessionEnd::Exited(_)) {
                         // A guest that does not confirm has its plug pulled all the same.
@@ -441,8 +443,8 @@ fn exit_code(status: ExitStatus, is_init: bool) -> i32 {
 }
 
 /// How a session ends that is saved when its command has succeeded.
-fn end_of_save(saver: &Saver, target: &Path) -> SessionEnd {
-    match saver.save(target, Then::End) {
+fn end_of_save(saver: &Saver, target: &Path, shared: &Shared) -> SessionEnd {
+    match saver.save(target, Then::End, shared) {
         Ok(()) => SessionEnd::Exited(0),
         Err(e) => SessionEnd::Error(e.to_string()),
     }
@@ -459,6 +461,9 @@ impl Drop for Session {
         if let Some(launched) = &self.launched {
             launched.connection.close("the session is gone");
             launched.machine.stop();
+            if let Ok(saver) = &launched.saver {
+                saver.wait_idle();
+            }
         }
     }
 }

@@ -82,6 +82,11 @@ fn snapshots(config: &Config) -> Result<(), Error> {
         return invalid("a machine that starts from a snapshot takes shares, and no further disks".into());
     }
     let Some(target) = &config.build_snapshot else { return Ok(()) };
+    if config.switch_root {
+        return invalid(
+            "a command that is PID 1 takes its machine with it when it ends: nothing is left to save".into(),
+        );
+    }
     if target.symlink_metadata().is_ok() {
         return invalid(format!("snapshot {}: it exists already", target.display()));
     }

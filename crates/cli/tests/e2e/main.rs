@@ -16,6 +16,7 @@ mod machine;
 mod processes;
 mod roots;
 mod signals;
+mod snapshots;
 mod stream;
 mod streams;
 mod templates;

@@ -187,7 +187,7 @@ fn a_cache_that_has_become_read_only_still_serves_what_it_has() {
 }
 
 /// A root with a shell, and with `programs` beside it: their names and what they are for the shell.
-fn archive(folder: &Path, programs: &[(&str, &str)]) -> String {
+pub(crate) fn archive(folder: &Path, programs: &[(&str, &str)]) -> String {
     let root = folder.join("root");
     let bin = root.join("bin");
     fs::create_dir_all(&bin).unwrap();

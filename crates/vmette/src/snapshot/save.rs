@@ -15,6 +15,7 @@ use super::copy::copy;
 use super::manifest::{Content, MACHINE, Manifest, SCRATCH};
 use super::staging::Staging;
 use crate::connection::{Connection, Standstill};
+use crate::end::Shared;
 use crate::guest_text::safe;
 use crate::{Error, identity};
 
@@ -54,8 +55,13 @@ pub(crate) struct Saver {
 }
 
 impl Saver {
-    /// Writes a snapshot to the new folder `target`.
-    pub(crate) fn save(&self, target: &Path, then: Then) -> Result<(), Error> {
+    /// Waits for a save under way, which fails soon when the session has ended: it removes what it has written.
+    pub(crate) fn wait_idle(&self) {
+        drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Writes a snapshot to the new folder `target`, unless the session ends first.
+    pub(crate) fn save(&self, target: &Path, then: Then, session: &Shared) -> Result<(), Error> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let staging = Staging::begin(target)?;
         // What takes time and needs no machine comes first.
@@ -68,7 +74,7 @@ impl Saver {
         } else {
             saved?;
         }
-        manifest.files = self.seal(staging.path())?;
+        manifest.files = self.seal(staging.path(), session)?;
         let failed = |e: std::io::Error| Error::SaveFailed(format!("{}: {e}", target.display()));
         manifest.write(staging.path()).map_err(failed)?;
         let folder = staging.publish().map_err(failed)?;
@@ -161,13 +167,16 @@ impl Saver {
     }
 
     /// What is in the snapshot's files, which are on the disk when this returns.
-    fn seal(&self, folder: &Path) -> Result<BTreeMap<String, Content>, Error> {
+    fn seal(&self, folder: &Path, session: &Shared) -> Result<BTreeMap<String, Content>, Error> {
         let mut files = BTreeMap::new();
         let names = fs::read_dir(folder.join(MACHINE))?
             .map(|entry| Ok(format!("{MACHINE}/{}", entry?.file_name().to_string_lossy())))
             .collect::<std::io::Result<Vec<_>>>()?;
         let scratch = self.scratch.as_ref().map(|_| SCRATCH.to_owned());
         for name in names.into_iter().chain(scratch) {
+            if let Some(end) = session.ended() {
+                return Err(Error::SaveFailed(format!("the session has ended: {end:?}")));
+            }
             let path = folder.join(&name);
             let failed = |e: std::io::Error| Error::SaveFailed(format!("{}: {e}", path.display()));
             let file = File::open(&path).map_err(failed)?;
