@@ -13,6 +13,7 @@ mod phase;
 mod plain;
 mod program;
 mod share;
+mod snapshots;
 mod starts;
 mod stats;
 mod table;
