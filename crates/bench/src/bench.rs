@@ -21,6 +21,7 @@ use crate::plain;
 use crate::program::Program;
 use crate::pull;
 use crate::share;
+use crate::snapshots;
 use crate::starts::{Contender, Until, take_turns};
 use crate::stats::Samples;
 use crate::table::{Table, Target, Unit};
@@ -32,6 +33,9 @@ const PODMAN: &str = "`podman run --rootfs … true`";
 
 /// What a start of an image of the cache may take longer than that of the built-in root, in milliseconds.
 const IMAGE_MORE_MS: f64 = 15.0;
+
+/// From the start of a resumed machine to its first output under emulation, in milliseconds.
+const RESUMED_MS: f64 = 350.0;
 
 /// What every part of the benchmark needs.
 struct Setting<'a> {
@@ -70,6 +74,7 @@ pub(crate) fn run(vmette: &Path, plan: Plan, lane: Option<&Path>) -> anyhow::Res
     setting.many(&run_true)?;
     setting.throughput(folder.path())?;
     setting.images(folder.path())?;
+    setting.snapshots()?;
 
     setting.on_kvm(lane);
 
@@ -172,18 +177,65 @@ impl Setting<'_> {
     }
 
     fn many(&mut self, run_true: &Program) -> anyhow::Result<()> {
-        step(&format!("{} machines at once", fleet::SIZE));
-        let fleet = fleet::measure(self.plan.fleet, run_true);
+        self.at_once("`vmette run -- true`", run_true, fleet::SIZE)
+    }
+
+    fn at_once(&mut self, what: &str, program: &Program, size: usize) -> anyhow::Result<()> {
+        step(&format!("{size} machines at once"));
+        let fleet = fleet::measure(self.plan.fleet, program, size);
         ensure!(
             fleet.failures.is_empty(),
-            "{} of {} machines that were started {} at once failed; the first: {}",
+            "{} of {} machines that were started {size} at once failed; the first: {}",
             fleet.failures.len(),
             fleet.started,
-            fleet::SIZE,
             fleet.failures[0]
         );
-        let what = format!("{} × `vmette run -- true` at once, all done", fleet::SIZE);
+        let what = format!("{size} × {what} at once, all done");
         self.table.add(&what, Unit::Milliseconds, &fleet.all_done).against(&self.template.samples);
+        Ok(())
+    }
+
+    fn snapshots(&mut self) -> anyhow::Result<()> {
+        step("saving a session, and starting from what was saved");
+        // Beside the cache, on a disk: a folder for temporary files may be memory.
+        let folder = tempfile::tempdir_in(CacheRoot::from_env()?.path()).context("a folder for snapshots")?;
+        let snapshots::Saved { save, path } = snapshots::save(self.plan.short, folder.path())?;
+        let path = path.to_str().context("a path that is no text")?;
+        let echo = self.vmette(&["run", "--resume-snapshot", path, "--", "echo", "hello"]);
+        let mut resumed = Contender::new(echo, Until::Output(b""));
+        take_turns(self.plan.short, &mut [&mut resumed], || Ok(()))?;
+        let (template, ms) = (&self.template.samples, Unit::Milliseconds);
+        self.table.add("`Session::snapshot`, the session goes on", ms, &save).against(template);
+        let limit = match self.report.accelerator {
+            Accelerator::Tcg => Target::at_most(RESUMED_MS, ms, &resumed.samples),
+            _ => None,
+        };
+        self.table
+            .add("`vmette run --resume-snapshot … -- echo`, first output byte", ms, &resumed.samples)
+            .against(template)
+            .wants(limit);
+        let run_true = self.vmette(&["run", "--resume-snapshot", path, "--", "true"]);
+        self.at_once("`vmette run --resume-snapshot … -- true`", &run_true, snapshots::FLEET)?;
+        self.python(folder.path())
+    }
+
+    fn python(&mut self, folder: &Path) -> anyhow::Result<()> {
+        const FRESH: &str = "Python, fresh: imports, then an answer";
+        const RESUMED: &str = "Python, resumed with its imports: an answer";
+        step("a Python that has its libraries imported");
+        let python = match snapshots::python(self.vmette, folder) {
+            Ok(python) => python,
+            Err(error) => {
+                self.table.skip(RESUMED, &format!("{error:#}"));
+                return Ok(());
+            }
+        };
+        let mut fresh = Contender::new(python.fresh, Until::Output(snapshots::ANSWER));
+        let mut resumed = Contender::new(python.resumed, Until::Output(snapshots::ANSWER));
+        take_turns(self.plan.short, &mut [&mut fresh, &mut resumed], || Ok(()))?;
+        let (table, ms) = (&mut self.table, Unit::Milliseconds);
+        table.add(FRESH, ms, &fresh.samples).against(&resumed.samples);
+        table.add(RESUMED, ms, &resumed.samples).against(&resumed.samples);
         Ok(())
     }
 
@@ -272,6 +324,8 @@ const NOTES: &str = "\
   memory, and a static busybox for an initramfs.
 - IMAGE is an archive of the same busybox, converted before.
 - gVisor runs on the host's own root without a network, podman on a folder with the same busybox without a network.
+- A snapshot is of a session that has run `true`. Both Pythons import the same modules of the standard library; the
+  resumed one had done so when it was saved. Their ratio is to the resumed one.
 - Private memory is `RssAnon` of the session's QEMU: pages that it does not share with the template or another machine.
 - Copying is timed with the machine's start, and compared byte by byte. The share's files are new to the guest each time
   and in the host's page cache when they are read.

@@ -21,20 +21,20 @@ pub(crate) struct Fleet {
     pub(crate) failures: Vec<String>,
 }
 
-/// Starts [`SIZE`] of `program` at once and waits for all of them.
-pub(crate) fn measure(phase: Phase, program: &Program) -> Fleet {
+/// Starts `size` of `program` at once and waits for all of them.
+pub(crate) fn measure(phase: Phase, program: &Program, size: usize) -> Fleet {
     let mut fleet = Fleet::default();
     for _ in phase.rounds() {
         let failed_before = fleet.failures.len();
         let started = Instant::now();
-        let running: Vec<_> = (0..SIZE).map(|_| program.start()).collect();
+        let running: Vec<_> = (0..size).map(|_| program.start()).collect();
         for one in running {
             if let Err(error) = one.and_then(|one| one.finish(started + LIMIT)) {
                 fleet.failures.push(error.to_string());
             }
         }
         let elapsed = started.elapsed();
-        fleet.started += SIZE;
+        fleet.started += size;
         if fleet.failures.len() == failed_before {
             fleet.all_done.push(milliseconds(elapsed));
         }

@@ -19,6 +19,7 @@ mod program;
 mod pull;
 mod registry;
 mod share;
+mod snapshots;
 mod starts;
 mod stats;
 mod table;

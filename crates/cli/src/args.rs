@@ -11,10 +11,8 @@ use crate::values::{self, Entrypoint, Volume};
 
 const AFTER_HELP: &str = "\
 The original form, vmette --rootfs SPEC [--exec CMD], takes all options of `vmette run` and these:
-  --rootfs SPEC            The root (required)
+  --rootfs SPEC            The root (required, but with --resume-snapshot)
   --exec CMD               A shell command line; without it, a shell
-  --build-snapshot PATH    Not supported by this version
-  --resume-snapshot PATH   Not supported by this version
   --guest-vsock-port PORT  vsock port in the guest, for snapshots
 
 Exit status: the command's own; 128+n when signal n killed it; 127 when it does not exist,
@@ -37,6 +35,9 @@ pub(crate) enum Command {
     /// List, fetch, make and remove images
     #[command(subcommand)]
     Image(Box<ImageCommand>),
+    /// Look at snapshots that `vmette run --build-snapshot` has made
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Say what a run would have here, and why not more
     Doctor(DoctorArgs),
     /// List the forms that a rootfs can be named in
@@ -62,11 +63,42 @@ pub(crate) struct RunArgs {
     /// Run this instead of the image's entrypoint and command ("" for neither; a JSON array for several words)
     #[arg(long, value_name = "CMD", value_parser = values::entrypoint, allow_hyphen_values = true)]
     pub(crate) entrypoint: Option<Entrypoint>,
+    #[command(flatten)]
+    pub(crate) snapshot: SnapshotArgs,
     /// Image (python:3.12-alpine), folder, or one of the forms of `vmette providers`; nothing for the built-in one
     pub(crate) rootfs: Option<String>,
     /// What to run, or arguments of the image's entrypoint; without it what the image says, else a shell
     #[arg(last = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+/// Snapshots, made or started from.
+#[derive(Debug, Default, Args)]
+pub(crate) struct SnapshotArgs {
+    /// Save the machine into this new folder when the command has succeeded; at once if there is none
+    #[arg(long, value_name = "PATH", conflicts_with = "resume_snapshot")]
+    pub(crate) build_snapshot: Option<PathBuf>,
+    /// Start from the snapshot in this folder
+    #[arg(long, value_name = "PATH")]
+    pub(crate) resume_snapshot: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Say what a snapshot is of
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Read all of its files and compare them with what was written
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// The snapshot's folder
+    pub(crate) path: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -209,12 +241,12 @@ pub(crate) struct MachineArgs {
     /// Give the command that many seconds to end after SIGTERM
     #[arg(long, value_name = "SECONDS", value_parser = values::number::<u32>, default_value_t = STOP_TIMEOUT_SECONDS)]
     pub(crate) stop_timeout: u32,
-    /// Virtual CPUs
-    #[arg(long, value_name = "N", value_parser = values::number::<u8>, default_value = "1")]
-    pub(crate) vcpus: u8,
-    /// Memory: MiB, or with M or G behind it
-    #[arg(short = 'm', long = "mem-mib", visible_alias = "memory", value_name = "SIZE", value_parser = values::mib, default_value = "512")]
-    pub(crate) mem_mib: u64,
+    /// Virtual CPUs (1, or those of the snapshot)
+    #[arg(long, value_name = "N", value_parser = values::number::<u8>)]
+    pub(crate) vcpus: Option<u8>,
+    /// Memory: MiB, or with M or G behind it (512M, or that of the snapshot)
+    #[arg(short = 'm', long = "mem-mib", visible_alias = "memory", value_name = "SIZE", value_parser = values::mib)]
+    pub(crate) mem_mib: Option<u64>,
     /// Choose the accelerator
     #[arg(long, value_name = "WHICH", default_value = "auto")]
     pub(crate) accel: Accel,
@@ -262,17 +294,13 @@ pub(crate) struct LegacyArgs {
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
     /// Rootfs
-    #[arg(long, value_name = "SPEC", required = true)]
+    #[arg(long, value_name = "SPEC", required_unless_present = "resume_snapshot")]
     pub(crate) rootfs: Option<String>,
     /// Shell command; without it, a shell
     #[arg(long, value_name = "CMD", allow_hyphen_values = true)]
     pub(crate) exec: Option<String>,
-    /// Save a snapshot (not supported by this version)
-    #[arg(long, value_name = "PATH", conflicts_with = "resume_snapshot")]
-    pub(crate) build_snapshot: Option<PathBuf>,
-    /// Start from a snapshot (not supported by this version)
-    #[arg(long, value_name = "PATH", requires = "exec")]
-    pub(crate) resume_snapshot: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) snapshot: SnapshotArgs,
     /// vsock port in the guest
     #[arg(long, value_name = "PORT", value_parser = values::number::<u32>, default_value = "1025")]
     pub(crate) guest_vsock_port: u32,

@@ -12,6 +12,7 @@ mod request;
 mod resolve;
 mod run;
 mod signals;
+mod snapshot;
 mod stdio;
 mod terminal;
 mod values;
@@ -44,6 +45,7 @@ fn dispatch(arguments: &[OsString]) -> Result<u8, clap::Error> {
         Command::Run(args) => Ok(run::run(request::Request::from_run(*args)?)),
         Command::Shell(args) => Ok(run::run(request::Request::from_shell(*args)?)),
         Command::Image(command) => Ok(image::image(*command)),
+        Command::Snapshot(command) => Ok(snapshot::snapshot(&command)),
         Command::Doctor(args) => Ok(doctor::doctor(&args)),
         Command::Providers => Ok(providers::providers()),
         Command::Quickstart => Ok(quickstart::quickstart()),

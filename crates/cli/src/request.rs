@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 use vmette::{AcceleratorChoice, Config, ExecOptions, VsockPort};
 
-use crate::args::{Accel, Cli, LegacyArgs, MachineArgs, ProcessArgs, RunArgs, ShellArgs};
+use crate::args::{Accel, Cli, LegacyArgs, MachineArgs, ProcessArgs, RunArgs, ShellArgs, SnapshotArgs};
 
 /// What is to be run.
 pub(crate) enum Wanted {
@@ -19,6 +19,8 @@ pub(crate) enum Wanted {
     Shell,
     /// This command line of the shell, whatever the image says.
     ShellCommand(String),
+    /// Nothing: the machine is saved as it has started.
+    Nothing,
 }
 
 /// One run, understood.
@@ -27,6 +29,9 @@ pub(crate) struct Request {
     /// `None`: the built-in one.
     pub(crate) rootfs: Option<String>,
     pub(crate) wanted: Wanted,
+    /// What was said of the machine's shape; a snapshot has one of its own.
+    pub(crate) vcpus: Option<u8>,
+    pub(crate) mem_mib: Option<u64>,
     pub(crate) stdin: bool,
     pub(crate) tty: bool,
     pub(crate) stop_timeout: Duration,
@@ -39,11 +44,15 @@ impl Request {
     /// `vmette run`.
     pub(crate) fn from_run(args: RunArgs) -> Result<Self, clap::Error> {
         // What nobody named is something to type into: a shell, an interpreter that is the image's command.
-        let unnamed = args.command.is_empty() && args.entrypoint.is_none();
+        let SnapshotArgs { build_snapshot, resume_snapshot } = args.snapshot;
+        let nothing = build_snapshot.is_some() && args.command.is_empty();
+        let unnamed = args.command.is_empty() && args.entrypoint.is_none() && !nothing;
         let tty = args.process.tty || (unnamed && !args.process.no_stdin && is_at_terminal());
-        let wanted = Wanted::Arguments(args.command);
+        let wanted = if nothing { Wanted::Nothing } else { Wanted::Arguments(args.command) };
         let mut request = Self::new(args.machine, &args.process, args.rootfs, wanted, tty)?;
         request.config.entrypoint = args.entrypoint.map(|entrypoint| entrypoint.0);
+        request.config.build_snapshot = build_snapshot;
+        request.config.resume_snapshot = resume_snapshot;
         Ok(request)
     }
 
@@ -53,8 +62,16 @@ impl Request {
         Self::new(args.machine, &args.process, args.rootfs, Wanted::Shell, tty)
     }
 
+    /// Takes over what the snapshot says, if the machine starts from one, but for what the caller has said.
+    pub(crate) fn take_shape_of_snapshot(&mut self) -> Result<(), vmette::Error> {
+        self.config.take_shape_of_snapshot()?;
+        self.config.vcpus = self.vcpus.unwrap_or(self.config.vcpus);
+        self.config.mem_mib = self.mem_mib.unwrap_or(self.config.mem_mib);
+        Ok(())
+    }
+
     /// The command, now that the image is known.
-    pub(crate) fn exec(&self) -> ExecOptions {
+    pub(crate) fn exec(&self) -> Option<ExecOptions> {
         let exec = match &self.wanted {
             Wanted::Arguments(arguments) => match self.config.command_line(arguments) {
                 line if line.is_empty() => shell(),
@@ -62,18 +79,19 @@ impl Request {
             },
             Wanted::Shell => shell(),
             Wanted::ShellCommand(command) => ExecOptions::shell(command),
+            Wanted::Nothing => return None,
         };
         let exec = exec.stdin(self.stdin);
         if !self.tty {
-            return exec;
+            return Some(exec);
         }
         let (rows, cols) = crate::terminal::size();
         let exec = exec.tty(rows, cols);
         // What the terminal is, is the caller's to know, and to say otherwise.
-        match std::env::var_os("TERM") {
+        Some(match std::env::var_os("TERM") {
             Some(term) if !self.config.env.iter().any(|(key, _)| key == "TERM") => exec.env("TERM", term),
             _ => exec,
-        }
+        })
     }
 
     /// `vmette --rootfs …`.
@@ -81,14 +99,21 @@ impl Request {
         if args.machine.switch_root && args.machine.rootfs_ro && args.exec.is_some() {
             return Err(conflict("--switch-root, --rootfs-ro and --exec cannot be used together"));
         }
+        let SnapshotArgs { build_snapshot, resume_snapshot } = args.snapshot;
+        if resume_snapshot.is_some() && args.exec.is_none() {
+            return Err(Cli::command().error(
+                ErrorKind::MissingRequiredArgument,
+                "--resume-snapshot needs --exec: the command to run in the machine",
+            ));
+        }
         let (wanted, tty) = match args.exec {
+            None if build_snapshot.is_some() => (Wanted::Nothing, false),
             Some(command) => (Wanted::ShellCommand(command), args.process.tty),
             None => (Wanted::Shell, args.process.tty || is_at_terminal()),
         };
-        let (build, resume) = (args.build_snapshot, args.resume_snapshot);
         let mut request = Self::new(args.machine, &args.process, args.rootfs, wanted, tty)?;
-        request.config.build_snapshot = build;
-        request.config.resume_snapshot = resume;
+        request.config.build_snapshot = build_snapshot;
+        request.config.resume_snapshot = resume_snapshot;
         request.config.guest_vsock_port = args.guest_vsock_port;
         Ok(request)
     }
@@ -130,8 +155,8 @@ impl Request {
         config.pull = machine.pull.into();
         machine.network.apply(&mut config);
         config.timeout_seconds = machine.timeout;
-        config.vcpus = machine.vcpus;
-        config.mem_mib = machine.mem_mib;
+        config.vcpus = machine.vcpus.unwrap_or(config.vcpus);
+        config.mem_mib = machine.mem_mib.unwrap_or(config.mem_mib);
         config.scratch_mib = machine.scratch;
         config.template = !machine.no_template;
         config.quiet = machine.quiet;
@@ -149,6 +174,8 @@ impl Request {
             config,
             rootfs,
             wanted,
+            vcpus: machine.vcpus,
+            mem_mib: machine.mem_mib,
             stdin: !process.no_stdin,
             tty,
             stop_timeout: Duration::from_secs(machine.stop_timeout.into()),
@@ -290,7 +317,7 @@ mod tests {
             let mut request = request.unwrap();
             request.config.image = image.clone();
             request.tty = false;
-            request.exec()
+            request.exec().unwrap()
         };
         let argv = |line: &[&str]| ExecOptions::argv(line).stdin(true);
         assert_eq!(exec_of(run(&["i"])), argv(&["/entry", "serve"]));
@@ -343,6 +370,19 @@ mod tests {
             config.cmdline
         );
         assert_eq!(run(&["--console", "--cmdline", "a quiet"]).unwrap().config.cmdline, "a quiet");
+    }
+
+    #[test]
+    fn a_snapshot_is_made_of_what_was_asked_for() {
+        let request = run(&["--build-snapshot", "/s", "i"]).unwrap();
+        assert!(request.exec().is_none() && !request.tty, "not what the image says, and no shell");
+        let request = run(&["--build-snapshot", "/s", "i", "--", "make"]).unwrap();
+        assert_eq!(request.exec(), Some(ExecOptions::argv(["make"]).stdin(true)));
+        assert!(legacy(&["--rootfs", "i", "--build-snapshot", "/s"]).unwrap().exec().is_none());
+        let request = legacy(&["--resume-snapshot", "/s", "--exec", "ls"]).unwrap();
+        assert_eq!(request.config.resume_snapshot.as_deref(), Some(std::path::Path::new("/s")));
+        assert!(run(&["--resume-snapshot", "/s"]).unwrap().exec().is_some());
+        assert!(run(&["--resume-snapshot", "/s", "--build-snapshot", "/t"]).is_err());
     }
 
     #[test]

@@ -51,6 +51,7 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
         // A signal: the exit status is its own.
         return Ok(exit::FAILURE);
     }
+    request.take_shape_of_snapshot()?;
     if request.console {
         request.config.console = Console::File(Arc::new(duplicate_stderr()?));
     }
@@ -65,7 +66,7 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
             _ => {}
         }))
         .piped()
-        .start_with(Some(request.exec()))?;
+        .start_with(request.exec())?;
     if let (Some(report), false) = (session.report(), quiet) {
         banner(report, request.config.scratch_mib);
     }
@@ -86,6 +87,14 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
                 request.config.timeout_seconds.unwrap_or_default()
             )),
             SessionEnd::Error(message) => say(&format!("error: {message}")),
+            SessionEnd::Exited(code) if !quiet => {
+                if let Some(target) = &request.config.build_snapshot {
+                    say(&match code {
+                        0 => format!("saved the machine to {}", target.display()),
+                        code => format!("no snapshot: the command ended with status {code}"),
+                    });
+                }
+            }
             _ => {}
         }
     }
@@ -131,6 +140,7 @@ fn duplicate_stderr() -> anyhow::Result<File> {
 fn banner(report: &Report, scratch_mib: Option<u64>) {
     let from = match report.started_from {
         vmette::StartedFrom::Template => "template",
+        vmette::StartedFrom::Snapshot => "snapshot",
         vmette::StartedFrom::Cold => "cold boot",
     };
     let mut line = format!(

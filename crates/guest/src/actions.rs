@@ -127,6 +127,11 @@ impl Jobs {
         }
     }
 
+    /// The host that waits for answers is gone; what nobody waits for goes on.
+    pub(crate) fn forget_requests(&mut self) {
+        self.jobs.clear();
+    }
+
     /// An event on one of the descriptors.
     pub(crate) fn wake(&mut self, role: Role, id: u32) -> Result<(), ServeError> {
         if role == Role::Background {

@@ -51,16 +51,21 @@ pub(crate) fn run(report: OwnedFd, boot: &Boot, bundle: &[u8], identity: &Identi
     let Ok(report) = sys::close_all_but(report) else { sys::exit_now(1) };
     let mut report = File::from(report);
     let built = build(boot, bundle, identity);
-    let text = match &built {
-        Ok(env) => env.iter().fold(SUCCESS.to_owned(), |text, entry| text + entry + "\n"),
-        Err(e) => e.to_string(),
-    };
-    let end = usize::try_from(REPORT_MAX).unwrap_or(usize::MAX).min(text.len());
-    if report.write_all(&text.as_bytes()[..end]).is_err() || built.is_err() {
+    if report.write_all(report_of(&built).as_bytes()).is_err() || built.is_err() {
         sys::exit_now(1);
     }
     drop(report);
     sys::reap_for_ever()
+}
+
+/// What is reported of an outcome, as long as a report may be.
+pub(crate) fn report_of(outcome: &Result<Vec<String>, BootError>) -> String {
+    let mut text = match outcome {
+        Ok(env) => env.iter().fold(SUCCESS.to_owned(), |text, entry| text + entry + "\n"),
+        Err(e) => e.to_string(),
+    };
+    text.truncate(text.floor_char_boundary(usize::try_from(REPORT_MAX).unwrap_or(usize::MAX)));
+    text
 }
 
 /// The environment that a report of success brings, or the error's text.
@@ -68,7 +73,7 @@ pub(crate) fn parse_report(text: &str) -> Result<Vec<String>, String> {
     match text.strip_prefix(SUCCESS) {
         Some(env) => Ok(env.lines().map(str::to_owned).collect()),
         None if text.is_empty() => {
-            Err("the process that builds the root was killed (out of memory? give the machine more)"
+            Err("the process that works on the root was killed (out of memory? give the machine more)"
                 .to_owned())
         }
         None => Err(text.to_owned()),

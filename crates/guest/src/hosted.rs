@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vmette_wire::agent::{Boot, ENTROPY_LEN, Hello};
+use vmette_wire::agent::{Boot, ENTROPY_LEN, Hello, Share};
 
 use crate::world::{Booting, Place, Purpose, World, WorldError};
 
@@ -20,6 +20,8 @@ pub struct Record {
     pub boot: Option<Boot>,
     /// The certificates that came with it.
     pub ca_bundle: Vec<u8>,
+    /// Shares that came later and have not gone.
+    pub attached: Vec<Share>,
 }
 
 /// The world of an agent in a thread of the host.
@@ -66,6 +68,11 @@ impl World for Hosted {
         Ok(())
     }
 
+    /// The clock is the host's.
+    fn set_clock(&mut self, _realtime_ns: u64) -> Result<(), WorldError> {
+        Ok(())
+    }
+
     fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
         if self.booted {
             return Err(WorldError::Order("the workload's root is there already: boot comes once"));
@@ -75,6 +82,21 @@ impl World for Hosted {
             record.boot = Some(boot.clone());
             record.ca_bundle = ca_bundle.to_vec();
         });
+        Ok(Booting::Done)
+    }
+
+    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError> {
+        self.recorded(|record| {
+            record.attached.extend_from_slice(shares);
+            if !ca_bundle.is_empty() {
+                record.ca_bundle = ca_bundle.to_vec();
+            }
+        });
+        Ok(Booting::Done)
+    }
+
+    fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError> {
+        self.recorded(|record| record.attached.retain(|known| !shares.contains(known)));
         Ok(Booting::Done)
     }
 

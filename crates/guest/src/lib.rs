@@ -20,6 +20,7 @@ mod net;
 pub mod pid1;
 pub mod programs;
 mod serve;
+mod shares;
 mod sys;
 mod tree;
 mod trust;

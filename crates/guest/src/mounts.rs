@@ -144,12 +144,8 @@ impl Layers {
 
     /// Mounts a share at its target.
     pub(crate) fn share(&self, share: &Share, read_only_root: bool) -> Result<(), BootError> {
-        let Share { tag, target, read_only } = share;
         let hint = if read_only_root { " (the root is read-only, and a link is in the way)" } else { "" };
-        fs::create_dir_all(target)
-            .map_err(BootError::io(format!("make the folder {target} for share {tag}{hint}")))?;
-        let flags = if *read_only { MountFlags::RDONLY } else { MountFlags::empty() };
-        mount_share(&self.uevents, tag, target, flags)
+        mount_at_target(&self.uevents, share, hint)
     }
 
     /// A `/dev` that has what a workload may use, and not the machine's: the port of the agent is not in it.
@@ -279,6 +275,15 @@ fn wait_for_vsock(uevents: &Uevents) -> Result<(), BootError> {
         .wait_for(DEVICE_DEADLINE, devices::vsock)
         .map_err(BootError::io("look for the vsock device"))?
         .ok_or(BootError::NoVsock { seconds: DEVICE_DEADLINE.as_secs() })
+}
+
+/// Mounts a share where the workload's root is `/`.
+pub(crate) fn mount_at_target(uevents: &Uevents, share: &Share, hint: &str) -> Result<(), BootError> {
+    let Share { tag, target, read_only } = share;
+    fs::create_dir_all(target)
+        .map_err(BootError::io(format!("make the folder {target} for share {tag}{hint}")))?;
+    let flags = if *read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    mount_share(uevents, tag, target, flags)
 }
 
 fn mount_share(uevents: &Uevents, tag: &str, target: &str, flags: MountFlags) -> Result<(), BootError> {

@@ -9,12 +9,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustix::time::{ClockId, Timespec, clock_settime};
-use vmette_wire::agent::{Boot, ENTROPY_LEN, ExitStatus, Hello};
+use vmette_wire::agent::{Boot, ENTROPY_LEN, ExitStatus, Hello, Share};
 
-use crate::boot;
+use crate::boot::{self, BootError};
 use crate::child;
 use crate::etc::{self, Files, Identity};
 use crate::log;
+use crate::shares;
 use crate::sys::{self, Forked, Namespaces};
 use crate::world::{Booting, Place, Purpose, World, WorldError};
 
@@ -28,6 +29,8 @@ const NS_PER_S: u64 = 1_000_000_000;
 pub struct Vm {
     identity: Option<Identity>,
     builder: Option<Builder>,
+    /// The child that changes what is mounted in the root.
+    changer: Option<Forked>,
     workload: Option<Workload>,
 }
 
@@ -90,15 +93,32 @@ impl Vm {
     }
 }
 
+impl Vm {
+    /// Has a child change what is mounted in the workload's root.
+    fn change(
+        &mut self,
+        change: impl FnOnce(bool) -> Result<Vec<String>, BootError>,
+    ) -> Result<Booting, WorldError> {
+        let Some(workload) = &self.workload else {
+            return Err(WorldError::Order("there is no root yet: boot comes first"));
+        };
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(WorldError::io("make a pipe"))?;
+        let forked = sys::fork(Namespaces::Same).map_err(WorldError::io("start a process for the shares"))?;
+        let Some(child) = forked else {
+            let read_only = workload.read_only;
+            shares::run(writer, workload.mount_ns.as_fd(), || change(read_only))
+        };
+        self.changer = Some(child);
+        Ok(Booting::Pending(reader))
+    }
+}
+
 impl World for Vm {
     fn hello(&mut self, hello: &Hello, entropy: &[u8; ENTROPY_LEN]) -> Result<(), WorldError> {
         let random =
             File::options().write(true).open("/dev/urandom").map_err(WorldError::io("open /dev/urandom"))?;
         sys::add_entropy(&random, entropy).map_err(WorldError::io("reseed the random number generator"))?;
-        let seconds = i64::try_from(hello.realtime_ns / NS_PER_S).unwrap_or(i64::MAX);
-        let nanoseconds = i64::try_from(hello.realtime_ns % NS_PER_S).unwrap_or(0);
-        clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: nanoseconds })
-            .map_err(WorldError::io("set the clock"))?;
+        self.set_clock(hello.realtime_ns)?;
         rustix::system::sethostname(hello.hostname.as_bytes())
             .map_err(WorldError::io("set the host name"))?;
         let identity = Identity { hostname: hello.hostname.clone(), machine_id: hello.machine_id.clone() };
@@ -109,6 +129,13 @@ impl World for Vm {
         }
         self.identity = Some(identity);
         Ok(())
+    }
+
+    fn set_clock(&mut self, realtime_ns: u64) -> Result<(), WorldError> {
+        let seconds = i64::try_from(realtime_ns / NS_PER_S).unwrap_or(i64::MAX);
+        let nanoseconds = i64::try_from(realtime_ns % NS_PER_S).unwrap_or(0);
+        clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: nanoseconds })
+            .map_err(WorldError::io("set the clock"))
     }
 
     fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
@@ -127,12 +154,30 @@ impl World for Vm {
         Ok(Booting::Pending(reader))
     }
 
+    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError> {
+        self.change(|read_only| shares::attach(shares, ca_bundle, read_only))
+    }
+
+    fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError> {
+        self.change(|_| shares::detach(shares))
+    }
+
     fn boot_finished(&mut self, report: OwnedFd) -> Result<(), WorldError> {
+        let mut text = String::new();
+        let read = File::from(report).take(boot::REPORT_MAX).read_to_string(&mut text);
+        if let Some(child) = self.changer.take() {
+            end(&child);
+            read.map_err(WorldError::io("read the report about the shares"))?;
+            let env = boot::parse_report(&text).map_err(WorldError::Boot)?;
+            if let Some(workload) = &mut self.workload {
+                workload.env.retain(|known| !env.contains(known));
+                workload.env.extend(env);
+            }
+            return Ok(());
+        }
         let Some(Builder { child, switch_root, read_only }) = self.builder.take() else {
             return Err(WorldError::Order("there is no boot under way"));
         };
-        let mut text = String::new();
-        let read = File::from(report).take(boot::REPORT_MAX).read_to_string(&mut text);
         read.map_err(WorldError::io("read the report of the boot"))?;
         let entered = boot::parse_report(&text)
             .map_err(WorldError::Boot)

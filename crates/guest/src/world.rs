@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use vmette_wire::agent::{
-    Boot, CA_BUNDLE_MAX, DISKS_MAX, ENTROPY_LEN, FailureKind, Hello, PROTOCOL_VERSION, SERIAL_MAX,
-    SHARES_MAX, VOLUMES_MAX,
+    Attach, Boot, CA_BUNDLE_MAX, DISKS_MAX, ENTROPY_LEN, FailureKind, Hello, PROTOCOL_VERSION, SERIAL_MAX,
+    SHARES_MAX, Share, VOLUMES_MAX,
 };
 
 use crate::tree;
@@ -30,13 +30,32 @@ pub trait World {
     /// [`WorldError`] names what could not be set.
     fn hello(&mut self, hello: &Hello, entropy: &[u8; ENTROPY_LEN]) -> Result<(), WorldError>;
 
+    /// Sets the machine's clock to that many nanoseconds since 1970, UTC.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_clock(&mut self, realtime_ns: u64) -> Result<(), WorldError>;
+
     /// Begins to build the workload's root; both arguments have been checked.
     ///
     /// # Errors
     /// [`WorldError`]: built before, or no process for it.
     fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError>;
 
-    /// Takes the report of a boot that was [`Booting::Pending`], once it is readable.
+    /// Begins to mount shares in the workload's root, and to make it trust certificates unless there are none; both
+    /// arguments have been checked.
+    ///
+    /// # Errors
+    /// [`WorldError`]: no process for it, or nothing to mount in.
+    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError>;
+
+    /// Begins to unmount shares of the workload's root, the last one first; they have been checked.
+    ///
+    /// # Errors
+    /// As [`World::attach`].
+    fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError>;
+
+    /// Takes the report of what was [`Booting::Pending`], once it is readable.
     ///
     /// # Errors
     /// [`WorldError`] with the builder's own words.
@@ -179,15 +198,51 @@ pub(crate) fn check_boot(boot: &Boot, payload: &[u8]) -> Result<(), WorldError> 
     {
         return invalid(format!("rootfs of type {fstype:?} (known: {})", ROOT_FSTYPES.join(", ")));
     }
-    if boot.shares.len() > SHARES_MAX {
-        return invalid(format!("{} shares (allowed: up to {SHARES_MAX})", boot.shares.len()));
-    }
+    check_shares(&boot.shares)?;
     if boot.disks.len() > DISKS_MAX || !boot.disks.iter().all(|serial| is_serial(serial)) {
         return invalid(format!(
             "up to {DISKS_MAX} disks, by serial numbers of 1 to {SERIAL_MAX} letters and digits"
         ));
     }
-    for (i, share) in boot.shares.iter().enumerate() {
+    if boot.volumes.len() > VOLUMES_MAX {
+        return invalid(format!("{} volumes (allowed: up to {VOLUMES_MAX})", boot.volumes.len()));
+    }
+    if let Some(path) = boot
+        .volumes
+        .iter()
+        .chain(&boot.working_dir)
+        .find(|path| !tree::is_plain_absolute(path) || *path == "/")
+    {
+        return invalid(format!("folder {path:?} of the image is not an absolute path below / without .."));
+    }
+    check_bundle(boot.ca_bundle, payload)
+}
+
+/// Checks an `attach` before a world sees it.
+pub(crate) fn check_attach(attach: &Attach, payload: &[u8]) -> Result<(), WorldError> {
+    check_shares(&attach.shares)?;
+    check_bundle(attach.ca_bundle, payload)
+}
+
+fn check_bundle(announced: bool, payload: &[u8]) -> Result<(), WorldError> {
+    let invalid = |message: String| Err(WorldError::Invalid(message));
+    if payload.len() > CA_BUNDLE_MAX {
+        return invalid(format!("CA bundle of {} bytes (allowed: up to {CA_BUNDLE_MAX})", payload.len()));
+    }
+    let pem = payload.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN);
+    if announced != pem {
+        return invalid("the payload is a PEM bundle if, and only if, ca_bundle says so".to_owned());
+    }
+    Ok(())
+}
+
+/// Checks shares that are to be mounted or unmounted.
+pub(crate) fn check_shares(shares: &[Share]) -> Result<(), WorldError> {
+    let invalid = |message: String| Err(WorldError::Invalid(message));
+    if shares.len() > SHARES_MAX {
+        return invalid(format!("{} shares (allowed: up to {SHARES_MAX})", shares.len()));
+    }
+    for (i, share) in shares.iter().enumerate() {
         let tag_ok = (1..=TAG_MAX).contains(&share.tag.len())
             && share.tag.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
         if !tag_ok {
@@ -201,27 +256,9 @@ pub(crate) fn check_boot(boot: &Boot, payload: &[u8]) -> Result<(), WorldError> 
                 share.tag, share.target
             ));
         }
-        if boot.shares[..i].iter().any(|other| other.tag == share.tag || other.target == share.target) {
+        if shares[..i].iter().any(|other| other.tag == share.tag || other.target == share.target) {
             return invalid(format!("share {} at {} appears twice", share.tag, share.target));
         }
-    }
-    if boot.volumes.len() > VOLUMES_MAX {
-        return invalid(format!("{} volumes (allowed: up to {VOLUMES_MAX})", boot.volumes.len()));
-    }
-    if let Some(path) = boot
-        .volumes
-        .iter()
-        .chain(&boot.working_dir)
-        .find(|path| !tree::is_plain_absolute(path) || *path == "/")
-    {
-        return invalid(format!("folder {path:?} of the image is not an absolute path below / without .."));
-    }
-    if payload.len() > CA_BUNDLE_MAX {
-        return invalid(format!("CA bundle of {} bytes (allowed: up to {CA_BUNDLE_MAX})", payload.len()));
-    }
-    let pem = payload.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN);
-    if boot.ca_bundle != pem {
-        return invalid("the payload of boot is a PEM bundle if, and only if, ca_bundle says so".to_owned());
     }
     Ok(())
 }

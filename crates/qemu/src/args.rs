@@ -57,15 +57,14 @@ pub(crate) fn build(plan: &Plan, fds: &Fds) -> Vec<OsString> {
     if let Some(fd) = fds.vsock {
         args.option("-chardev", format!("socket,id=vsock,fd={fd}"));
     }
-    if plan.restore {
-        args.option("-incoming", "defer");
-    } else {
-        for plugged in plan.plugged() {
-            if let Some(blockdev) = &plugged.blockdev {
-                args.option("-blockdev", blockdev.to_string());
-            }
-            args.option("-device", plugged.device.to_string());
+    for plugged in plan.devices().0 {
+        if let Some(blockdev) = &plugged.blockdev {
+            args.option("-blockdev", blockdev.to_string());
         }
+        args.option("-device", plugged.device.to_string());
+    }
+    if plan.restore.is_some() {
+        args.option("-incoming", "defer");
     }
     args.0
 }
@@ -172,6 +171,7 @@ mod tests {
             vsock: false,
             console: Console::Discard,
             accelerator: AcceleratorChoice::Auto,
+            savable: false,
             origin: Origin::Cold,
         }
     }
@@ -215,35 +215,40 @@ mod tests {
         assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{name}");
     }
 
-    fn plan(spec: &MachineSpec, accelerator: Accelerator, restore: bool) -> Plan {
-        Plan { arch: Arch::X86_64, seccomp: true, ..Plan::new(spec, accelerator, restore).unwrap() }
+    fn plan(spec: &MachineSpec, accelerator: Accelerator, restore: Option<usize>) -> Plan {
+        Plan { arch: Arch::X86_64, seccomp: true, restore, ..Plan::new(spec, accelerator).unwrap() }
     }
 
     #[test]
     fn a_small_machine_under_emulation() {
-        check("cold-tcg.args", &plan(&spec(), Accelerator::Tcg, false), &fds(0, true));
+        check("cold-tcg.args", &plan(&spec(), Accelerator::Tcg, None), &fds(0, true));
     }
 
     #[test]
     fn a_full_machine_on_kvm() {
-        check("cold-kvm-full.args", &plan(&full_spec(), Accelerator::Kvm, false), &fds(4, true));
+        check("cold-kvm-full.args", &plan(&full_spec(), Accelerator::Kvm, None), &fds(4, true));
     }
 
     #[test]
     fn a_restored_machine_gets_its_devices_later() {
-        check("restore-tcg.args", &plan(&spec(), Accelerator::Tcg, true), &fds(0, false));
-        check("restore-tcg-full.args", &plan(&full_spec(), Accelerator::Tcg, true), &fds(4, true));
+        check("restore-tcg.args", &plan(&spec(), Accelerator::Tcg, Some(0)), &fds(0, false));
+        check("restore-tcg-full.args", &plan(&full_spec(), Accelerator::Tcg, Some(0)), &fds(4, true));
+    }
+
+    #[test]
+    fn a_disk_that_the_saved_state_knows_is_there_before_it() {
+        check("restore-tcg-disk.args", &plan(&full_spec(), Accelerator::Tcg, Some(1)), &fds(4, true));
     }
 
     #[test]
     fn a_machine_on_a_mac_with_an_arm_processor() {
-        let plan = Plan { arch: Arch::Aarch64, seccomp: false, ..plan(&spec(), Accelerator::Hvf, false) };
+        let plan = Plan { arch: Arch::Aarch64, seccomp: false, ..plan(&spec(), Accelerator::Hvf, None) };
         check("cold-hvf-arm.args", &plan, &fds(0, true));
     }
 
     #[test]
     fn a_path_cannot_add_options() {
-        let text = plan(&full_spec(), Accelerator::Tcg, false).rootfs.to_string();
+        let text = plan(&full_spec(), Accelerator::Tcg, None).rootfs.to_string();
         let back: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(back["file"]["filename"], "/images/a,b \"c\".squashfs");
     }

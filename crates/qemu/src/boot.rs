@@ -20,6 +20,7 @@ use crate::plan::{Plan, Plugged};
 use crate::process::{Process, Spawn, number};
 use crate::qmp::{Qmp, QmpError};
 use crate::share;
+use crate::shares::Shares;
 use crate::snapshot::Snapshot;
 use crate::vsock::{self, Vsock};
 
@@ -47,8 +48,10 @@ pub(crate) struct Running {
     /// Present when writes to it are the guest's memory; a private copy cannot be read from here.
     pub(crate) memory: Option<File>,
     pub(crate) fingerprint: String,
-    /// Whether the machine has more than what every machine has, which a saved state cannot hold.
-    pub(crate) extended: bool,
+    /// Serial numbers of its disks, in the order of their ports.
+    pub(crate) disks: Vec<String>,
+    /// The devices of its shares.
+    pub(crate) shares: Shares,
     pub(crate) console: Arc<LastLines>,
     /// What QEMU and the servers printed.
     pub(crate) complaints: Arc<LastLines>,
@@ -90,10 +93,10 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
 
     let mut servers = Vec::new();
     let mut connections = Vec::new();
-    if let Some(program) = share_server {
+    if let Some(program) = &share_server {
         for share in &spec.shares {
             let stderr = errors_end.try_clone().map_err(Error::io("duplicate a pipe"))?;
-            let served = share::serve(&program, share, stderr)?;
+            let served = share::serve(program, share, stderr)?;
             servers.push(served.server);
             connections.push(served.connection);
         }
@@ -140,18 +143,18 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
     let console = LastLines::follow("console", UnixStream::from(console), copy)?;
     let complaints = LastLines::follow("complaints", errors, None)?;
     let qmp = Qmp::new(UnixStream::from(qmp)).map_err(Error::io("connect to QEMU"))?;
-    let extended = plan.plugged().next().is_some();
     let restore = snapshot.map(|snapshot| Restore {
         dir: snapshot.dir,
         state: snapshot.state,
         copy: memory.copy,
-        plugged: plan.plugged().cloned().collect(),
+        plugged: plan.devices().1.cloned().collect(),
     });
     let running = Running {
         qmp,
         memory: memory.own,
         fingerprint,
-        extended,
+        disks: spec.disks.into_iter().map(|disk| disk.serial).collect(),
+        shares: Shares::new(share_server, spec.shares, plan.shares),
         console,
         complaints,
         servers,
@@ -169,13 +172,13 @@ fn pair() -> Result<(OwnedFd, OwnedFd)> {
     Ok((ours.into(), theirs.into()))
 }
 
-/// Three kinds: new and empty; the saved one, copied on write; a copy of the saved one, because the servers reach the
-/// guest's memory through the descriptor and would see the saved one otherwise.
+/// Three kinds: new and empty; the saved one, copied on write; a copy of the saved one, because servers, and who saves
+/// the machine, reach the guest's memory through the descriptor and would see the saved one otherwise.
 fn memory_for(spec: &MachineSpec, snapshot: Option<&Snapshot>) -> Result<Memory> {
     let saved = snapshot.map(|snapshot| snapshot.memory.try_clone()).transpose();
     let saved = saved.map_err(Error::io("duplicate a descriptor"))?;
     match saved {
-        Some(saved) if spec.shares.is_empty() && !spec.vsock => {
+        Some(saved) if spec.shares.is_empty() && !spec.vsock && !spec.savable => {
             Ok(Memory { fd: saved.into(), own: None, copy: None })
         }
         saved => {

@@ -176,6 +176,7 @@ mod tests {
             vsock: false,
             console: Console::Discard,
             accelerator: AcceleratorChoice::Auto,
+            savable: false,
             origin: Origin::Cold,
         }
     }

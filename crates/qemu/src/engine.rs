@@ -1,10 +1,9 @@
 //! The engine itself.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
 use vmette_vmm::{
     Accelerator, AcceleratorChoice, Capabilities, Error, Hypervisor, Machine, MachineSpec, Origin, Result,
 };
@@ -13,12 +12,16 @@ use crate::ENGINE;
 use crate::accel::{self, Decision};
 use crate::boot::Prepared;
 use crate::checks;
+use crate::digest::hex;
 use crate::host_facts::{self, HostFacts};
 use crate::locate;
 use crate::machine::QemuMachine;
 use crate::plan::Plan;
 use crate::snapshot::Snapshot;
 use crate::version::{self, Version};
+
+/// Bytes of the digest that a fingerprint shows.
+const FINGERPRINT_BYTES: usize = 8;
 
 /// Where the engine finds things. What is `None` is looked for.
 #[derive(Debug, Clone, Default)]
@@ -71,17 +74,19 @@ impl Qemu {
     }
 
     fn fingerprint_of(&self, plan: &Plan) -> Result<String> {
-        let (binary, version) = self.binary()?;
-        // Two builds of one version may differ, and a state says nothing of it.
-        let mut hasher = DefaultHasher::new();
-        version::stamp_of(&binary)?.hash(&mut hasher);
-        binary.hash(&mut hasher);
+        let (_, version) = self.binary()?;
+        // Two builds of one version may differ, and a state says nothing of it. What names the build is the same
+        // wherever it is installed: a state may be restored on another host.
+        let mut digest = Sha256::new_with_prefix(&version.sha256);
         if plan.accelerator != Accelerator::Tcg {
             // The guest sees the real processor, and part of its state is the host kernel's.
-            host_facts::processor().hash(&mut hasher);
-            host_facts::kernel().hash(&mut hasher);
+            for fact in [host_facts::processor(), host_facts::kernel()] {
+                digest.update((fact.len() as u64).to_le_bytes());
+                digest.update(fact);
+            }
         }
-        Ok(format!("QEMU {} {} host={:016x}", version.text, plan.shape(), hasher.finish()))
+        let digest = hex(&digest.finalize()[..FINGERPRINT_BYTES]);
+        Ok(format!("QEMU {} {} build={digest}", version.text, plan.shape()))
     }
 }
 
@@ -103,7 +108,7 @@ impl Hypervisor for Qemu {
 
     fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {
         let accelerator = self.decide(spec.accelerator)?.accelerator;
-        self.fingerprint_of(&Plan::new(spec, accelerator, false)?)
+        self.fingerprint_of(&Plan::new(spec, accelerator)?)
     }
 
     fn boot_failed(&self, spec: &MachineSpec, reason: &str) -> Result<()> {
@@ -118,7 +123,7 @@ impl Hypervisor for Qemu {
         let (binary, _) = self.binary()?;
         let accelerator = self.decide(spec.accelerator)?.accelerator;
         let spec = checks::checked(spec)?;
-        let plan = Plan::new(&spec, accelerator, matches!(spec.origin, Origin::Snapshot(_)))?;
+        let mut plan = Plan::new(&spec, accelerator)?;
         let fingerprint = self.fingerprint_of(&plan)?;
         let share_server = match spec.shares.is_empty() {
             true => None,
@@ -127,8 +132,12 @@ impl Hypervisor for Qemu {
         let vsock_server = spec.vsock.then(|| self.vsock_server()).transpose()?;
         let snapshot = match &spec.origin {
             Origin::Cold => None,
-            Origin::Snapshot(dir) => Some(Snapshot::open(dir, &fingerprint, spec.memory_mib << 20)?),
+            Origin::Snapshot(dir) => {
+                let disks: Vec<&str> = spec.disks.iter().map(|disk| disk.serial.as_str()).collect();
+                Some(Snapshot::open(dir, &fingerprint, spec.memory_mib << 20, &disks)?)
+            }
         };
+        plan.restore = snapshot.as_ref().map(|snapshot| snapshot.disks);
         Ok(Arc::new(QemuMachine::new(Prepared {
             binary,
             share_server,
@@ -190,6 +199,7 @@ mod tests {
             vsock: false,
             console: Console::Discard,
             accelerator: AcceleratorChoice::Tcg,
+            savable: false,
             origin: Origin::Cold,
         }
     }

@@ -13,7 +13,9 @@ use serde_json::Value;
 use vmette_vmm::{ControlStream, Error, Machine, MachineEnd, Result, Slot, VsockListener, VsockStream};
 
 use crate::boot::{self, Prepared, Running, failed};
+use crate::console::LastLines;
 use crate::save;
+use crate::shares::Server;
 
 /// How long to wait for the last words of a process that has ended: they are in a buffer already.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -121,6 +123,24 @@ impl Machine for QemuMachine {
         save::save(&*self.running()?, dir)
     }
 
+    fn unplug_shares(&self) -> Result<()> {
+        let running = self.running()?;
+        running.shares.unplug(&running.qmp)
+    }
+
+    fn plug_shares(&self) -> Result<()> {
+        let running = self.running()?;
+        for server in running.shares.plug(&running.qmp)? {
+            let (watched, exit) = (Arc::downgrade(&running), server.process.exit());
+            let server = Arc::downgrade(&server);
+            thread::Builder::new()
+                .name("machine-share".into())
+                .spawn(move || watch_later_server(&watched, &server, &exit))
+                .map_err(Error::io("start a thread"))?;
+        }
+        Ok(())
+    }
+
     fn vsock_listen(&self, port: u32) -> Result<VsockListener> {
         self.running()?.vsock()?.listen(port)
     }
@@ -150,7 +170,8 @@ impl Machine for QemuMachine {
     fn processes(&self) -> Vec<u32> {
         let Ok(running) = self.running() else { return Vec::new() };
         let own = running.servers.iter().map(crate::process::Process::pid);
-        let own: Vec<u32> = std::iter::once(running.qemu.pid()).chain(own).collect();
+        let later = running.shares.servers().into_iter().map(|server| server.process.pid());
+        let own: Vec<u32> = std::iter::once(running.qemu.pid()).chain(own).chain(later).collect();
         own.into_iter().flat_map(|pid| std::iter::once(pid).chain(children(pid))).collect()
     }
 }
@@ -176,6 +197,7 @@ fn watch(running: Arc<Running>, end: &Slot<MachineEnd>) {
     for server in &running.servers {
         server.wait_or_kill(deadline);
     }
+    running.shares.end_servers(deadline);
     let how = running.verdict.get().unwrap_or_else(|| classify(&running, status));
     // Its connections and threads go with it, unless someone is in the middle of a call.
     drop(running);
@@ -186,12 +208,26 @@ fn watch(running: Arc<Running>, end: &Slot<MachineEnd>) {
 fn watch_server(running: &Weak<Running>, index: usize, exit: &Slot<ExitStatus>) {
     let status = exit.wait();
     let Some(running) = running.upgrade() else { return };
+    if !running.shares.has_left(index) {
+        end_without_server(&running, &running.served[index], status, &running.complaints);
+    }
+}
+
+/// The same of a server that came when a share was put back.
+fn watch_later_server(running: &Weak<Running>, server: &Weak<Server>, exit: &Slot<ExitStatus>) {
+    let status = exit.wait();
+    let (Some(running), Some(server)) = (running.upgrade(), server.upgrade()) else { return };
+    if running.shares.is_needed(&server) {
+        end_without_server(&running, &running.served[server.index()], status, &server.complaints);
+    }
+}
+
+fn end_without_server(running: &Running, what: &str, status: ExitStatus, complaints: &LastLines) {
     // As a rule the server ends because QEMU has ended, which is known a moment later.
     if running.qemu.exit().wait_until(Instant::now() + LAST_WORDS).is_some() {
         return;
     }
-    let what = &running.served[index];
-    let complaints = running.complaints.tail();
+    let complaints = complaints.tail();
     running.verdict.set(MachineEnd::Failed(format!("the server of {what} ended ({status}){complaints}")));
     running.qemu.kill();
 }

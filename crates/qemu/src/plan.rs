@@ -37,9 +37,9 @@ pub(crate) struct Plan {
     /// Whether QEMU's own system call filter is there to be switched on.
     pub(crate) seccomp: bool,
     pub(crate) ports: usize,
-    /// Whether a saved state follows: disks and shares are then plugged in after it was loaded, since it knows nothing
-    /// of them.
-    pub(crate) restore: bool,
+    /// How many disks a saved state that follows knows of; those that come after them, and shares, are plugged in once it
+    /// was loaded. `None`: power-on.
+    pub(crate) restore: Option<usize>,
     pub(crate) rootfs: Value,
     pub(crate) disks: Vec<Plugged>,
     pub(crate) shares: Vec<Plugged>,
@@ -69,8 +69,8 @@ fn ports_for(devices: usize) -> Result<usize> {
 }
 
 impl Plan {
-    /// The plan for a checked spec.
-    pub(crate) fn new(spec: &MachineSpec, accelerator: Accelerator, restore: bool) -> Result<Self> {
+    /// The plan for a checked spec, from power-on.
+    pub(crate) fn new(spec: &MachineSpec, accelerator: Accelerator) -> Result<Self> {
         let disks = spec.disks.iter().enumerate().map(|(i, disk)| disk_device(disk, i));
         let shares = spec.shares.iter().enumerate();
         let shares = shares.map(|(i, share)| share_device(&share.tag, i, spec.disks.len() + i));
@@ -85,7 +85,7 @@ impl Plan {
             cmdline: spec.cmdline.clone(),
             seccomp: cfg!(target_os = "linux"),
             ports: ports(spec)?,
-            restore,
+            restore: None,
             rootfs: rootfs_blockdev(spec.rootfs.as_deref()),
             disks: disks.collect(),
             shares: shares.collect(),
@@ -93,9 +93,15 @@ impl Plan {
         })
     }
 
-    /// What is not in every machine.
-    pub(crate) fn plugged(&self) -> impl Iterator<Item = &Plugged> {
-        self.disks.iter().chain(&self.shares).chain(&self.vsock)
+    /// The devices that are there from the start, and those that come after a saved state.
+    pub(crate) fn devices(&self) -> (impl Iterator<Item = &Plugged>, impl Iterator<Item = &Plugged>) {
+        let first = self.restore.map_or(self.disks.len(), |saved| saved.min(self.disks.len()));
+        let (known, later) = self.disks.split_at(first);
+        let served = || self.shares.iter().chain(&self.vsock);
+        let restores = self.restore.is_some();
+        let with = served().take(if restores { 0 } else { usize::MAX });
+        let after = served().take(if restores { usize::MAX } else { 0 });
+        (known.iter().chain(with), later.iter().chain(after))
     }
 
     /// Everything about the machine's shape that a saved state depends on.

@@ -22,7 +22,7 @@ const LINE_MAX: u64 = 1 << 20;
 pub(crate) const COMMAND_LIMIT: Duration = Duration::from_secs(15);
 
 /// Events that are kept; a guest can cause others by the thousand.
-const EVENTS: [&str; 4] = ["MIGRATION", "SHUTDOWN", "RESUME", "STOP"];
+const EVENTS: [&str; 5] = ["MIGRATION", "SHUTDOWN", "RESUME", "STOP", "DEVICE_DELETED"];
 
 /// Why a command has no result.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -22,11 +22,16 @@ const STATE_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) fn save(running: &Running, dir: &Path) -> Result<()> {
     let unsupported =
         |reason: &str| Error::Unsupported { engine: ENGINE, operation: "save", reason: reason.into() };
-    if running.extended {
-        return Err(unsupported("the machine has shares or disks, whose state QEMU cannot save"));
+    if running.shares.are_plugged() {
+        return Err(unsupported("the machine has shares, whose state QEMU cannot save"));
+    }
+    if running.vsock.is_some() {
+        return Err(unsupported("the machine has a vsock device, whose state QEMU cannot save"));
     }
     let Some(memory) = &running.memory else {
-        return Err(unsupported("the machine was restored and its memory is a private copy"));
+        return Err(unsupported(
+            "it was not started to be saved, and its memory is a private copy of that which it was restored from",
+        ));
     };
     let status = running.qmp.execute("query-status", Value::Null).map_err(failed)?;
     if status["running"] != false {
@@ -44,7 +49,7 @@ pub(crate) fn save(running: &Running, dir: &Path) -> Result<()> {
     devices(running, &writer)?;
     writer.memory.set_len(memory.metadata().map_err(error)?.len()).map_err(error)?;
     memory::copy_data(memory, &writer.memory).map_err(error)?;
-    writer.finish(&running.fingerprint).map_err(error)?;
+    writer.finish(&running.fingerprint, &running.disks).map_err(error)?;
     fs::rename(staging.path(), &dir).map_err(error)?;
     // The new name, too, should survive a power failure; without it the folder is merely not there.
     let _ = fs::File::open(parent).and_then(|parent| parent.sync_all());

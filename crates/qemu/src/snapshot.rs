@@ -6,14 +6,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use vmette_vmm::{Error, Result};
 
+use crate::digest::sha256;
 use crate::host_facts::read_small;
-use crate::stamp::Stamp;
 
 /// Version of the folder's layout.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Largest device state that is read. Real ones have less than a MiB; those of machines with many processors somewhat
 /// more.
@@ -29,8 +28,8 @@ struct Meta {
     format: u32,
     fingerprint: String,
     state_sha256: String,
-    /// The memory is too large to be read before every start: that it is the file which was written must do.
-    memory: Stamp,
+    /// Serial numbers of the disks that the state knows of, in the order of their ports.
+    disks: Vec<String>,
 }
 
 /// A folder that is being filled.
@@ -50,9 +49,8 @@ impl Writer {
     }
 
     /// Everything is written: seals it.
-    pub(crate) fn finish(mut self, fingerprint: &str) -> io::Result<()> {
-        // On the disk before the stamp is taken and the folder gets its name: after a power failure it is all there or
-        // not there.
+    pub(crate) fn finish(mut self, fingerprint: &str, disks: &[String]) -> io::Result<()> {
+        // On the disk before the folder gets its name: after a power failure it is all there or not there.
         self.state.sync_all()?;
         self.memory.sync_all()?;
         self.state.rewind()?;
@@ -60,7 +58,7 @@ impl Writer {
             format: FORMAT,
             fingerprint: fingerprint.to_owned(),
             state_sha256: sha256(&mut self.state)?,
-            memory: Stamp::of(&self.memory.metadata()?),
+            disks: disks.to_vec(),
         };
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.dir.join(META))?;
@@ -69,23 +67,32 @@ impl Writer {
     }
 }
 
-/// A verified saved machine.
+/// A saved machine. That its memory, which is too large to be read before every start, is what was written is for the
+/// caller to know; the rest is verified.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) dir: PathBuf,
     /// The device state, to be read from its beginning.
     pub(crate) state: File,
     pub(crate) memory: File,
+    /// How many disks the state knows of.
+    pub(crate) disks: usize,
 }
 
 impl Snapshot {
-    /// Opens a folder and checks that it was made by this user for such a machine and was not touched since.
-    pub(crate) fn open(dir: &Path, fingerprint: &str, memory_size: u64) -> Result<Self> {
+    /// Opens a folder and checks that it was made by this user for such a machine, with these disks first.
+    pub(crate) fn open(dir: &Path, fingerprint: &str, memory_size: u64, disks: &[&str]) -> Result<Self> {
         let dir = std::path::absolute(dir).map_err(Error::io("make a path absolute"))?;
-        Self::verify(&dir, fingerprint, memory_size).map_err(|reason| Error::Snapshot { path: dir, reason })
+        Self::verify(&dir, fingerprint, memory_size, disks)
+            .map_err(|reason| Error::Snapshot { path: dir, reason })
     }
 
-    fn verify(dir: &Path, fingerprint: &str, memory_size: u64) -> std::result::Result<Self, String> {
+    fn verify(
+        dir: &Path,
+        fingerprint: &str,
+        memory_size: u64,
+        disks: &[&str],
+    ) -> std::result::Result<Self, String> {
         owned(dir, &fs::symlink_metadata(dir).map_err(|e| e.to_string())?)?;
         let text = read_small(&dir.join(META)).ok_or("it has no meta.json: it is not a saved machine")?;
         let meta: Meta = serde_json::from_str(&text).map_err(|e| format!("meta.json is damaged: {e}"))?;
@@ -97,6 +104,9 @@ impl Snapshot {
                 "it was saved by another engine or host, or is another kind of machine: saved as `{}`, wanted is `{fingerprint}`",
                 meta.fingerprint
             ));
+        }
+        if !disks.iter().take(meta.disks.len()).eq(meta.disks.iter()) {
+            return Err(format!("it was saved with the disks {:?}, wanted are {disks:?}", meta.disks));
         }
         let open = |name: &str, write: bool| {
             let file = OpenOptions::new().read(true).write(write).open(dir.join(name));
@@ -110,19 +120,16 @@ impl Snapshot {
         if metadata.len() != memory_size {
             return Err(format!("its memory has {} bytes instead of {memory_size}", metadata.len()));
         }
-        if Stamp::of(&metadata) != meta.memory {
-            return Err("its memory was changed, or copied from elsewhere, after it was saved".into());
-        }
         let (mut state, metadata) = open(STATE, false)?;
         if metadata.len() > STATE_MAX {
             return Err(format!("its device state has more than {STATE_MAX} bytes"));
         }
-        let sum = sha256(&mut state).map_err(|e| format!("device state: {e}"))?;
+        let sum = sha256(&mut (&mut state).take(STATE_MAX)).map_err(|e| format!("device state: {e}"))?;
         if sum != meta.state_sha256 {
             return Err("its device state is damaged".into());
         }
         state.rewind().map_err(|e| format!("device state: {e}"))?;
-        Ok(Self { dir: dir.to_owned(), state, memory })
+        Ok(Self { dir: dir.to_owned(), state, memory, disks: meta.disks.len() })
     }
 }
 
@@ -139,17 +146,6 @@ fn owned(path: &Path, meta: &fs::Metadata) -> std::result::Result<(), String> {
     Ok(())
 }
 
-fn sha256(file: &mut File) -> io::Result<String> {
-    use std::fmt::Write;
-    let mut bytes = Vec::new();
-    file.take(STATE_MAX).read_to_end(&mut bytes)?;
-    Ok(Sha256::digest(&bytes).iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,12 +158,12 @@ mod tests {
         let mut writer = Writer::create(dir.path()).unwrap();
         writer.state.write_all(b"devices").unwrap();
         writer.memory.set_len(SIZE).unwrap();
-        writer.finish("engine 1").unwrap();
+        writer.finish("engine 1", &["scratch".into()]).unwrap();
         dir
     }
 
     fn refused(dir: &Path, word: &str) {
-        let error = Snapshot::open(dir, "engine 1", SIZE).unwrap_err();
+        let error = Snapshot::open(dir, "engine 1", SIZE, &["scratch", "more"]).unwrap_err();
         assert!(matches!(error, Error::Snapshot { .. }));
         assert!(error.to_string().contains(word), "{error}");
     }
@@ -175,7 +171,7 @@ mod tests {
     #[test]
     fn what_was_saved_can_be_opened_and_read_from_the_beginning() {
         let dir = saved();
-        let mut snapshot = Snapshot::open(dir.path(), "engine 1", SIZE).unwrap();
+        let mut snapshot = Snapshot::open(dir.path(), "engine 1", SIZE, &["scratch", "more"]).unwrap();
         let mut text = String::new();
         snapshot.state.read_to_string(&mut text).unwrap();
         assert_eq!(text, "devices");
@@ -185,9 +181,9 @@ mod tests {
     #[test]
     fn a_foreign_one_is_refused() {
         let dir = saved();
-        let error = Snapshot::open(dir.path(), "engine 2", SIZE).unwrap_err().to_string();
+        let error = Snapshot::open(dir.path(), "engine 2", SIZE, &["scratch"]).unwrap_err().to_string();
         assert!(error.contains("engine 1") && error.contains("engine 2"), "{error}");
-        let error = Snapshot::open(dir.path(), "engine 1", SIZE * 2).unwrap_err().to_string();
+        let error = Snapshot::open(dir.path(), "engine 1", SIZE * 2, &["scratch"]).unwrap_err().to_string();
         assert!(error.contains("bytes instead of"), "{error}");
     }
 
@@ -210,17 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn changed_or_copied_memory_is_noticed() {
+    fn other_disks_than_it_was_saved_with_are_refused() {
         let dir = saved();
-        OpenOptions::new().write(true).open(dir.path().join(MEMORY)).unwrap().write_all(b"x").unwrap();
-        refused(dir.path(), "was changed");
-        let dir = saved();
-        let memory = dir.path().join(MEMORY);
-        fs::copy(&memory, dir.path().join("copy")).unwrap();
-        fs::rename(dir.path().join("copy"), &memory).unwrap();
-        refused(dir.path(), "was changed");
-        OpenOptions::new().write(true).open(&memory).unwrap().set_len(SIZE / 2).unwrap();
-        refused(dir.path(), "bytes instead of");
+        for disks in [&[][..], &["other"], &["other", "scratch"]] {
+            let error = Snapshot::open(dir.path(), "engine 1", SIZE, disks).unwrap_err().to_string();
+            assert!(error.contains("[\"scratch\"]"), "{error}");
+        }
+        assert_eq!(Snapshot::open(dir.path(), "engine 1", SIZE, &["scratch", "a"]).unwrap().disks, 1);
     }
 
     #[test]

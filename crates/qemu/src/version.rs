@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use vmette_vmm::{Error, Result};
 
 use crate::ENGINE;
+use crate::digest::sha256;
 use crate::host_facts::{read_small, write_whole};
 use crate::process::{Process, Spawn};
 use crate::stamp::Stamp;
@@ -38,6 +39,8 @@ pub(crate) struct Version {
     pub(crate) minor: u32,
     /// All that QEMU says about itself, with the distribution's own number: `7.2.22 (Debian 1:7.2+dfsg-7)`.
     pub(crate) text: String,
+    /// Of the program's file: two builds may call themselves the same.
+    pub(crate) sha256: String,
 }
 
 impl fmt::Display for Version {
@@ -72,7 +75,7 @@ pub(crate) fn of(binary: &Path, cache_dir: Option<&Path>) -> Result<Version> {
     let version = match found {
         Some(found) => found.version,
         None => {
-            let version = ask(binary)?;
+            let version = Version { sha256: sha256_of(binary)?, ..ask(binary)? };
             let entry = Known { binary: binary.into(), stamp, version: version.clone() };
             if let (Some(dir), Some(file), Ok(json)) = (cache_dir, &cache_file, serde_json::to_vec(&entry)) {
                 // A folder that cannot be written costs a process start per run and nothing else.
@@ -83,6 +86,11 @@ pub(crate) fn of(binary: &Path, cache_dir: Option<&Path>) -> Result<Version> {
     };
     known.insert(binary.into(), Known { binary: binary.into(), stamp, version: version.clone() });
     check(version)
+}
+
+fn sha256_of(binary: &Path) -> Result<String> {
+    let read = fs::File::open(binary).and_then(|mut file| sha256(&mut file));
+    read.map_err(|source| Error::File { what: "the QEMU program", path: binary.into(), source })
 }
 
 /// What identifies the program's file.
@@ -140,7 +148,7 @@ fn parse(answer: &str) -> Option<Version> {
     let text = answer.lines().next()?.strip_prefix("QEMU emulator version ")?.trim();
     let mut numbers = text.split_whitespace().next()?.split('.');
     let (major, minor) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
-    Some(Version { major, minor, text: text.to_owned() })
+    Some(Version { major, minor, text: text.to_owned(), sha256: String::new() })
 }
 
 #[cfg(test)]

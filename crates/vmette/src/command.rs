@@ -56,6 +56,8 @@ pub(crate) fn main_command(config: &Config) -> Option<ExecOptions> {
         (Some(argv), _) => ExecOptions::argv(config.command_line(argv)),
         // A shell is asked for: an entrypoint would only see its command line as an argument.
         (None, Some(command)) => ExecOptions::shell(command),
+        // What is saved is what was asked for, and an image's command may never end; what goes on needs no other.
+        (None, None) if config.build_snapshot.is_some() || config.resume_snapshot.is_some() => return None,
         (None, None) => {
             let line = config.command_line::<&str>(&[]);
             if line.is_empty() {

@@ -137,12 +137,14 @@ impl Connection {
             self.inner.lock().waiters.remove(&id);
             Error::InvalidConfig(format!("request to the guest: {e}"))
         })?;
-        let mut writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write(&mut self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner), &bytes)
+    }
+
+    /// Writes a whole frame.
+    fn write(&self, writer: &mut ControlStream, bytes: &[u8]) -> Result<(), Error> {
         // Looked at under the write lock, so that nothing is written behind a frame that was cut.
         self.inner.check()?;
-        let written = write_all_until(&mut writer, &bytes, Instant::now() + WRITE_TIMEOUT);
-        drop(writer);
-        match written {
+        match write_all_until(writer, bytes, Instant::now() + WRITE_TIMEOUT) {
             Ok(()) => {}
             Err(WriteError::Stuck(message)) => self.inner.poison(&message),
             Err(WriteError::Closed(message)) => {
@@ -154,6 +156,21 @@ impl Connection {
             }
         }
         self.inner.check()
+    }
+
+    /// Brings the stream to a standstill, in both directions: what was under way has arrived, and until the guard is
+    /// released or dropped nothing more is sent. Other callers wait.
+    pub(crate) fn hold(&self) -> Result<Standstill<'_>, Error> {
+        let (sender, receiver) = sync_channel(1);
+        let id = self.register(Waiter::Once(sender))?;
+        let pending = Pending { connection: self.clone(), id, receiver };
+        let mut writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write(&mut writer, &encode(id, &Op::Hold)?)?;
+        let (header, _) = pending.wait(REQUEST_TIMEOUT)?;
+        if !header.ok {
+            return Err(Error::Agent("the guest did not hold its stream still".into()));
+        }
+        Ok(Standstill { connection: self, writer })
     }
 
     /// Why the connection is unusable, if it is.
@@ -192,6 +209,32 @@ impl Connection {
     fn forget(&self, id: u32) {
         self.inner.lock().waiters.remove(&id);
     }
+}
+
+/// While it lives nothing is on the stream.
+pub(crate) struct Standstill<'a> {
+    connection: &'a Connection,
+    writer: MutexGuard<'a, ControlStream>,
+}
+
+impl Standstill<'_> {
+    /// Lets the stream go on, in a guest whose clock stood still as well.
+    pub(crate) fn release(mut self, realtime_ns: u64) -> Result<(), Error> {
+        let (sender, receiver) = sync_channel(1);
+        let id = self.connection.register(Waiter::Once(sender))?;
+        let pending = Pending { connection: self.connection.clone(), id, receiver };
+        self.connection.write(&mut self.writer, &encode(id, &Op::Release { realtime_ns })?)?;
+        drop(self);
+        let (header, _) = pending.wait(REQUEST_TIMEOUT)?;
+        if header.ok {
+            return Ok(());
+        }
+        Err(Error::Agent(header.error.unwrap_or_else(|| "the guest's clock could not be set".into())))
+    }
+}
+
+fn encode(id: u32, op: &Op) -> Result<Vec<u8>, Error> {
+    frame::encode(id, op, &[]).map_err(|e| Error::InvalidConfig(format!("request to the guest: {e}")))
 }
 
 /// An answer that is under way. Dropping it gives up waiting.

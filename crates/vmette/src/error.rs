@@ -22,9 +22,6 @@ pub enum Error {
     /// A state could not be saved.
     #[error("save failed: {0}")]
     SaveFailed(String),
-    /// Snapshots of sessions are not available.
-    #[error("snapshots are not supported by this version")]
-    SnapshotUnsupported,
     /// Nothing came within that many seconds.
     #[error("timed out after {0} s")]
     Timeout(u32),

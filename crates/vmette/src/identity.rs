@@ -11,15 +11,20 @@ pub(crate) fn hello() -> Result<(Hello, [u8; ENTROPY_LEN]), Error> {
     let entropy = random()?;
     let id: [u8; 16] = random()?;
     let machine_id: String = id.iter().map(|b| format!("{b:02x}")).collect();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let hello = Hello {
         protocol: PROTOCOL_VERSION,
-        realtime_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+        realtime_ns: now_ns(),
         hostname: format!("vmette-{}", &machine_id[..8]),
         machine_id,
         payload_len: 0,
     };
     Ok((hello, entropy))
+}
+
+/// Nanoseconds since 1970, UTC.
+pub(crate) fn now_ns() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {

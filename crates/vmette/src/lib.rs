@@ -37,7 +37,9 @@ mod pump;
 mod report;
 mod resolve;
 mod run;
+mod seal;
 mod session;
+mod snapshot;
 mod stop_signal;
 mod stream;
 mod template;
@@ -61,6 +63,7 @@ pub use report::{
 pub use resolve::{provider_context, resolve_rootfs, resolve_rootfs_until};
 pub use run::{RunOutput, run};
 pub use session::{Session, SessionBuilder, SessionClient};
+pub use snapshot::{Snapshot, SnapshotInfo};
 pub use validate::{MEM_MIB_MAX, MEM_MIB_MIN, SCRATCH_MIB_MAX, SCRATCH_MIB_MIN, VCPUS_MAX, is_valid_env_key};
 pub use vmette_vmm::{Accelerator, AcceleratorChoice, Console, Isolation, VsockListener, VsockStream};
 pub use vmette_wire::agent::{ExitStatus, FailureKind};

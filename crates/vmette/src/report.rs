@@ -1,6 +1,6 @@
 //! What a run really had, for people and programs.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vmette_vmm::{Accelerator, Isolation};
 
 /// What a session had: the engine and its promise, where the machine came from, what was granted, how long it took.
@@ -14,7 +14,7 @@ pub struct Report {
     pub isolation: Isolation,
     /// Why this accelerator, and what a better one would need.
     pub reasons: Vec<String>,
-    /// From a template or from power-on.
+    /// From a template, a snapshot or power-on.
     pub started_from: StartedFrom,
     /// What the root was.
     pub rootfs: RootfsReport,
@@ -32,6 +32,8 @@ pub struct Report {
 pub enum StartedFrom {
     /// A saved state of a booted machine.
     Template,
+    /// A snapshot of a session: [`Config::resume_snapshot`](crate::Config::resume_snapshot).
+    Snapshot,
     /// Power-on.
     Cold,
 }
@@ -49,7 +51,7 @@ pub struct RootfsReport {
 }
 
 /// What sort of thing a root is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RootfsKind {
     /// The one that comes with vmette.

@@ -1,6 +1,7 @@
 //! A machine with a workload: started, watched, ended once.
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crate::launch::{Launched, Launcher};
 use crate::notice::{Notices, Observer};
 use crate::report::Report;
 use crate::resolve::cache_of;
+use crate::snapshot::{Saver, Snapshot, Then};
 use crate::{
     Config, Error, ExecOptions, FileInfo, Process, RunOutput, SessionEnd, StopHandle, command, engine, files,
     pump, validate, vsock,
@@ -98,7 +100,6 @@ impl<'a> SessionBuilder<'a> {
     /// As [`SessionBuilder::start`].
     pub fn start_with(self, exec: Option<ExecOptions>) -> Result<Session, Error> {
         let started = Instant::now();
-        validate::check(self.config)?;
         let shared = self.stop.shared.clone();
         if let Some(seconds) = self.config.timeout_seconds {
             shared.watch_timeout(started, Duration::from_secs(seconds.into()))?;
@@ -107,16 +108,22 @@ impl<'a> SessionBuilder<'a> {
         let guard = FinishOnDrop(&shared);
         let cache = cache_of(self.config)?;
         cache.ensure()?;
+        let saved = self.config.resume_snapshot.as_deref().map(Snapshot::open).transpose()?;
+        let adopted = saved.as_ref().map(|saved| saved.adopt(self.config)).transpose()?;
+        let config = adopted.as_ref().unwrap_or(self.config);
+        // What a snapshot says of its image is as foreign as what an image says of itself.
+        validate::check(config)?;
         let engine = match &self.engine {
             Some(engine) => engine.clone(),
-            None => engine::for_this_host(self.config, &cache)?,
+            None => engine::for_this_host(config, &cache)?,
         };
         let notices = Arc::new(Notices::new(self.observer.clone()));
         let vsock_port = vsock::port_of(self.config)?;
         let runs = exec.is_some();
         let launcher = Launcher {
-            config: self.config,
+            config,
             engine,
+            saved: saved.as_ref(),
             cache: &cache,
             shared: &shared,
             notices: &notices,
@@ -124,8 +131,8 @@ impl<'a> SessionBuilder<'a> {
             vsock_port,
             runs,
         };
-        let surroundings = self.config.surroundings(vsock_port);
-        let exec = exec.map(|options| options.within(&surroundings).init(self.config.switch_root));
+        let surroundings = config.surroundings(vsock_port);
+        let exec = exec.map(|options| options.within(&surroundings).init(config.switch_root));
         let result = launcher.launch().and_then(|launched| {
             let vsock = vsock::Open::new(&*launched.machine, self.config, vsock_port, runs, &notices)?;
             let process = match &exec {
@@ -145,7 +152,7 @@ impl<'a> SessionBuilder<'a> {
                     process: None,
                     main: Weak::new(),
                     surroundings,
-                    stop_signal: self.config.stop_signal(),
+                    stop_signal: config.stop_signal(),
                     capture: Mutex::default(),
                     vsock_port,
                     _vsock: vsock::Open::default(),
@@ -160,18 +167,20 @@ impl<'a> SessionBuilder<'a> {
             process: process.clone(),
             main: process.as_ref().map(Arc::downgrade).unwrap_or_default(),
             surroundings,
-            stop_signal: self.config.stop_signal(),
+            stop_signal: config.stop_signal(),
             capture: Mutex::default(),
             vsock_port,
             _vsock: vsock,
         };
         session.watch_connection()?;
         if let Some(process) = process {
-            session.watch_process(&process, self.config)?;
+            session.watch_process(&process, config)?;
             if !self.piped {
-                session.forward(process, self.config)?;
+                session.forward(process, config)?;
                 session.process = None;
             }
+        } else if let Some(target) = &config.build_snapshot {
+            session.save_and_end(target)?;
         }
         Ok(session)
     }
@@ -339,6 +348,41 @@ impl Session {
         files::get(&self.connection()?, path, target)
     }
 
+    /// Saves the whole machine into the new folder `target`: memory, devices, and what was written to its root. The
+    /// session goes on, after a pause of a fraction of a second. Needs [`Config::allow_snapshot`].
+    ///
+    /// Commands that run now run on in each machine that starts from the snapshot; nobody reads what they print there,
+    /// and their input is at its end. Shares are unmounted while the machine is saved, and are no part of it: a command
+    /// that has one in use makes this fail.
+    ///
+    /// # Errors
+    /// [`Error::SaveFailed`]: the session cannot be saved, a share is in use, or there is no room; nothing is left at
+    /// `target` then, and the session goes on. [`Error::Engine`] and [`Error::Agent`] when the machine did not come
+    /// through.
+    pub fn snapshot(&self, target: impl AsRef<Path>) -> Result<(), Error> {
+        self.saver()?.save(target.as_ref(), Then::GoOn, &self.shared)
+    }
+
+    fn saver(&self) -> Result<&Arc<Saver>, Error> {
+        self.connection()?;
+        let saver = self.launched.as_ref().map(|launched| &launched.saver);
+        match saver {
+            Some(Ok(saver)) => Ok(saver),
+            Some(Err(reason)) => Err(Error::SaveFailed(reason.clone())),
+            None => Err(Error::SaveFailed("the session ended while it started".into())),
+        }
+    }
+
+    /// Saves the machine, whose command has done its work, in a thread, and ends the session.
+    fn save_and_end(&self, target: &Path) -> Result<(), Error> {
+        let (saver, shared, target) = (self.saver()?.clone(), self.shared.clone(), target.to_owned());
+        std::thread::Builder::new().name("vmette-save".into()).spawn(move || {
+            let end = end_of_save(&saver, &target, &shared);
+            shared.finish(end);
+        })?;
+        Ok(())
+    }
+
     /// Asks the agent whether it is there.
     ///
     /// # Errors
@@ -382,15 +426,26 @@ impl Session {
         let connection = launched.connection.clone();
         let dirty = !config.disks.is_empty() || config.shares.iter().any(|s| !s.read_only);
         let is_init = config.switch_root;
+        let save = match &config.build_snapshot {
+            Some(target) => Some((self.saver()?.clone(), target.clone())),
+            None => None,
+        };
         std::thread::Builder::new().name("vmette-process".into()).spawn(move || {
             let end = match process.wait() {
                 Ok(status) => SessionEnd::Exited(exit_code(status, is_init)),
                 Err(e) => SessionEnd::Error(e.to_string()),
             };
-            if dirty && matches!(end, SessionEnd::Exited(_)) {
-                // A guest that does not confirm has its plug pulled all the same.
-                let _ = connection.request(&Op::Sync, &[], SYNC_TIMEOUT);
-            }
+            let end = match (end, &save) {
+                // Its shares are written out when it gives them up.
+                (SessionEnd::Exited(0), Some((saver, target))) => end_of_save(saver, target, &shared),
+                (end, _) => {
+                    if dirty && matches!(end, SessionEnd::Exited(_)) {
+                        // A guest that does not confirm has its plug pulled all the same.
+                        let _ = connection.request(&Op::Sync, &[], SYNC_TIMEOUT);
+                    }
+                    end
+                }
+            };
             shared.finish(end);
         })?;
         Ok(())
@@ -421,6 +476,14 @@ fn exit_code(status: ExitStatus, is_init: bool) -> i32 {
     }
 }
 
+/// How a session ends that is saved when its command has succeeded.
+fn end_of_save(saver: &Saver, target: &Path, shared: &Shared) -> SessionEnd {
+    match saver.save(target, Then::End, shared) {
+        Ok(()) => SessionEnd::Exited(0),
+        Err(e) => SessionEnd::Error(e.to_string()),
+    }
+}
+
 fn sync(launched: &Launched) -> Result<(), Error> {
     let (header, _) = launched.connection.request(&Op::Sync, &[], SYNC_TIMEOUT)?;
     if header.ok { Ok(()) } else { Err(Error::Agent(header.error.unwrap_or_else(|| "sync failed".into()))) }
@@ -432,6 +495,9 @@ impl Drop for Session {
         if let Some(launched) = &self.launched {
             launched.connection.close("the session is gone");
             launched.machine.stop();
+            if let Ok(saver) = &launched.saver {
+                saver.wait_idle();
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,6 +18,7 @@ use vmette_wire::agent::{Boot, PROTOCOL_VERSION};
 
 use crate::Error;
 use crate::assets::{CacheRoot, FileStamp, Key};
+use crate::seal::Seal;
 
 /// How long a run waits for another one that is making the same template.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(90);
@@ -34,6 +35,10 @@ const FREE_SPACE_MIN: u64 = 256 << 20;
 
 /// Behind the key in the name of a lock.
 const LOCK_SUFFIX: &str = ".lock";
+
+/// In a template's folder: the engine's own folder, and what tells that it is still the one that was saved.
+const MACHINE: &str = "machine";
+const SEAL: &str = "seal.json";
 
 /// Where one machine shape's template is, or would be.
 pub(crate) struct Template {
@@ -71,6 +76,29 @@ impl Template {
     /// The template's folder.
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.join(&self.key)
+    }
+
+    /// The saved machine in it, unless that is not what was saved.
+    pub(crate) fn machine(&self) -> Result<PathBuf, String> {
+        let machine = self.path().join(MACHINE);
+        Seal::check(&self.path().join(SEAL), &machine)?;
+        Ok(machine)
+    }
+
+    /// Makes the template: `save` writes the machine to the folder it is given. The caller holds the lock.
+    pub(crate) fn make(&self, save: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+        // Swept, when its maker is killed, like the folders that are being removed.
+        let staging = self.path().with_extension("new");
+        fs::DirBuilder::new().mode(0o700).create(&staging)?;
+        let made = save(&staging.join(MACHINE)).and_then(|()| {
+            Seal::of(&staging.join(MACHINE))?.write(&staging.join(SEAL))?;
+            Ok(fs::rename(&staging, self.path())?)
+        });
+        if made.is_err() {
+            // What cannot be removed now is swept by the next one that makes a template.
+            let _ = fs::remove_dir_all(&staging);
+        }
+        made
     }
 
     /// Whether there is one.

@@ -40,9 +40,7 @@ pub fn is_valid_env_key(key: &str) -> bool {
 
 /// Checks everything that can be known without a machine.
 pub(crate) fn check(config: &Config) -> Result<(), Error> {
-    if config.build_snapshot.is_some() || config.resume_snapshot.is_some() {
-        return Err(Error::SnapshotUnsupported);
-    }
+    snapshots(config)?;
     shape(config)?;
     shares(config)?;
     disks(config)?;
@@ -105,6 +103,32 @@ fn vsock(config: &Config) -> Result<(), Error> {
             .map_err(|e| file_error(what, &forward.path, &e))?;
     }
     Ok(())
+}
+
+fn snapshots(config: &Config) -> Result<(), Error> {
+    if config.build_snapshot.is_some() && config.resume_snapshot.is_some() {
+        return invalid(
+            "a snapshot is either made or started from; Session::snapshot saves a machine that was started from one"
+                .into(),
+        );
+    }
+    if config.resume_snapshot.is_some() && !config.disks.is_empty() {
+        return invalid("a machine that starts from a snapshot takes shares, and no further disks".into());
+    }
+    let Some(target) = &config.build_snapshot else { return Ok(()) };
+    if config.switch_root {
+        return invalid(
+            "a command that is PID 1 takes its machine with it when it ends: nothing is left to save".into(),
+        );
+    }
+    if target.symlink_metadata().is_ok() {
+        return invalid(format!("snapshot {}: it exists already", target.display()));
+    }
+    let target = std::path::absolute(target).map_err(|e| file_error("snapshot", target, &e))?;
+    match target.parent().filter(|_| target.file_name().is_some()) {
+        Some(parent) => readable_dir("folder for the snapshot", parent),
+        None => invalid(format!("snapshot {}: a new folder is needed", target.display())),
+    }
 }
 
 fn shape(config: &Config) -> Result<(), Error> {
@@ -349,7 +373,23 @@ mod tests {
     #[test]
     fn what_this_version_cannot_guarantee_is_refused() {
         assert!(refused(|c| c.net = true).contains("network access"));
-        assert!(refused(|c| c.build_snapshot = Some("/x".into())).contains("snapshots"));
+    }
+
+    #[test]
+    fn a_snapshot_is_new_or_there_and_not_both() {
+        assert!(refused(|c| c.build_snapshot = Some("/tmp".into())).contains("exists already"));
+        assert!(refused(|c| c.build_snapshot = Some("/nonexistent/x".into())).contains("/nonexistent"));
+        assert!(refused(|c| c.build_snapshot = Some("/etc/passwd/x".into())).contains("/etc/passwd"));
+        let both = |c: &mut Config| {
+            c.build_snapshot = Some("/tmp/new".into());
+            c.resume_snapshot = Some("/tmp/old".into());
+        };
+        assert!(refused(both).contains("either"));
+        let disks = |c: &mut Config| {
+            c.resume_snapshot = Some("/tmp/old".into());
+            c.disks = vec!["/etc/passwd".into()];
+        };
+        assert!(refused(disks).contains("no further disks"));
     }
 
     proptest! {

@@ -162,6 +162,7 @@ mod tests {
             vsock: false,
             console: Console::Discard,
             accelerator: AcceleratorChoice::Auto,
+            savable: false,
             origin: Origin::Cold,
         }
     }

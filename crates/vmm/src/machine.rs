@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::{Capabilities, MachineSpec, Result, Slot, VsockListener, VsockStream};
+use crate::{Capabilities, Error, MachineSpec, Result, Slot, VsockListener, VsockStream};
 
 /// The byte stream to the guest's agent: a socket of the host, whatever carries it in between. Dropping it does not
 /// end the machine.
@@ -73,11 +73,37 @@ pub trait Machine: Send + Sync {
     /// The machine is not paused.
     fn resume(&self) -> Result<()>;
 
-    /// Writes the whole state into a new folder; the machine must be paused, stays paused and may be resumed.
+    /// Writes memory and devices into a new folder; the machine must be paused, stays paused and may be resumed. What is
+    /// on its disks is written out and for the caller to copy.
     ///
     /// # Errors
     /// [`Error::Unsupported`](crate::Error::Unsupported), or a failure that leaves no folder behind.
     fn save(&self, dir: &Path) -> Result<()>;
+
+    /// Takes the shares' devices out of the running machine, so that it can be saved. The guest has unmounted them and
+    /// takes part in it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported); the guest does not take part.
+    fn unplug_shares(&self) -> Result<()> {
+        Err(Error::Unsupported {
+            engine: "this engine",
+            operation: "taking shares out of a running machine",
+            reason: "a machine with shares cannot be saved".into(),
+        })
+    }
+
+    /// Gives the shares of its spec back to a machine that [`Machine::unplug_shares`] took them from.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported); a share cannot be served any more.
+    fn plug_shares(&self) -> Result<()> {
+        Err(Error::Unsupported {
+            engine: "this engine",
+            operation: "giving shares to a running machine",
+            reason: "they are part of it from its start".into(),
+        })
+    }
 
     /// Opens a port of the host to the guest of a machine that has a vsock device and was started.
     ///

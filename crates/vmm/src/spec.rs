@@ -34,6 +34,9 @@ pub struct MachineSpec {
     pub console: Console,
     /// What may execute the guest.
     pub accelerator: AcceleratorChoice,
+    /// Whether [`Machine::save`](crate::Machine::save) will be asked for: some engines have to arrange for it when the
+    /// machine starts. No part of the machine's shape.
+    pub savable: bool,
     /// From power-on or from a saved state.
     pub origin: Origin,
 }
@@ -90,6 +93,8 @@ pub enum Origin {
     /// Power-on.
     Cold,
     /// A folder that [`Machine::save`](crate::Machine::save) of a machine with the same
-    /// [`fingerprint`](crate::Hypervisor::fingerprint) has written. The rootfs, disks and shares are those of this spec.
+    /// [`fingerprint`](crate::Hypervisor::fingerprint) has written; the caller vouches that its files are still those.
+    /// The rootfs, disks and shares are those of this spec. Disks that the machine had when it was saved come first, in
+    /// the same order, with what was in them then.
     Snapshot(PathBuf),
 }

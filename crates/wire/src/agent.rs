@@ -4,6 +4,12 @@
 //! desktop actions, side by side. Everything may be sent without waiting for the answer to what came before: the agent
 //! works through `hello` and `boot` in order.
 //!
+//! # Saving a machine
+//! Whoever saves the machine sends `hold` first, and nothing more until the state is written. Between the answer to it
+//! and a `release` no byte is under way in either direction, so that the saved state has no half of a message in it. In
+//! the machine that goes on a `release` follows; in one that is made from the state, another host's `hello`: what the
+//! commands of the former host print from then on is lost, and their input is at its end.
+//!
 //! # Streams and credits
 //! `exec`, `put` and `get` stay open until their last event (`exited`, `done`, `failed`). A stream's sender may have
 //! at most [`WINDOW`] unconfirmed payload bytes under way. The receiver confirms bytes with `credit` once it has passed
@@ -76,6 +82,18 @@ pub enum Op {
     Ping,
     /// Writes everything that is dirty in the guest to its disks and shares, then answers.
     Sync,
+    /// Sends what is under way, then an answer, and from then on nothing until `release` or `hello`.
+    Hold,
+    /// Sends again, and then an answer. The machine stood still meanwhile, and its clock with it.
+    Release {
+        /// The host's clock: nanoseconds since 1970, UTC.
+        realtime_ns: u64,
+    },
+    /// Mounts further shares in the workload's root; payload: a PEM bundle when `ca_bundle` is set. Answer: a
+    /// [`ResponseHeader`].
+    Attach(Attach),
+    /// Unmounts shares of the workload's root; it takes no certificates back. Answer: a [`ResponseHeader`].
+    Detach(Attach),
     /// Runs a command; payload: its arguments, then its environment, as [`strings`].
     Exec(Exec),
     /// Writes a file into the workload's root.
@@ -191,6 +209,20 @@ pub struct Share {
     /// Mounted read-only as well; the host enforces it in any case.
     #[serde(default)]
     pub read_only: bool,
+}
+
+/// Shares that come or go after the `boot`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// In the order in which they are mounted; they are unmounted in the opposite one.
+    pub shares: Vec<Share>,
+    /// Whether the payload is a PEM bundle to be trusted by the workload from now on.
+    #[serde(default)]
+    pub ca_bundle: bool,
+    /// Bytes that follow, see [`Op::Attach`]; the frame codec writes it.
+    #[serde(default, skip_serializing)]
+    pub payload_len: u32,
 }
 
 /// A command. What a field leaves out comes from the workload's root: the shell's `PATH`, the user's home.

@@ -18,6 +18,7 @@ mod processes;
 mod registry;
 mod roots;
 mod signals;
+mod snapshots;
 mod stream;
 mod streams;
 mod templates;

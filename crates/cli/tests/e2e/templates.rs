@@ -50,27 +50,32 @@ fn without_template_means_cold_and_none_is_left() {
 #[test]
 fn a_damaged_template_costs_a_cold_boot_and_one_warning() {
     let cache = Cache::with_template();
-    survives(&cache, "device state is damaged", |template| {
-        let state = OpenOptions::new().write(true).open(template.join("state")).unwrap();
+    survives(&cache, "state was changed", |template| {
+        let state = OpenOptions::new().write(true).open(template.join("machine/state")).unwrap();
         state.write_all_at(b"not what was saved", 1000).unwrap();
     });
     survives(&cache, "memory", |template| {
-        OpenOptions::new().write(true).open(template.join("memory")).unwrap().set_len(1 << 20).unwrap();
+        OpenOptions::new()
+            .write(true)
+            .open(template.join("machine/memory"))
+            .unwrap()
+            .set_len(1 << 20)
+            .unwrap();
     });
-    survives(&cache, "meta.json", |template| fs::write(template.join("meta.json"), "{").unwrap());
+    survives(&cache, "meta.json", |template| fs::write(template.join("machine/meta.json"), "{").unwrap());
 }
 
 #[test]
 fn a_foreign_template_is_not_trusted() {
     let cache = Cache::with_template();
     survives(&cache, "others", |template| {
-        fs::set_permissions(template, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::set_permissions(template.join("machine"), fs::Permissions::from_mode(0o777)).unwrap();
     });
     survives(&cache, "memory", |template| {
         let copy = template.join("copy");
-        let copied = Command::new("cp").args([&template.join("memory"), &copy]).status().unwrap();
+        let copied = Command::new("cp").args([&template.join("machine/memory"), &copy]).status().unwrap();
         assert!(copied.success());
-        fs::rename(copy, template.join("memory")).unwrap();
+        fs::rename(copy, template.join("machine/memory")).unwrap();
     });
 }
 
@@ -93,7 +98,8 @@ fn two_first_runs_at_once_both_succeed() {
 #[test]
 fn a_template_is_not_changed_by_those_who_run_from_it() {
     let cache = Cache::with_template();
-    let sum = || Command::new("sha256sum").arg(cache.template().join("memory")).output().unwrap().stdout;
+    let sum =
+        || Command::new("sha256sum").arg(cache.template().join("machine/memory")).output().unwrap().stdout;
     let before = sum();
     Vmette::script("dd if=/dev/urandom of=/x bs=1M count=20 2>/dev/null").cache(cache.path()).exits(0);
     assert!(sum() == before);
@@ -181,7 +187,7 @@ fn a_cache_that_has_become_read_only_still_serves_what_it_has() {
 }
 
 /// A root with a shell, and with `programs` beside it: their names and what they are for the shell.
-fn archive(folder: &Path, programs: &[(&str, &str)]) -> String {
+pub(crate) fn archive(folder: &Path, programs: &[(&str, &str)]) -> String {
     let root = folder.join("root");
     let bin = root.join("bin");
     fs::create_dir_all(&bin).unwrap();

@@ -35,6 +35,8 @@ pub(crate) struct Running {
     terminal: Option<OwnedFd>,
     window: Window,
     exit: Option<ExitStatus>,
+    /// Whether nobody reads its output any more.
+    orphaned: bool,
     /// Whether it is the workload's PID 1.
     pub(crate) init: bool,
 }
@@ -97,8 +99,16 @@ impl Running {
             terminal,
             window: Window::default(),
             exit: None,
+            orphaned: false,
             init,
         })
+    }
+
+    /// Its host is gone and it goes on: its output is read and lost, so that it neither blocks nor fails, and there is
+    /// no more input. A terminal stays open: a hang-up would end what runs on it.
+    pub(crate) fn orphan(&mut self) {
+        self.orphaned = true;
+        self.input = None;
     }
 
     /// An event on one of its descriptors.
@@ -180,20 +190,23 @@ impl Running {
             if !output.ready {
                 continue;
             }
-            if out.is_full() {
+            if out.is_full() && !self.orphaned {
                 progress = progress.max(Progress::Starved);
                 continue;
             }
-            let room = self.window.room().min(CHUNK_MAX).min(output.leftover);
+            let room = if self.orphaned { CHUNK_MAX } else { self.window.room().min(CHUNK_MAX) };
+            let room = room.min(output.leftover);
             if room == 0 && output.leftover > 0 {
                 continue;
             }
             match read(&output.fd, &mut scratch[..room]) {
                 Ok(0) => closed = true,
                 Ok(n) => {
-                    self.window.send(n);
                     output.leftover -= n;
-                    out.event(self.id, &output.event, &scratch[..n])?;
+                    if !self.orphaned {
+                        self.window.send(n);
+                        out.event(self.id, &output.event, &scratch[..n])?;
+                    }
                     progress = Progress::More;
                     continue;
                 }
@@ -216,7 +229,9 @@ impl Running {
         if self.outputs.is_empty()
             && let Some(status) = self.exit
         {
-            out.event(self.id, &Event::Exited(status), b"")?;
+            if !self.orphaned {
+                out.event(self.id, &Event::Exited(status), b"")?;
+            }
             return Ok(Progress::Finished);
         }
         Ok(progress)

@@ -97,6 +97,8 @@ enum Stream {
 /// it had started is gone.
 struct Agent<W> {
     streams: BTreeMap<u32, Stream>,
+    /// Commands of the host whose machine this is a copy of.
+    orphans: Vec<Running>,
     jobs: Jobs,
     syncs: Vec<Syncing>,
     /// The id and the report of the boot under way; until it has ended no further request is looked at.
@@ -142,6 +144,7 @@ pub fn serve(stream: OwnedFd, world: impl World) -> Result<(), ServeError> {
         decoder: Decoder::new(),
         out: Out::default(),
         streams: BTreeMap::new(),
+        orphans: Vec::new(),
         jobs: Jobs::default(),
         booting: None,
         syncs: Vec::new(),
@@ -238,6 +241,13 @@ impl<W: World> Agent<W> {
                 self.world.init_ended();
             }
         }
+        for i in (0..self.orphans.len()).rev() {
+            match self.orphans[i].pump(&mut self.out, &mut self.scratch)? {
+                Progress::Finished if self.orphans.swap_remove(i).init => self.world.init_ended(),
+                Progress::Finished => {}
+                one => progress = progress.max(one),
+            }
+        }
         Ok(progress)
     }
 
@@ -252,6 +262,8 @@ impl<W: World> Agent<W> {
                     if let Some(Stream::Exec(running)) = self.streams.get_mut(&id) {
                         running.wake(role)?;
                     }
+                    // Two hosts may give the same number to their requests; to be woken for nothing does no harm.
+                    self.orphans.iter_mut().try_for_each(|orphan| orphan.wake(role))?;
                 }
                 Role::JobOutput | Role::JobExit | Role::Background => self.jobs.wake(role, id)?,
                 Role::Sync => self.finish_syncs()?,
@@ -279,6 +291,20 @@ impl<W: World> Agent<W> {
             }
         }
         Ok(())
+    }
+
+    /// This machine is a copy that has another host than the one it was copied from. What that one had started goes on
+    /// without it; what it had asked for is forgotten.
+    fn orphan(&mut self) {
+        for (_, stream) in std::mem::take(&mut self.streams) {
+            if let Stream::Exec(mut running) = stream {
+                running.orphan();
+                self.orphans.push(*running);
+            }
+        }
+        self.jobs.forget_requests();
+        self.syncs.iter_mut().for_each(|sync| sync.id = None);
+        self.out.clear();
     }
 
     /// The host is gone. What it had started has nobody to report to; a new host begins with `hello`.

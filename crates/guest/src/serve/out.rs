@@ -19,6 +19,8 @@ pub(crate) struct Out {
     buffer: Vec<u8>,
     /// Bytes at the front that have been written.
     start: usize,
+    /// What is held back while nothing more may be sent.
+    held: Option<Vec<u8>>,
 }
 
 impl Out {
@@ -41,7 +43,26 @@ impl Out {
         Ok(())
     }
 
+    /// What is queued from here on stays, until [`release`](Self::release) or [`clear`](Self::clear).
+    pub(crate) fn hold(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    pub(crate) fn release(&mut self) {
+        if let Some(held) = self.held.take() {
+            self.push(&held);
+        }
+    }
+
     fn push(&mut self, bytes: &[u8]) {
+        if let Some(held) = &mut self.held {
+            held.extend_from_slice(bytes);
+            return;
+        }
         if self.start > 0 && self.start >= self.buffer.len() / 2 {
             self.buffer.drain(..self.start);
             self.start = 0;
@@ -50,9 +71,10 @@ impl Out {
     }
 
     fn waiting(&self) -> usize {
-        self.buffer.len() - self.start
+        self.buffer.len() - self.start + self.held.as_ref().map_or(0, Vec::len)
     }
 
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting() == 0
     }
@@ -65,9 +87,9 @@ impl Out {
         self.waiting() >= CONGESTED
     }
 
-    /// Writes what the port takes; `false` when it takes no more for now.
+    /// Writes what the port takes and what is not held back; `false` when there is no more room to come by that.
     pub(crate) fn flush(&mut self, port: impl AsFd) -> Result<bool, Errno> {
-        while !self.is_empty() {
+        while self.start < self.buffer.len() {
             match write(&port, &self.buffer[self.start..]) {
                 Ok(n) => self.start += n,
                 Err(Errno::AGAIN) => return Ok(false),
@@ -75,14 +97,52 @@ impl Out {
                 Err(e) => return Err(e),
             }
         }
-        self.clear();
-        Ok(true)
+        self.empty();
+        Ok(!self.is_held())
+    }
+
+    fn empty(&mut self) {
+        self.buffer.clear();
+        self.buffer.shrink_to(FULL);
+        self.start = 0;
     }
 
     /// Forgets everything: there is nobody left to read it.
     pub(crate) fn clear(&mut self) {
-        self.buffer.clear();
-        self.buffer.shrink_to(FULL);
-        self.start = 0;
+        self.held = None;
+        self.empty();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn what_is_held_back_leaves_once_it_is_released_and_never_when_it_is_cleared() {
+        let (mut host, port) = UnixStream::pair().unwrap();
+        host.set_nonblocking(true).unwrap();
+        let mut sent = |out: &mut Out| {
+            let flushed = out.flush(&port).unwrap();
+            let mut bytes = vec![0; 4096];
+            let read = host.read(&mut bytes).unwrap_or_default();
+            (flushed, read)
+        };
+        let mut out = Out::default();
+        out.event(1, &Event::Done, b"").unwrap();
+        out.hold();
+        out.event(2, &Event::Done, b"").unwrap();
+        let one = frame::encode(1, &Event::Done, b"").unwrap().len();
+        assert_eq!(sent(&mut out), (false, one));
+        assert_eq!(sent(&mut out), (false, 0));
+        out.hold();
+        out.release();
+        assert_eq!(sent(&mut out), (true, one), "held twice is released once");
+        out.hold();
+        out.event(3, &Event::Done, b"").unwrap();
+        out.clear();
+        assert_eq!(sent(&mut out), (true, 0));
     }
 }

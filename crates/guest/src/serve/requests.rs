@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use vmette_wire::agent::{Boot, Command, Exec, Failure, FailureKind, Hello, Put as PutRequest};
+use vmette_wire::agent::{Attach, Boot, Command, Exec, Failure, FailureKind, Hello, Put as PutRequest};
 use vmette_wire::{Frame, Op, Request, ResponseHeader};
 
 use super::{Agent, Role, ServeError, Stream, Syncing, refusal};
@@ -42,6 +42,18 @@ impl<W: World> Agent<W> {
                 self.out.respond(id, &header, b"")?;
             }
             Op::Boot(boot) => self.boot(id, &boot, &frame.payload)?,
+            Op::Attach(attach) => self.attach(id, &attach, &frame.payload)?,
+            Op::Detach(attach) => self.detach(id, &attach)?,
+            Op::Hold => {
+                self.out.respond(id, &ResponseHeader::ok(), b"")?;
+                self.out.hold();
+            }
+            Op::Release { realtime_ns } => {
+                let header =
+                    self.world.set_clock(realtime_ns).map_or_else(refusal, |()| ResponseHeader::ok());
+                self.out.release();
+                self.out.respond(id, &header, b"")?;
+            }
             Op::Ping => self.out.respond(id, &ResponseHeader::ok(), b"")?,
             Op::Sync => self.sync(id)?,
             Op::Exec(exec) => self.exec(id, &exec, &frame.payload)?,
@@ -71,6 +83,9 @@ impl<W: World> Agent<W> {
 
     fn hello(&mut self, hello: &Hello, payload: &[u8]) -> Result<(), WorldError> {
         let entropy = world::check_hello(hello, payload)?;
+        if self.out.is_held() {
+            self.orphan();
+        }
         self.world.hello(hello, entropy)?;
         self.greeted = true;
         Ok(())
@@ -82,6 +97,27 @@ impl<W: World> Agent<W> {
         } else {
             Err(WorldError::Order("hello comes before boot"))
         };
+        self.begun(id, begun)
+    }
+
+    fn attach(&mut self, id: u32, attach: &Attach, bundle: &[u8]) -> Result<(), ServeError> {
+        let begun = place(&self.world, self.greeted, Purpose::Files)
+            .map(drop)
+            .and_then(|()| world::check_attach(attach, bundle))
+            .and_then(|()| self.world.attach(&attach.shares, bundle));
+        self.begun(id, begun)
+    }
+
+    fn detach(&mut self, id: u32, attach: &Attach) -> Result<(), ServeError> {
+        let begun = place(&self.world, self.greeted, Purpose::Files)
+            .map(drop)
+            .and_then(|()| world::check_shares(&attach.shares))
+            .and_then(|()| self.world.detach(&attach.shares));
+        self.begun(id, begun)
+    }
+
+    /// Answers once what has begun is done.
+    fn begun(&mut self, id: u32, begun: Result<Booting, WorldError>) -> Result<(), ServeError> {
         let header = match begun {
             Ok(Booting::Pending(report)) => {
                 self.poll.readable(report.as_fd(), Role::Boot, id)?;
@@ -116,7 +152,7 @@ impl<W: World> Agent<W> {
         if self.streams.contains_key(&id) {
             return Err(ServeError::DuplicateId { id });
         }
-        let room = self.streams.len() < STREAMS_MAX;
+        let room = self.streams.len() + self.orphans.len() < STREAMS_MAX;
         if !room {
             let message = format!("{STREAMS_MAX} commands and transfers run in this machine: end one first");
             self.out.failed(id, Failure { kind: FailureKind::Other, message })?;

@@ -17,10 +17,10 @@ use crate::{Error, ExecOptions, Process, identity};
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a restored one may take. Sixteen at once on two cores under emulation need a few seconds.
-const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the agent may take to build the root: hot-plugged devices have to appear first.
-const ROOT_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const ROOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Commands that run before a template with a root is saved: after the third there is nothing left to be set up.
 const WARM_UPS: usize = 3;
@@ -46,6 +46,9 @@ impl Launcher<'_> {
         prepared: &Prepared,
         capabilities: &Capabilities,
     ) -> Result<(Up, StartedFrom), Error> {
+        if let Some(saved) = self.saved {
+            return Ok((self.resume(saved, prepared)?, StartedFrom::Snapshot));
+        }
         if self.config.template
             && capabilities.snapshots
             && let Some(up) = self.via_template(prepared)?
@@ -105,9 +108,11 @@ impl Launcher<'_> {
     }
 
     fn restore(&self, template: &Template, spec: &MachineSpec) -> Result<Option<Up>, Error> {
-        let mut spec = spec.clone();
-        spec.origin = Origin::Snapshot(template.path());
-        match self.try_start(spec, RESTORE_TIMEOUT) {
+        let started = template.machine().map_err(Error::RestoreFailed).and_then(|machine| {
+            let spec = MachineSpec { origin: Origin::Snapshot(machine), ..spec.clone() };
+            self.try_start(spec, RESTORE_TIMEOUT)
+        });
+        match started {
             Ok(up) => {
                 template.touch();
                 Ok(Some(up))
@@ -151,9 +156,7 @@ impl Launcher<'_> {
             warmed = warm_up(&up);
         }
         let saved = match warmed {
-            Ok(()) => {
-                up.machine.pause().and_then(|()| up.machine.save(&template.path())).map_err(Error::from)
-            }
+            Ok(()) => template.make(|dir| Ok(up.machine.pause().and_then(|()| up.machine.save(dir))?)),
             Err(e) => Err(e),
         };
         up.machine.stop();
@@ -168,7 +171,7 @@ impl Launcher<'_> {
     }
 
     /// One attempt: a machine, its stream, an agent that says hello.
-    fn try_start(&self, spec: MachineSpec, timeout: Duration) -> Result<Up, Error> {
+    pub(super) fn try_start(&self, spec: MachineSpec, timeout: Duration) -> Result<Up, Error> {
         let machine = self.engine.create(spec)?;
         self.shared.attach(&machine);
         let stream = machine.start()?;

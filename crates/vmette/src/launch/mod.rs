@@ -3,6 +3,8 @@
 mod bring_up;
 mod image;
 mod prepare;
+mod resume;
+mod saving;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,6 +21,7 @@ use crate::end::Shared;
 use crate::guest_text::safe;
 use crate::notice::Notices;
 use crate::report::{Grants, Report, RootfsReport, ShareGrant, StartedFrom, Timings};
+use crate::snapshot::{Saver, Snapshot};
 use crate::{Config, Error, vsock};
 
 /// What a session holds while it runs.
@@ -27,6 +30,8 @@ pub(crate) struct Launched {
     pub(crate) connection: Connection,
     pub(crate) report: Report,
     pub(crate) cmdline: String,
+    /// What saves the machine, or why it cannot be saved.
+    pub(crate) saver: Result<Arc<Saver>, String>,
     /// Kept until the session ends.
     pub(crate) _held: Held,
 }
@@ -35,6 +40,8 @@ pub(crate) struct Launched {
 pub(crate) struct Launcher<'a> {
     pub(crate) config: &'a Config,
     pub(crate) engine: Arc<dyn Hypervisor>,
+    /// Where it starts from, if the configuration names one; it has been adopted.
+    pub(crate) saved: Option<&'a Snapshot>,
     pub(crate) cache: &'a CacheRoot,
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) notices: &'a Notices,
@@ -53,6 +60,12 @@ impl Launcher<'_> {
         let mut capabilities = self.engine.probe(&bare)?;
         if let (Some(reason), true) = (&capabilities.no_vsock, vsock::is_wanted(self.config)) {
             return Err(Error::Vsock(reason.clone()));
+        }
+        if self.config.build_snapshot.is_some() {
+            saving::possible(self.config, &capabilities).map_err(Error::SaveFailed)?;
+        }
+        if let Some(saved) = self.saved.filter(|_| !capabilities.snapshots) {
+            return Err(saved.refused(&format!("{} restores no machines here", capabilities.engine)));
         }
         let mut prepared = self.prepare(capabilities.boots)?;
         let assets_ms = self.elapsed_ms();
@@ -81,9 +94,11 @@ impl Launcher<'_> {
             agent_ms: up.agent_ms,
             ready_ms: self.elapsed_ms(),
         };
+        let saver = self.saver(&up, &prepared, &capabilities).map(Arc::new);
         Ok(Launched {
             report: self.report(&capabilities, started_from, prepared.rootfs, timings),
             cmdline: prepared.spec.cmdline,
+            saver,
             machine: up.machine,
             connection: up.connection,
             _held: prepared.held,
@@ -103,6 +118,7 @@ impl Launcher<'_> {
             && capabilities.accelerator == Accelerator::Kvm
             && !of_the_caller
             && !own_boot
+            && self.saved.is_none()
             && self.shared.ended().is_none()
     }
 

@@ -8,15 +8,16 @@ use vmette_vmm::{Console, Disk, MachineSpec, Origin, Share};
 use vmette_wire::agent::{self, Boot, Overlay, Root};
 
 use super::{Launcher, image};
-use crate::assets::{self, AssetOptions, CacheRoot};
+use crate::assets::{self, AssetOptions, CacheRoot, Key};
 use crate::report::RootfsReport;
+use crate::snapshot::BaseImage;
 use crate::{Config, Error, Rootfs, RootfsArtifact, RootfsBlock, ca, vsock};
 
 /// What has to outlive the machine.
 #[derive(Default)]
 pub(crate) struct Held {
-    scratch: Option<File>,
-    rootfs: Option<vmette_image::InUse>,
+    pub(super) scratch: Option<File>,
+    pub(super) rootfs: Option<vmette_image::InUse>,
 }
 
 /// Everything that was resolved before the first machine is made.
@@ -24,14 +25,21 @@ pub(super) struct Prepared {
     pub(super) spec: MachineSpec,
     pub(super) boot: Boot,
     pub(super) ca_bundle: Vec<u8>,
+    /// Of all certificates that the root trusts beside its own.
+    pub(super) ca_digest: Option<String>,
     /// Whether a template may have the root of this run built already.
     pub(super) root_in_template: bool,
     pub(super) rootfs: RootfsReport,
+    /// The image of a snapshot's root, as the snapshot names it.
+    pub(super) base: Option<BaseImage>,
     pub(super) held: Held,
 }
 
 impl Launcher<'_> {
     pub(super) fn prepare(&self, boots: bool) -> Result<Prepared, Error> {
+        if let Some(saved) = self.saved {
+            return self.prepare_resume(saved, boots);
+        }
         let config = self.config;
         let progress = |text: &str| self.notices.progress(text);
         let mut held = Held::default();
@@ -94,15 +102,7 @@ impl Launcher<'_> {
         let boot = Boot {
             root,
             overlay,
-            shares: config
-                .shares
-                .iter()
-                .map(|share| agent::Share {
-                    tag: share.tag.clone(),
-                    target: share.guest_path(),
-                    read_only: share.read_only,
-                })
-                .collect(),
+            shares: self.guest_shares(),
             disks: disks.iter().map(|disk| disk.serial.clone()).collect(),
             volumes: image::volumes(&config.image, &config.shares),
             working_dir: image::working_dir(&config.image),
@@ -122,8 +122,9 @@ impl Launcher<'_> {
             && ca_bundle.is_none()
             && !boot.vsock
             && !config.switch_root;
+        let ca_digest = ca_bundle.as_ref().map(|bundle| Key::new().bytes(bundle).hex());
         let ca_bundle = ca_bundle.unwrap_or_default();
-        Ok(Prepared { spec, boot, ca_bundle, root_in_template, rootfs, held })
+        Ok(Prepared { spec, boot, ca_bundle, ca_digest, root_in_template, rootfs, base: None, held })
     }
 
     /// A scratch image without a name: it is gone with the processes that have it open, however they end. It lies in
@@ -137,7 +138,7 @@ impl Launcher<'_> {
         Ok((file, path.into()))
     }
 
-    fn builtin(&self, options: &AssetOptions) -> Result<RootfsBlock, Error> {
+    pub(super) fn builtin(&self, options: &AssetOptions) -> Result<RootfsBlock, Error> {
         let busybox = assets::busybox(options, &|text| self.notices.progress(text))?;
         let store = vmette_image::Store::open(self.cache.path())?;
         match vmette_image::builtin_rootfs(&store, &busybox)? {
@@ -194,6 +195,7 @@ pub(crate) fn spec_of(config: &Config, kernel: PathBuf, initramfs: PathBuf) -> M
         vsock: vsock::is_wanted(config),
         console: config.console.clone(),
         accelerator: config.accelerator,
+        savable: config.allow_snapshot || config.build_snapshot.is_some(),
         origin: Origin::Cold,
     }
 }
@@ -206,6 +208,7 @@ pub(crate) fn base_spec(spec: &MachineSpec) -> MachineSpec {
         shares: Vec::new(),
         vsock: false,
         console: Console::Discard,
+        savable: false,
         origin: Origin::Cold,
         ..spec.clone()
     }

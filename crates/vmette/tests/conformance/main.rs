@@ -12,4 +12,6 @@ mod fake;
 mod image;
 #[cfg(target_os = "linux")]
 mod qemu;
+#[cfg(target_os = "linux")]
+mod snapshot;
 mod suite;

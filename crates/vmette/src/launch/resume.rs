@@ -1,0 +1,133 @@
+//! From a snapshot to a machine whose root is as it was saved.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use vmette_vmm::{Disk, MachineSpec, Origin, Share};
+use vmette_wire::agent::{self, Attach, Boot, Op};
+
+use super::bring_up::{RESTORE_TIMEOUT, ROOT_TIMEOUT, Up};
+use super::prepare::{Held, Prepared, asset_options, spec_of};
+use super::{Launcher, accepted, image};
+use crate::assets::{self, Key};
+use crate::snapshot::{self, MACHINE, SCRATCH, Snapshot};
+use crate::{Error, ca};
+
+impl Launcher<'_> {
+    /// Checks everything that a start from the snapshot depends on, and gets its own copy of what it will write to.
+    pub(super) fn prepare_resume(&self, saved: &Snapshot, boots: bool) -> Result<Prepared, Error> {
+        let config = self.config;
+        let digests = config.digests()?;
+        let store = vmette_image::Store::open(self.cache.path())?;
+        let options = asset_options(config, self.cache);
+        let builtin = || Ok(self.builtin(&options)?.path);
+        let (rootfs, in_use) = saved.base_image(config, &store, builtin, &digests)?;
+        let (kernel, initramfs) = if boots {
+            let found = assets::boot_assets(&options, &|text| self.notices.progress(text))?;
+            (found.kernel, found.initramfs)
+        } else {
+            (config.kernel.clone(), config.initramfs.clone())
+        };
+        saved.check_boot_files(&kernel, &initramfs, &digests)?;
+        saved.verify_changed(&digests)?;
+        let mut held = Held { rootfs: Some(in_use), ..Held::default() };
+        let mut disks = Vec::new();
+        if config.scratch_mib.is_some() {
+            let (file, path) = self.copy_of_scratch(saved)?;
+            disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path, read_only: false });
+            held.scratch = Some(file);
+        }
+        let manifest = saved.manifest();
+        let shares = config.shares.iter().map(|share| Share {
+            tag: share.tag.clone(),
+            path: share.path.clone(),
+            read_only: share.read_only,
+        });
+        let spec = MachineSpec {
+            rootfs: Some(rootfs),
+            disks,
+            shares: shares.collect(),
+            slots: manifest.machine.slots,
+            origin: Origin::Snapshot(saved.folder().join(MACHINE)),
+            ..spec_of(config, kernel, initramfs)
+        };
+        self.check_fingerprint(saved, &spec)?;
+        let bundle = match &config.ca_certs {
+            Some(dir) => ca::bundle(dir)?,
+            None => None,
+        };
+        let trusted = bundle.as_ref().map(|bundle| Key::new().bytes(bundle).hex());
+        // Those that it trusts already need not be brought again.
+        let ca_bundle = bundle.filter(|_| trusted != manifest.ca_bundle).unwrap_or_default();
+        Ok(Prepared {
+            boot: Boot { shares: self.guest_shares(), ..manifest.boot.clone() },
+            ca_digest: trusted.or_else(|| manifest.ca_bundle.clone()),
+            ca_bundle,
+            root_in_template: false,
+            rootfs: image::rootfs_report(config, &store),
+            base: Some(manifest.rootfs.clone()),
+            held,
+            spec,
+        })
+    }
+
+    /// The engine would refuse it as well; here is known what to do.
+    fn check_fingerprint(&self, saved: &Snapshot, spec: &MachineSpec) -> Result<(), Error> {
+        let found = self.engine.fingerprint(spec)?;
+        if found == saved.fingerprint() {
+            return Ok(());
+        }
+        let bare = MachineSpec { shares: Vec::new(), ..spec.clone() };
+        if self.engine.fingerprint(&bare)? == saved.fingerprint() {
+            return Err(saved.refused(&format!(
+                "it has no room for {} shares: make it with as many, or name fewer",
+                spec.shares.len()
+            )));
+        }
+        Err(saved.refused(&format!(
+            "it was saved by another engine or host, or is another kind of machine: saved as `{}`, here is `{found}`; make it \
+             anew",
+            saved.fingerprint()
+        )))
+    }
+
+    fn copy_of_scratch(&self, saved: &Snapshot) -> Result<(File, PathBuf), Error> {
+        let folder = self.cache.path().join("scratch");
+        fs::create_dir_all(&folder)?;
+        let file = tempfile::tempfile_in(&folder)?;
+        let source = File::open(saved.folder().join(SCRATCH))?;
+        snapshot::copy(&source, &file)?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        Ok((file, path.into()))
+    }
+
+    /// The shares as the guest is told of them.
+    pub(super) fn guest_shares(&self) -> Vec<agent::Share> {
+        let share = |share: &crate::ShareMount| agent::Share {
+            tag: share.tag.clone(),
+            target: share.guest_path(),
+            read_only: share.read_only,
+        };
+        self.config.shares.iter().map(share).collect()
+    }
+
+    /// Starts from the snapshot: there is no other way if that fails.
+    pub(super) fn resume(&self, saved: &Snapshot, prepared: &Prepared) -> Result<Up, Error> {
+        let up = self.try_start(prepared.spec.clone(), RESTORE_TIMEOUT).map_err(|e| match e {
+            Error::StartFailed(reason) => saved.refused(&format!("its machine does not run: {reason}")),
+            e => e,
+        })?;
+        if prepared.boot.shares.is_empty() && prepared.ca_bundle.is_empty() {
+            return Ok(up);
+        }
+        let attach = Attach {
+            shares: prepared.boot.shares.clone(),
+            ca_bundle: !prepared.ca_bundle.is_empty(),
+            payload_len: 0,
+        };
+        let (header, _) = up.connection.request(&Op::Attach(attach), &prepared.ca_bundle, ROOT_TIMEOUT)?;
+        accepted(&header).map_err(|e| Error::StartFailed(format!("the guest's root: {e}")))?;
+        Ok(up)
+    }
+}

@@ -1,0 +1,128 @@
+//! What a session needs to be saved, gathered while everything about it is known.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use vmette_vmm::Capabilities;
+use vmette_wire::agent::PROTOCOL_VERSION;
+
+use super::Launcher;
+use super::bring_up::Up;
+use super::prepare::Prepared;
+use crate::identity;
+use crate::snapshot::{
+    BaseImage, BootFile, Content, Digests, Engine, FORMAT, Manifest, Outside, Saver, Shape,
+};
+use crate::{Config, Error, Rootfs};
+
+const NS_PER_S: u64 = 1_000_000_000;
+
+impl Launcher<'_> {
+    /// A saver for the machine, or why it cannot be saved.
+    pub(super) fn saver(
+        &self,
+        up: &Up,
+        prepared: &Prepared,
+        capabilities: &Capabilities,
+    ) -> Result<Saver, String> {
+        possible(self.config, capabilities)?;
+        if !prepared.spec.savable {
+            return Err("the session was not started with Config::allow_snapshot".into());
+        }
+        let scratch = prepared.held.scratch.as_ref().map(std::fs::File::try_clone);
+        let manifest = self.manifest(prepared, capabilities).map_err(|e| e.to_string())?;
+        Ok(Saver {
+            machine: up.machine.clone(),
+            connection: up.connection.clone(),
+            manifest,
+            outside: Outside {
+                kernel: prepared.spec.kernel.clone(),
+                initramfs: prepared.spec.initramfs.clone(),
+                rootfs: prepared.spec.rootfs.clone().unwrap_or_default(),
+            },
+            scratch: scratch.transpose().map_err(|e| e.to_string())?,
+            shares: prepared.boot.shares.clone(),
+            digests: Digests::in_cache(self.cache),
+            turn: Mutex::new(()),
+        })
+    }
+
+    fn manifest(&self, prepared: &Prepared, capabilities: &Capabilities) -> Result<Manifest, Error> {
+        let (config, spec) = (self.config, &prepared.spec);
+        let unknown = || Content { size: 0, digest: String::new() };
+        let boot_file = |named: &Path| BootFile {
+            digest: String::new(),
+            path: (!named.as_os_str().is_empty()).then(|| absolute(named)),
+        };
+        let path = spec.rootfs.clone().unwrap_or_default();
+        let rootfs = prepared.base.clone().unwrap_or_else(|| BaseImage {
+            kind: prepared.rootfs.kind,
+            name: prepared.rootfs.name.clone(),
+            key: key_in(&self.cache.path().join("images"), &path),
+            fstype: match &config.rootfs {
+                Some(Rootfs::Block(block)) => block.fstype.as_str().to_owned(),
+                _ => vmette_image::BlockFs::Squashfs.as_str().to_owned(),
+            },
+            path: absolute(&path),
+            content: unknown(),
+        });
+        Ok(Manifest {
+            format: FORMAT,
+            vmette: env!("CARGO_PKG_VERSION").into(),
+            made: identity::now_ns() / NS_PER_S,
+            arch: std::env::consts::ARCH.into(),
+            engine: Engine {
+                name: capabilities.engine.clone(),
+                accelerator: capabilities.accelerator.to_string(),
+                fingerprint: self.engine.fingerprint(spec)?,
+            },
+            protocol: PROTOCOL_VERSION,
+            machine: Shape {
+                vcpus: config.vcpus,
+                memory_mib: spec.memory_mib,
+                slots: spec.slots,
+                cmdline: spec.cmdline.clone(),
+            },
+            kernel: boot_file(&config.kernel),
+            initramfs: boot_file(&config.initramfs),
+            extra_modules: config.extra_modules.clone(),
+            rootfs,
+            boot: prepared.boot.clone(),
+            ca_bundle: prepared.ca_digest.clone(),
+            scratch_mib: config.scratch_mib,
+            image: config.image.clone(),
+            files: BTreeMap::new(),
+        })
+    }
+}
+
+/// Whether a session of that configuration can be saved; if not, why not.
+pub(crate) fn possible(config: &Config, capabilities: &Capabilities) -> Result<(), String> {
+    if !capabilities.snapshots {
+        return Err(format!("{} cannot save machines here", capabilities.engine));
+    }
+    if let Some(Rootfs::Share(share)) = &config.rootfs {
+        return Err(format!(
+            "the root is the host folder {}, which a snapshot cannot hold: use an image, or an archive of the folder",
+            share.path.display()
+        ));
+    }
+    if let Some(disk) = config.disks.first() {
+        return Err(format!(
+            "the disk {} goes on changing outside of the snapshot: use a scratch disk, which is saved with it",
+            disk.display()
+        ));
+    }
+    Ok(())
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The image's key, if it is one of the store in that folder.
+fn key_in(store: &Path, image: &Path) -> Option<String> {
+    let key: vmette_image::Key = image.file_stem()?.to_str()?.parse().ok()?;
+    (image.parent() == Some(store)).then(|| key.to_string())
+}

@@ -1,0 +1,113 @@
+//! Telling without reading them that the files of a folder are still those that were written.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::assets::{FileStamp, Key};
+
+/// A seal is a small text; a saved machine is a handful of files.
+const SEAL_MAX: u64 = 64 << 10;
+
+/// What each file of a folder was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Seal(BTreeMap<String, String>);
+
+impl Seal {
+    /// Of all files of the folder, which has no folders in it.
+    pub(crate) fn of(folder: &Path) -> io::Result<Self> {
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !entry.file_type()?.is_file() {
+                return Err(io::Error::other(format!("{name} is no file")));
+            }
+            // Wherever the folder is: it may be renamed once it is sealed.
+            let stamp = FileStamp { path: name.clone().into(), ..FileStamp::of(&entry.path())? };
+            files.insert(name, Key::new().file(&stamp).hex());
+        }
+        Ok(Self(files))
+    }
+
+    /// Writes it to a file, outside of the folder.
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        fs::write(path, serde_json::to_vec(self)?)?;
+        fs::File::open(path)?.sync_all()
+    }
+
+    /// Whether the folder is the one that the file at `path` is the seal of; if not, why not.
+    pub(crate) fn check(path: &Path, folder: &Path) -> Result<(), String> {
+        let failed = |e: io::Error| format!("{}: {e}", path.display());
+        if fs::symlink_metadata(path).map_err(failed)?.len() > SEAL_MAX {
+            return Err("its seal is damaged".into());
+        }
+        let text = fs::read(path).map_err(failed)?;
+        let sealed: Self = serde_json::from_slice(&text).map_err(|_| "its seal is damaged")?;
+        let found = Self::of(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let names = sealed.0.keys().chain(found.0.keys());
+        match names.into_iter().find(|name| sealed.0.get(*name) != found.0.get(*name)) {
+            Some(name) => {
+                Err(format!("its {name} was changed, or copied from elsewhere, after it was saved"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = dir.path().join("machine");
+        fs::create_dir(&machine).unwrap();
+        fs::write(machine.join("memory"), "memory").unwrap();
+        fs::write(machine.join("state"), "state").unwrap();
+        Seal::of(&machine).unwrap().write(&dir.path().join("seal")).unwrap();
+        dir
+    }
+
+    fn check(dir: &Path) -> Result<(), String> {
+        Seal::check(&dir.join("seal"), &dir.join("machine"))
+    }
+
+    #[test]
+    fn a_renamed_folder_is_still_the_one_that_was_sealed() {
+        let dir = sealed();
+        check(dir.path()).unwrap();
+        let moved = dir.path().join("moved");
+        fs::create_dir(&moved).unwrap();
+        fs::rename(dir.path().join("machine"), moved.join("machine")).unwrap();
+        fs::rename(dir.path().join("seal"), moved.join("seal")).unwrap();
+        check(&moved).unwrap();
+    }
+
+    #[test]
+    fn changed_copied_missing_and_added_files_are_named() {
+        type Damage = fn(&Path);
+        let damages: [(&str, Damage); 4] = [
+            ("memory", |dir| fs::write(dir.join("memory"), "Memory").unwrap()),
+            ("state", |dir| {
+                fs::copy(dir.join("state"), dir.join("../copy")).unwrap();
+                fs::rename(dir.join("../copy"), dir.join("state")).unwrap();
+            }),
+            ("memory", |dir| fs::remove_file(dir.join("memory")).unwrap()),
+            ("more", |dir| fs::write(dir.join("more"), "").unwrap()),
+        ];
+        for (name, damage) in damages {
+            let dir = sealed();
+            damage(&dir.path().join("machine"));
+            let reason = check(dir.path()).unwrap_err();
+            assert!(reason.contains(name), "{name}: {reason}");
+        }
+        let dir = sealed();
+        fs::write(dir.path().join("seal"), "{").unwrap();
+        assert!(check(dir.path()).unwrap_err().contains("seal is damaged"));
+    }
+}

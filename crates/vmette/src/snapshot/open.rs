@@ -1,0 +1,173 @@
+//! A snapshot that was found, and what it says of itself.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::Digests;
+use super::manifest::{Manifest, own};
+use crate::resolve::cache_of;
+use crate::{Config, Error, RootfsKind};
+
+/// A snapshot of a session, as [`Session::snapshot`](crate::Session::snapshot) or
+/// [`Config::build_snapshot`](crate::Config::build_snapshot) made it.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub(super) folder: PathBuf,
+    pub(super) manifest: Manifest,
+}
+
+/// What a snapshot says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SnapshotInfo {
+    /// The vmette that made it.
+    pub vmette: String,
+    /// When it was made, in seconds since 1970.
+    pub made: u64,
+    /// The guest's architecture: `x86_64`, `aarch64`.
+    pub arch: String,
+    /// Name and version of the engine.
+    pub engine: String,
+    /// What executed the guest's instructions: `kvm`, `tcg`.
+    pub accelerator: String,
+    /// Virtual CPUs.
+    pub vcpus: u8,
+    /// Memory in MiB.
+    pub mem_mib: u64,
+    /// What sort of root it has.
+    pub rootfs_kind: RootfsKind,
+    /// What its root was called by whoever made it.
+    pub rootfs: String,
+    /// The first digits of the digest of the root's image.
+    pub rootfs_digest: String,
+    /// Size of its scratch disk in MiB.
+    pub scratch_mib: Option<u64>,
+    /// Whether the root takes no writes.
+    pub read_only: bool,
+    /// Names of the folders that were shared when it was made; they are no part of it.
+    pub shares: Vec<String>,
+    /// Bytes that can be read from its files; they take less room where they are sparse.
+    pub bytes: u64,
+}
+
+/// Digits of a digest that are shown.
+const DIGITS: usize = 12;
+
+impl Snapshot {
+    /// Finds the snapshot in a folder and reads what it says. Its files are not read yet.
+    ///
+    /// # Errors
+    /// [`Error::RestoreFailed`]: there is none, it was never finished, it is of another format, or others may write to
+    /// it.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let failed = |reason: String| refused(folder, &reason);
+        let folder = std::path::absolute(folder).map_err(|e| failed(e.to_string()))?;
+        let manifest = Manifest::read(&folder).map_err(failed)?;
+        Ok(Self { folder, manifest })
+    }
+
+    /// What it says of itself.
+    #[must_use]
+    pub fn info(&self) -> SnapshotInfo {
+        let Manifest { engine, machine, rootfs, boot, .. } = &self.manifest;
+        SnapshotInfo {
+            vmette: self.manifest.vmette.clone(),
+            made: self.manifest.made,
+            arch: self.manifest.arch.clone(),
+            engine: engine.name.clone(),
+            accelerator: engine.accelerator.clone(),
+            vcpus: machine.vcpus,
+            mem_mib: machine.memory_mib,
+            rootfs_kind: rootfs.kind,
+            rootfs: rootfs.name.clone(),
+            rootfs_digest: rootfs.content.digest.chars().take(DIGITS).collect(),
+            scratch_mib: self.manifest.scratch_mib,
+            read_only: boot.overlay == vmette_wire::agent::Overlay::None,
+            shares: boot.shares.iter().map(|share| share.tag.clone()).collect(),
+            bytes: self.manifest.files.values().map(|content| content.size).sum(),
+        }
+    }
+
+    /// When it was made.
+    #[must_use]
+    pub fn made(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.manifest.made)
+    }
+
+    /// Reads all of its files and compares them with what was written, also if that was done before.
+    ///
+    /// # Errors
+    /// [`Error::RestoreFailed`] names the first file that is damaged.
+    pub fn verify(&self) -> Result<(), Error> {
+        self.check_files(|path| std::fs::File::open(path).and_then(|file| super::content::digest_of(&file)))
+    }
+
+    /// As [`Snapshot::verify`], but files that were found whole and have not changed since are not read again.
+    pub(crate) fn verify_changed(&self, digests: &Digests) -> Result<(), Error> {
+        self.check_files(|path| digests.of(path))
+    }
+
+    fn check_files(&self, digest: impl Fn(&Path) -> std::io::Result<String>) -> Result<(), Error> {
+        for (name, content) in &self.manifest.files {
+            let path = self.folder.join(name);
+            let failed = |e: std::io::Error| self.refused(&format!("{name}: {e}"));
+            let meta = std::fs::symlink_metadata(&path).map_err(failed)?;
+            own(&meta, name).map_err(|reason| self.refused(&reason))?;
+            let size = meta.len();
+            if !meta.is_file() || size != content.size {
+                return Err(self.refused(&format!(
+                    "it is damaged: {name} has {size} bytes instead of {}",
+                    content.size
+                )));
+            }
+            if digest(&path).map_err(failed)? != content.digest {
+                return Err(self.refused(&format!("it is damaged: {name} is not what was saved")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Why it cannot be used.
+    pub(crate) fn refused(&self, reason: &str) -> Error {
+        refused(&self.folder, reason)
+    }
+}
+
+fn refused(folder: &Path, reason: &str) -> Error {
+    Error::RestoreFailed(format!("snapshot {}: {reason}", folder.display()))
+}
+
+impl Config {
+    /// A configuration that starts from the snapshot in `folder`: of its shape, with its image's wishes, and with no
+    /// grants.
+    ///
+    /// # Errors
+    /// As [`Snapshot::open`].
+    pub fn resume(folder: impl Into<PathBuf>) -> Result<Self, Error> {
+        let mut config = Self { resume_snapshot: Some(folder.into()), ..Self::default() };
+        config.take_shape_of_snapshot()?;
+        Ok(config)
+    }
+
+    /// Takes over the number of processors, the memory, the root's name, and how the image wants to be run, from the
+    /// snapshot that [`Config::resume_snapshot`] names, if it names one.
+    ///
+    /// # Errors
+    /// As [`Snapshot::open`].
+    pub fn take_shape_of_snapshot(&mut self) -> Result<(), Error> {
+        let Some(folder) = &self.resume_snapshot else { return Ok(()) };
+        let Manifest { machine, image, rootfs, .. } = Snapshot::open(folder)?.manifest;
+        self.vcpus = machine.vcpus;
+        self.mem_mib = machine.memory_mib;
+        self.image = image;
+        self.rootfs_name = Some(rootfs.name);
+        Ok(())
+    }
+
+    /// Where digests are remembered.
+    pub(crate) fn digests(&self) -> Result<Digests, Error> {
+        Ok(Digests::in_cache(&cache_of(self)?))
+    }
+}

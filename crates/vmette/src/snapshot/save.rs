@@ -1,0 +1,189 @@
+//! Saving the machine of a session.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use vmette_vmm::Machine;
+use vmette_wire::agent::{self, Attach, Op};
+
+use super::content::Digests;
+use super::copy::copy;
+use super::manifest::{Content, MACHINE, Manifest, SCRATCH};
+use super::staging::Staging;
+use crate::connection::{Connection, Standstill};
+use crate::end::Shared;
+use crate::guest_text::safe;
+use crate::{Error, identity};
+
+/// How long the guest may take to mount or unmount its shares.
+const SHARES_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What happens to the session once it is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// It goes on.
+    GoOn,
+    /// It ends: nothing has to be given back to the guest.
+    End,
+}
+
+/// The files that a manifest identifies and a snapshot does not hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Outside {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: PathBuf,
+    pub(crate) rootfs: PathBuf,
+}
+
+/// A session's machine with all that its snapshots say of it.
+pub(crate) struct Saver {
+    pub(crate) machine: Arc<dyn Machine>,
+    pub(crate) connection: Connection,
+    /// Complete but for digests.
+    pub(crate) manifest: Manifest,
+    pub(crate) outside: Outside,
+    pub(crate) scratch: Option<File>,
+    /// Shares that the guest has mounted.
+    pub(crate) shares: Vec<agent::Share>,
+    pub(crate) digests: Digests,
+    /// One at a time.
+    pub(crate) turn: Mutex<()>,
+}
+
+impl Saver {
+    /// Waits for a save under way, which fails soon when the session has ended: it removes what it has written.
+    pub(crate) fn wait_idle(&self) {
+        drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Writes a snapshot to the new folder `target`, unless the session ends first.
+    pub(crate) fn save(&self, target: &Path, then: Then, session: &Shared) -> Result<(), Error> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let staging = Staging::begin(target)?;
+        // What takes time and needs no machine comes first.
+        let mut manifest = self.identified()?;
+        self.give_up_shares()?;
+        let saved = self.save_machine(staging.path(), then);
+        if then == Then::GoOn {
+            let taken_back = self.take_shares_back();
+            saved.and(taken_back)?;
+        } else {
+            saved?;
+        }
+        manifest.files = self.seal(staging.path(), session)?;
+        let failed = |e: std::io::Error| Error::SaveFailed(format!("{}: {e}", target.display()));
+        manifest.write(staging.path()).map_err(failed)?;
+        let folder = staging.publish().map_err(failed)?;
+        for (name, content) in &manifest.files {
+            self.digests.remember(&folder.join(name), &content.digest);
+        }
+        Ok(())
+    }
+
+    /// The manifest with the digests of what stays outside of the snapshot.
+    fn identified(&self) -> Result<Manifest, Error> {
+        let of = |path: &Path| {
+            self.digests.of(path).map_err(|e| Error::SaveFailed(format!("{}: {e}", path.display())))
+        };
+        let mut manifest = self.manifest.clone();
+        manifest.kernel.digest = of(&self.outside.kernel)?;
+        manifest.initramfs.digest = of(&self.outside.initramfs)?;
+        let rootfs = &self.outside.rootfs;
+        let size =
+            fs::metadata(rootfs).map_err(|e| Error::SaveFailed(format!("{}: {e}", rootfs.display())))?;
+        manifest.rootfs.content = Content { size: size.len(), digest: of(rootfs)? };
+        Ok(manifest)
+    }
+
+    /// No state can hold shares: the guest unmounts them, and the machine loses the devices.
+    fn give_up_shares(&self) -> Result<(), Error> {
+        if self.shares.is_empty() {
+            return Ok(());
+        }
+        self.ask(&Op::Detach(self.attach())).map_err(|reason| {
+            Error::SaveFailed(format!(
+                "a snapshot holds no shares, and the guest cannot give them up now: {reason} (a process of the guest \
+                 that has its folder or an open file there keeps it busy)"
+            ))
+        })?;
+        let unplugged = self.machine.unplug_shares();
+        if unplugged.is_err() {
+            // Whatever the guest got back of them, the session is told of the first cause.
+            let _ = self.take_shares_back();
+        }
+        Ok(unplugged?)
+    }
+
+    fn take_shares_back(&self) -> Result<(), Error> {
+        if self.shares.is_empty() {
+            return Ok(());
+        }
+        self.machine.plug_shares()?;
+        self.ask(&Op::Attach(self.attach()))
+            .map_err(|reason| Error::SaveFailed(format!("the guest has lost its shares: {reason}")))
+    }
+
+    fn attach(&self) -> Attach {
+        Attach { shares: self.shares.clone(), ..Attach::default() }
+    }
+
+    fn ask(&self, op: &Op) -> Result<(), String> {
+        let (header, _) = self.connection.request(op, &[], SHARES_TIMEOUT).map_err(|e| e.to_string())?;
+        if header.ok {
+            return Ok(());
+        }
+        Err(safe(header.error.as_deref().unwrap_or("refused without a reason")))
+    }
+
+    /// Memory, devices and scratch disk, all of the same moment.
+    fn save_machine(&self, folder: &Path, then: Then) -> Result<(), Error> {
+        let still = self.connection.hold()?;
+        let saved = self.machine.pause().map_err(Error::from).and_then(|()| {
+            self.machine.save(&folder.join(MACHINE))?;
+            self.save_scratch(&folder.join(SCRATCH))
+        });
+        match then {
+            Then::End => saved,
+            Then::GoOn => saved.and(self.go_on(still)),
+        }
+    }
+
+    fn go_on(&self, still: Standstill<'_>) -> Result<(), Error> {
+        self.machine.resume()?;
+        still.release(identity::now_ns())
+    }
+
+    fn save_scratch(&self, path: &Path) -> Result<(), Error> {
+        let Some(scratch) = &self.scratch else { return Ok(()) };
+        let failed = |e: std::io::Error| Error::SaveFailed(format!("scratch disk: {e}"));
+        let mut options = File::options();
+        let target =
+            options.read(true).write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+        copy(scratch, &target).map_err(failed)
+    }
+
+    /// What is in the snapshot's files, which are on the disk when this returns.
+    fn seal(&self, folder: &Path, session: &Shared) -> Result<BTreeMap<String, Content>, Error> {
+        let mut files = BTreeMap::new();
+        let names = fs::read_dir(folder.join(MACHINE))?
+            .map(|entry| Ok(format!("{MACHINE}/{}", entry?.file_name().to_string_lossy())))
+            .collect::<std::io::Result<Vec<_>>>()?;
+        let scratch = self.scratch.as_ref().map(|_| SCRATCH.to_owned());
+        for name in names.into_iter().chain(scratch) {
+            if let Some(end) = session.ended() {
+                return Err(Error::SaveFailed(format!("the session has ended: {end:?}")));
+            }
+            let path = folder.join(&name);
+            let failed = |e: std::io::Error| Error::SaveFailed(format!("{}: {e}", path.display()));
+            let file = File::open(&path).map_err(failed)?;
+            file.sync_all().map_err(failed)?;
+            let digest = super::content::digest_of(&file).map_err(failed)?;
+            files.insert(name, Content { size: file.metadata().map_err(failed)?.size(), digest });
+        }
+        Ok(files)
+    }
+}

@@ -1,0 +1,143 @@
+//! Sessions that are saved and go on, and sessions that start from them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vmette::{Config, Error, ExecOptions, ExitStatus, Output, Session, ShareMount, Snapshot, StartedFrom};
+
+use crate::suite::Bench;
+
+fn bench() -> Bench {
+    Bench::new(tempfile::tempdir().unwrap(), None)
+}
+
+fn allowed(bench: &Bench) -> Config {
+    Config { allow_snapshot: true, ..bench.config() }
+}
+
+/// The configuration of a session that starts from the snapshot.
+fn resumed(bench: &Bench, folder: &Path) -> Config {
+    let base = bench.config();
+    Config { cache_dir: base.cache_dir, ..Config::resume(folder).unwrap() }
+}
+
+/// A folder with room for snapshots, on a disk and not in memory.
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("snapshot");
+    (dir, path)
+}
+
+fn say(session: &Session, script: &str) -> String {
+    let process = session.exec(&ExecOptions::shell(script)).unwrap();
+    let collected = process.collect(1 << 20).unwrap();
+    assert_eq!(collected.status, ExitStatus::Code(0), "{script}: {collected:?}");
+    String::from_utf8(collected.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_session_goes_on_and_its_copies_begin_where_it_was() {
+    let bench = bench();
+    let (_dir, path) = folder();
+    let session = bench.start(&allowed(&bench)).unwrap();
+    // A command with open streams, which the session keeps and the copy loses.
+    let counter = session.exec(&ExecOptions::argv(["cat"]).stdin(true)).unwrap();
+    counter.write_stdin(b"one\n").unwrap();
+    assert!(matches!(counter.next_output().unwrap(), Some(Output::Stdout(bytes)) if bytes == b"one\n"));
+    say(&session, "echo before > /file; (while :; do sleep 1; done) > /dev/null & echo $! > /pid");
+    session.snapshot(&path).unwrap();
+    say(&session, "echo after >> /file");
+    counter.write_stdin(b"two\n").unwrap();
+    assert!(matches!(counter.next_output().unwrap(), Some(Output::Stdout(bytes)) if bytes == b"two\n"));
+
+    let copies: Vec<Session> = (0..2).map(|_| bench.start(&resumed(&bench, &path)).unwrap()).collect();
+    for copy in &copies {
+        assert_eq!(copy.report().unwrap().started_from, StartedFrom::Snapshot);
+        assert_eq!(say(copy, "cat /file; kill -0 $(cat /pid) && echo runs"), "before\nruns");
+    }
+    let identity = "hostname; cat /etc/machine-id; head -c 16 /dev/urandom | od -A n -t x1";
+    let of = |session: &Session| say(session, identity).lines().map(str::to_owned).collect::<Vec<_>>();
+    let (first, second, original) = (of(&copies[0]), of(&copies[1]), of(&session));
+    for i in 0..3 {
+        assert!(first[i] != second[i] && first[i] != original[i], "{first:?} {second:?} {original:?}");
+    }
+    say(&copies[0], "echo mine > /file");
+    assert_eq!(say(&copies[1], "cat /file"), "before", "copies share nothing that they write to");
+    assert_eq!(say(&session, "cat /file"), "before\nafter");
+}
+
+#[test]
+fn a_copy_can_be_saved_again() {
+    let bench = bench();
+    let (dir, path) = folder();
+    let session = bench.start(&allowed(&bench)).unwrap();
+    session.snapshot(&path).unwrap();
+    session.stop();
+    let copy = bench.start(&Config { allow_snapshot: true, ..resumed(&bench, &path) }).unwrap();
+    say(&copy, "echo second > /file");
+    let again = dir.path().join("again");
+    copy.snapshot(&again).unwrap();
+    say(&copy, "echo third > /file");
+    copy.snapshot(dir.path().join("third")).unwrap();
+    fs::remove_dir_all(&path).unwrap();
+    assert_eq!(say(&bench.start(&resumed(&bench, &again)).unwrap(), "cat /file"), "second");
+}
+
+#[test]
+fn output_that_nobody_read_is_not_the_copys() {
+    let bench = bench();
+    let (_dir, path) = folder();
+    let session = bench.start(&allowed(&bench)).unwrap();
+    // More than the stream holds: the command waits for its reader, here and in the copy.
+    let noisy = session.exec(&ExecOptions::shell("while :; do echo noise; done")).unwrap();
+    session.snapshot(&path).unwrap();
+    let copy = bench.start(&resumed(&bench, &path)).unwrap();
+    assert_eq!(say(&copy, "echo quiet"), "quiet");
+    assert!(
+        matches!(noisy.next_output().unwrap(), Some(Output::Stdout(bytes)) if bytes.starts_with(b"noise\n"))
+    );
+}
+
+#[test]
+fn a_session_keeps_its_shares_and_a_copy_has_those_that_it_names() {
+    let bench = bench();
+    let (_dir, path) = folder();
+    let (mine, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(mine.path().join("name"), "mine").unwrap();
+    fs::write(other.path().join("name"), "other\n").unwrap();
+    let shares = vec![ShareMount { target: Some("/data".into()), ..ShareMount::new("data", mine.path()) }];
+    let session = bench.start(&Config { shares: shares.clone(), ..allowed(&bench) }).unwrap();
+    let busy = session.exec(&ExecOptions::shell("cd /data; cat").stdin(true)).unwrap();
+    say(&session, "until ls -l /proc/*/cwd 2>/dev/null | grep -q /data; do :; done");
+    let error = session.snapshot(&path).unwrap_err().to_string();
+    assert!(error.contains("/data") && error.contains("busy"), "{error}");
+    assert!(!path.exists());
+    busy.close_stdin().unwrap();
+    busy.wait().unwrap();
+    session.snapshot(&path).unwrap();
+    assert_eq!(say(&session, "cat /data/name; echo x > /data/new"), "mine");
+    assert!(mine.path().join("new").exists());
+
+    let bare = bench.start(&resumed(&bench, &path)).unwrap();
+    assert_eq!(say(&bare, "ls /data | wc -l"), "0", "nothing is implied");
+    drop(bare);
+    let shares = vec![ShareMount { path: other.path().to_owned(), read_only: true, ..shares[0].clone() }];
+    let copy = bench.start(&Config { shares, ..resumed(&bench, &path) }).unwrap();
+    assert_eq!(
+        say(&copy, "cat /data/name; echo x 2>/dev/null > /data/new || echo refused"),
+        "other\nrefused"
+    );
+    assert_eq!(Snapshot::open(&path).unwrap().info().shares, ["data"]);
+}
+
+#[test]
+fn only_who_said_so_beforehand_is_saved() {
+    let bench = bench();
+    let (_dir, path) = folder();
+    let session = bench.start(&bench.config()).unwrap();
+    let error = session.snapshot(&path).unwrap_err();
+    assert!(matches!(&error, Error::SaveFailed(reason) if reason.contains("allow_snapshot")), "{error}");
+    session.stop();
+    assert!(session.snapshot(&path).is_err());
+    assert!(!path.exists());
+}
