@@ -148,8 +148,14 @@ mod tests {
 
     #[test]
     fn a_command_line_is_one_line() {
-        refused(|spec| spec.cmdline = "a
-b".into(), "control character");
+        refused(
+            |spec| {
+                spec.cmdline = "a
+b"
+                .into()
+            },
+            "control character",
+        );
     }
 
     #[test]
