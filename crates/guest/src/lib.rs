@@ -25,6 +25,7 @@ mod trust;
 mod users;
 mod vm;
 mod volumes;
+mod vsock_host;
 pub mod world;
 
 pub use hosted::{Hosted, Record};

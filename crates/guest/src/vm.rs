@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -16,6 +16,7 @@ use crate::child;
 use crate::etc::{self, Files, Identity};
 use crate::log;
 use crate::sys::{self, Forked, Namespaces};
+use crate::vsock_host::Listener;
 use crate::world::{Booting, Place, Purpose, World, WorldError};
 
 /// Where the workload's long commands lie: a tmpfs of its own in every workload.
@@ -29,6 +30,8 @@ pub struct Vm {
     identity: Option<Identity>,
     builder: Option<Builder>,
     workload: Option<Workload>,
+    /// Where another host may connect.
+    listener: Option<Listener>,
 }
 
 /// The child that builds the root.
@@ -65,8 +68,8 @@ enum Init {
 impl Vm {
     /// A machine without a workload.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub(crate) fn new(listener: Option<Listener>) -> Self {
+        Self { listener, ..Self::default() }
     }
 
     /// A clone of a machine whose root had been built: its files still name the template. A mount over a file of a
@@ -217,6 +220,14 @@ impl World for Vm {
 
     fn reconnects(&self) -> bool {
         true
+    }
+
+    fn listener(&self) -> Option<BorrowedFd<'_>> {
+        self.listener.as_ref().map(Listener::as_fd)
+    }
+
+    fn accept(&mut self) -> io::Result<Option<OwnedFd>> {
+        self.listener.as_ref().map_or(Ok(None), Listener::accept)
     }
 }
 

@@ -28,11 +28,13 @@ define_class!(
 
     // SAFETY: selectors and types are the protocol's: see below, and the tests.
     unsafe impl VZVirtualMachineDelegate for MachineDelegate {
+        // SAFETY: the selector of the protocol's method of this type.
         #[unsafe(method(guestDidStopVirtualMachine:))]
         fn guest_did_stop(&self, machine: &VZVirtualMachine) {
             self.powered_off(machine);
         }
 
+        // SAFETY: the selector of the protocol's method of this type.
         #[unsafe(method(virtualMachine:didStopWithError:))]
         fn did_stop_with_error(&self, machine: &VZVirtualMachine, error: &NSError) {
             self.failed(machine, error);

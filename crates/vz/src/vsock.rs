@@ -43,6 +43,7 @@ define_class!(
 
     // SAFETY: selector and types are the protocol's: see below, and the tests.
     unsafe impl VZVirtioSocketListenerDelegate for ListenerDelegate {
+        // SAFETY: the selector of the protocol's method of this type.
         #[unsafe(method(listener:shouldAcceptNewConnection:fromSocketDevice:))]
         fn should_accept(
             &self,
