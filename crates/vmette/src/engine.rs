@@ -8,7 +8,7 @@ use crate::assets::CacheRoot;
 use crate::{Config, Error};
 
 /// The engine for this host.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(vz_check)))]
 pub(crate) fn for_this_host(config: &Config, cache: &CacheRoot) -> Result<Arc<dyn Hypervisor>, Error> {
     let _ = config;
     let options = vmette_qemu::QemuOptions { cache_dir: Some(cache.path().to_owned()), ..Default::default() };
@@ -16,10 +16,16 @@ pub(crate) fn for_this_host(config: &Config, cache: &CacheRoot) -> Result<Arc<dy
 }
 
 /// The engine for this host.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(target_os = "macos", vz_check))]
+pub(crate) fn for_this_host(_config: &Config, cache: &CacheRoot) -> Result<Arc<dyn Hypervisor>, Error> {
+    Ok(Arc::new(vmette_vz::Vz::new(cache.path())))
+}
+
+/// The engine for this host.
+#[cfg(not(any(target_os = "linux", target_os = "macos", vz_check)))]
 pub(crate) fn for_this_host(_config: &Config, _cache: &CacheRoot) -> Result<Arc<dyn Hypervisor>, Error> {
     Err(Error::Engine(vmette_vmm::Error::Unavailable {
-        engine: "Virtualization.framework",
-        reason: "this version has no engine for this operating system yet; it runs on Linux".into(),
+        engine: "vmette",
+        reason: "there is no engine for this operating system; it runs on Linux and macOS".into(),
     }))
 }
