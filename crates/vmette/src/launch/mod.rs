@@ -3,6 +3,7 @@
 mod bring_up;
 mod image;
 mod prepare;
+mod scratch;
 
 use std::sync::Arc;
 use std::time::Instant;

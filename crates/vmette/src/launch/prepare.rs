@@ -1,12 +1,11 @@
 //! Everything of a run that is there before its machine: kernel, rootfs, disks, and what the guest is told of them.
 
-use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use vmette_vmm::{Console, Disk, MachineSpec, Origin, Share};
 use vmette_wire::agent::{self, Boot, Overlay, Root};
 
+use super::scratch::Scratch;
 use super::{Launcher, image};
 use crate::assets::{self, AssetOptions, CacheRoot};
 use crate::report::RootfsReport;
@@ -15,7 +14,7 @@ use crate::{Config, Error, Rootfs, RootfsArtifact, RootfsBlock, ca};
 /// What has to outlive the machine.
 #[derive(Default)]
 pub(crate) struct Held {
-    scratch: Option<File>,
+    scratch: Option<Scratch>,
     rootfs: Option<vmette_image::InUse>,
 }
 
@@ -78,9 +77,9 @@ impl Launcher<'_> {
         let mut disks = Vec::new();
         let mut overlay = if config.is_root_read_only() { Overlay::None } else { Overlay::Tmpfs };
         if let Some(mib) = config.scratch_mib {
-            let (file, path) = self.scratch(mib)?;
-            disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path, read_only: false });
-            held.scratch = Some(file);
+            let scratch = Scratch::make(self.cache, mib)?;
+            disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
+            held.scratch = Some(scratch);
             overlay = Overlay::Scratch;
         }
         for (i, path) in config.disks.iter().enumerate() {
@@ -122,17 +121,6 @@ impl Launcher<'_> {
             && !config.switch_root;
         let ca_bundle = ca_bundle.unwrap_or_default();
         Ok(Prepared { spec, boot, ca_bundle, root_in_template, rootfs, held })
-    }
-
-    /// A scratch image without a name: it is gone with the processes that have it open, however they end. It lies in
-    /// the cache, because a folder for temporary files may well be memory.
-    fn scratch(&self, mib: u64) -> Result<(File, PathBuf), Error> {
-        let folder = self.cache.path().join("scratch");
-        fs::create_dir_all(&folder)?;
-        let image = vmette_image::make_scratch(&folder, mib)?;
-        let file = File::options().read(true).write(true).open(image.path())?;
-        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        Ok((file, path.into()))
     }
 
     fn builtin(&self, options: &AssetOptions) -> Result<RootfsBlock, Error> {
