@@ -6,10 +6,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test bench audit install clean
+.PHONY: help setup build run test vz-check sign universal bench audit install clean
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing to build and run; sudo only for apt-get, and it says so
 	@scripts/setup
@@ -23,6 +23,16 @@ run: build ## Do real work in a machine and show what it can and cannot reach
 test: ## Install what the tests need as well, and run every check and test
 	@scripts/setup test
 	@scripts/test
+
+vz-check: ## Check the engine of macOS on Linux, and run it on a stand-in for the system's frameworks
+	@scripts/setup test
+	@scripts/vz-check
+
+sign: build ## On a Mac: give the built program the entitlement that machines need
+	@scripts/sign $(TARGET)/release/vmette
+
+universal: setup ## On a Mac: build for both of Apple's processors in one program, and sign it
+	@scripts/universal
 
 bench: build ## Measure against the same kernel in plain QEMU and against other sandboxes
 	@scripts/bench

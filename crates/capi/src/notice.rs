@@ -18,6 +18,8 @@ pub enum VmetteNoticeKind {
     Warning = 1,
     /// Something is being downloaded; `text` is its name.
     Download = 2,
+    /// What the guest sent to the port that answers with it: escaped, and bounded.
+    Vsock = 3,
 }
 
 /// Something that a person may want to know while a root is resolved or a session starts.
@@ -67,6 +69,7 @@ pub(crate) fn observer(sink: NoticeSink) -> Observer {
     Arc::new(move |notice: &Notice| match notice {
         Notice::Progress(text) => sink.tell(VmetteNoticeKind::Progress, text, 0, 0),
         Notice::Warning(text) => sink.tell(VmetteNoticeKind::Warning, text, 0, 0),
+        Notice::Vsock(text) => sink.tell(VmetteNoticeKind::Vsock, text, 0, 0),
     })
 }
 

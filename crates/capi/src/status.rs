@@ -75,7 +75,9 @@ impl From<library::Error> for Failure {
             Error::StartFailed(_) => VmetteStatus::StartFailed,
             Error::RestoreFailed(_) => VmetteStatus::RestoreFailed,
             Error::SaveFailed(_) => VmetteStatus::SaveFailed,
-            Error::SnapshotUnsupported => VmetteStatus::SnapshotUnsupported,
+            Error::Engine(library::engine_api::Error::Unsupported {
+                operation: "save" | "restore", ..
+            }) => VmetteStatus::SnapshotUnsupported,
             Error::Timeout(_) => VmetteStatus::Timeout,
             Error::Vsock(_) => VmetteStatus::Vsock,
             Error::Agent(_) => VmetteStatus::AgentLost,

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -140,5 +140,13 @@ impl World for Hosted {
 
     fn reconnects(&self) -> bool {
         false
+    }
+
+    fn listener(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn accept(&mut self) -> io::Result<Option<OwnedFd>> {
+        Ok(None)
     }
 }

@@ -27,6 +27,7 @@ mod trust;
 mod users;
 mod vm;
 mod volumes;
+mod vsock_host;
 pub mod world;
 
 pub use hosted::{Hosted, Record};

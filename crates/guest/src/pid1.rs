@@ -16,6 +16,7 @@ use vmette_wire::agent::AGENT_PORT_NAME;
 use crate::devices::{self, Uevents};
 use crate::sys::{self, Forked, Namespaces};
 use crate::vm::Vm;
+use crate::vsock_host::Port;
 use crate::{log, modules, net, serve};
 
 /// How long the machine waits for the port to the host.
@@ -37,6 +38,11 @@ enum InitError {
         PORT_DEADLINE.as_secs()
     )]
     NoPort { failed: String },
+    #[error(
+        "no vsock device within {} s; modules that could not be loaded: {failed}",
+        PORT_DEADLINE.as_secs()
+    )]
+    NoVsock { failed: String },
 }
 
 /// Runs as `/init`. Returns only to a caller that is not PID 1, with an exit status.
@@ -55,8 +61,8 @@ pub fn run() -> i32 {
     }));
     sys::ignore_broken_pipes();
     umask(Mode::from_raw_mode(0o022));
-    let agent = bring_up().and_then(|port| match sys::fork(Namespaces::Same) {
-        Ok(None) => serve_host(port),
+    let agent = bring_up().and_then(|(port, vm)| match sys::fork(Namespaces::Same) {
+        Ok(None) => serve_host(port, vm),
         Ok(Some(agent)) => Ok(agent),
         Err(source) => Err(InitError::Io { what: "fork the agent", source }),
     });
@@ -67,8 +73,8 @@ pub fn run() -> i32 {
     power_off()
 }
 
-/// From the kernel's bare hand-over to an open port.
-fn bring_up() -> Result<OwnedFd, InitError> {
+/// From the kernel's bare hand-over to a connection with the host.
+fn bring_up() -> Result<(OwnedFd, Vm), InitError> {
     let failed = |what| move |source: io::Error| InitError::Io { what, source };
     machine_mount("devtmpfs", "/dev").map_err(failed("mount /dev"))?;
     fill_standard_descriptors().map_err(failed("open /dev/null"))?;
@@ -80,15 +86,24 @@ fn bring_up() -> Result<OwnedFd, InitError> {
     }
     net::loopback_up().map_err(failed("bring the loopback interface up"))?;
     let uevents = Uevents::subscribe().map_err(failed("listen for devices"))?;
+    if let Some(port) = Port::of_this_machine().map_err(failed("read the kernel's command line"))? {
+        let opened = port.open(&uevents, PORT_DEADLINE).map_err(failed("connect to the host by vsock"))?;
+        let (stream, listener) = opened.ok_or_else(|| InitError::NoVsock { failed: listed(&missing) })?;
+        return Ok((stream, Vm::new(Some(listener))));
+    }
     let port = uevents
         .wait_for(PORT_DEADLINE, || devices::port(AGENT_PORT_NAME))
         .map_err(failed("look for the agent's port"))?;
     let Some(port) = port else {
-        let failed = if missing.is_empty() { "none".to_owned() } else { missing.join(", ") };
-        return Err(InitError::NoPort { failed });
+        return Err(InitError::NoPort { failed: listed(&missing) });
     };
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    open(&port, flags, Mode::empty()).map_err(|e| failed("open the agent's port")(e.into()))
+    let port = open(&port, flags, Mode::empty()).map_err(|e| failed("open the agent's port")(e.into()))?;
+    Ok((port, Vm::new(None)))
+}
+
+fn listed(modules: &[String]) -> String {
+    if modules.is_empty() { "none".to_owned() } else { modules.join(", ") }
 }
 
 fn machine_mount(fstype: &str, target: &str) -> io::Result<()> {
@@ -108,7 +123,7 @@ fn fill_standard_descriptors() -> io::Result<()> {
 }
 
 /// The agent's process. Its end, for whatever reason, is the end of the machine.
-fn serve_host(port: OwnedFd) -> ! {
+fn serve_host(port: OwnedFd, vm: Vm) -> ! {
     // A name for `ps`, and nothing depends on it.
     let _ = rustix::thread::set_name(c"vmette-agent");
     let protected = OpenOptions::new()
@@ -119,7 +134,7 @@ fn serve_host(port: OwnedFd) -> ! {
         log::error(format_args!("cannot protect the agent from the out-of-memory killer: {e}"));
         sys::exit_now(1);
     }
-    if let Err(e) = serve::serve(port, Vm::new()) {
+    if let Err(e) = serve::serve(port, vm) {
         log::error(format_args!("{e}"));
     }
     sys::exit_now(1)

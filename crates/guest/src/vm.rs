@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -17,6 +17,7 @@ use crate::etc::{self, Files, Identity};
 use crate::log;
 use crate::shares;
 use crate::sys::{self, Forked, Namespaces};
+use crate::vsock_host::Listener;
 use crate::world::{Booting, Place, Purpose, World, WorldError};
 
 /// Where the workload's long commands lie: a tmpfs of its own in every workload.
@@ -32,6 +33,8 @@ pub struct Vm {
     /// The child that changes what is mounted in the root.
     changer: Option<Forked>,
     workload: Option<Workload>,
+    /// Where another host may connect.
+    listener: Option<Listener>,
 }
 
 /// The child that builds the root.
@@ -68,8 +71,8 @@ enum Init {
 impl Vm {
     /// A machine without a workload.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub(crate) fn new(listener: Option<Listener>) -> Self {
+        Self { listener, ..Self::default() }
     }
 
     /// A clone of a machine whose root had been built: its files still name the template. A mount over a file of a
@@ -262,6 +265,14 @@ impl World for Vm {
 
     fn reconnects(&self) -> bool {
         true
+    }
+
+    fn listener(&self) -> Option<BorrowedFd<'_>> {
+        self.listener.as_ref().map(Listener::as_fd)
+    }
+
+    fn accept(&mut self) -> io::Result<Option<OwnedFd>> {
+        self.listener.as_ref().map_or(Ok(None), Listener::accept)
     }
 }
 

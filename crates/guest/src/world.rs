@@ -81,6 +81,15 @@ pub trait World {
 
     /// Whether a host that goes away may come back on the same stream.
     fn reconnects(&self) -> bool;
+
+    /// What becomes readable when another host is there, if one may come that way. It takes the place of the last one.
+    fn listener(&self) -> Option<BorrowedFd<'_>>;
+
+    /// The host that has come through [`World::listener`], if it is one.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn accept(&mut self) -> io::Result<Option<OwnedFd>>;
 }
 
 /// How far a boot is.

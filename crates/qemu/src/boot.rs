@@ -10,11 +10,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use vmette_vmm::console::LastLines;
 use vmette_vmm::{Console, ControlStream, Error, MachineEnd, MachineSpec, Result, Slot};
 
 use crate::ENGINE;
 use crate::args::{self, Fds};
-use crate::console::LastLines;
 use crate::memory;
 use crate::plan::{Plan, Plugged};
 use crate::process::{Process, Spawn, number};

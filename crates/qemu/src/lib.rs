@@ -8,7 +8,6 @@ mod accel;
 mod args;
 mod boot;
 mod checks;
-mod console;
 mod digest;
 mod engine;
 mod host_facts;

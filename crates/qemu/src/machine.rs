@@ -13,9 +13,9 @@ use serde_json::Value;
 use vmette_vmm::{ControlStream, Error, Machine, MachineEnd, Result, Slot, VsockListener, VsockStream};
 
 use crate::boot::{self, Prepared, Running, failed};
-use crate::console::LastLines;
 use crate::save;
 use crate::shares::Server;
+use vmette_vmm::console::LastLines;
 
 /// How long to wait for the last words of a process that has ended: they are in a buffer already.
 const LAST_WORDS: Duration = Duration::from_secs(2);

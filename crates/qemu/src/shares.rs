@@ -9,11 +9,11 @@ use serde_json::json;
 use vmette_vmm::{Error, Result, Share};
 
 use crate::boot::failed;
-use crate::console::LastLines;
 use crate::plan::Plugged;
 use crate::process::Process;
 use crate::qmp::Qmp;
 use crate::share;
+use vmette_vmm::console::LastLines;
 
 /// How long the guest may take to let go of a device.
 const UNPLUG_LIMIT: Duration = Duration::from_secs(30);

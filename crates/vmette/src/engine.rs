@@ -7,8 +7,11 @@ use vmette_vmm::Hypervisor;
 use crate::assets::CacheRoot;
 use crate::{Config, Error};
 
+/// Whether it starts an uncompressed x86 kernel at its PVH entry. VZ takes the image that the kernel's build makes.
+pub(crate) const STARTS_ELF: bool = cfg!(all(target_os = "linux", not(vz_check)));
+
 /// The engine for this host.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(vz_check)))]
 pub(crate) fn for_this_host(config: &Config, cache: &CacheRoot) -> Result<Arc<dyn Hypervisor>, Error> {
     let options = vmette_qemu::QemuOptions {
         cache_dir: Some(cache.path().to_owned()),
@@ -19,10 +22,16 @@ pub(crate) fn for_this_host(config: &Config, cache: &CacheRoot) -> Result<Arc<dy
 }
 
 /// The engine for this host.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(target_os = "macos", vz_check))]
+pub(crate) fn for_this_host(_config: &Config, cache: &CacheRoot) -> Result<Arc<dyn Hypervisor>, Error> {
+    Ok(Arc::new(vmette_vz::Vz::new(cache.path())))
+}
+
+/// The engine for this host.
+#[cfg(not(any(target_os = "linux", target_os = "macos", vz_check)))]
 pub(crate) fn for_this_host(_config: &Config, _cache: &CacheRoot) -> Result<Arc<dyn Hypervisor>, Error> {
     Err(Error::Engine(vmette_vmm::Error::Unavailable {
-        engine: "Virtualization.framework",
-        reason: "this version has no engine for this operating system yet; it runs on Linux".into(),
+        engine: "vmette",
+        reason: "there is no engine for this operating system; it runs on Linux and macOS".into(),
     }))
 }

@@ -29,14 +29,7 @@ pub(crate) fn now_ns() -> u64 {
 
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
-    let mut filled = 0;
-    while filled < N {
-        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
-            Ok(n) => filled += n,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(Error::Io(e.into())),
-        }
-    }
+    getrandom::fill(&mut bytes).map_err(|e| Error::Io(e.into()))?;
     Ok(bytes)
 }
 

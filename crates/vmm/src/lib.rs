@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 
 mod capabilities;
+pub mod checks;
+pub mod console;
 mod error;
 pub mod fake;
 mod machine;

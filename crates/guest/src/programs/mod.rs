@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use crate::sys;
+use crate::sys::{self, VsockAddr};
 
 /// Where they are, below the workload's root.
 pub(crate) const FOLDER: &str = "usr/local/bin";
@@ -41,25 +41,31 @@ pub fn run(args: impl Iterator<Item = OsString>) -> Option<i32> {
 /// `vsock-send PORT [CID]`: connects, and passes stdin there and stdout back.
 fn send(args: &[OsString]) -> io::Result<i32> {
     let (port, cid) = match args {
-        [port] => (number(port), Some(libc::VMADDR_CID_HOST)),
+        [port] => (number(port), Some(sys::CID_HOST)),
         [port, cid] => (number(port), number(cid)),
         _ => (None, None),
     };
     let (Some(port), Some(cid)) = (port, cid) else {
         return Ok(usage("vsock-send PORT [CID]"));
     };
-    exchange::with_stdio(sys::vsock_connect(cid, port)?)
+    exchange::with_stdio(sys::vsock_connect(VsockAddr { cid, port })?)
 }
 
 /// `vsock-listen PORT`: accepts one connection, and passes stdin there and stdout back.
 fn listen(args: &[OsString]) -> io::Result<i32> {
     let [port] = args else { return Ok(usage("vsock-listen PORT")) };
     let Some(port) = number(port) else { return Ok(usage("vsock-listen PORT")) };
-    exchange::with_stdio(accept(&sys::vsock_listen(port)?)?)
+    exchange::with_stdio(accept(&listen_on(port)?)?)
 }
 
+/// Listens on a port, for one connection at a time.
+fn listen_on(port: u32) -> io::Result<OwnedFd> {
+    sys::vsock_listen(VsockAddr { cid: sys::CID_ANY, port }, 1)
+}
+
+/// Waits until somebody has connected, from wherever.
 fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
-    Ok(rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC)?)
+    Ok(sys::vsock_accept(listener)?.0)
 }
 
 /// A port or a context, in decimal.

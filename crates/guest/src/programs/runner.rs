@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 
 use rustix::net::{Shutdown, shutdown};
 
-use super::{accept, number, usage};
-use crate::sys;
+use super::{accept, listen_on, number, usage};
+use crate::sys::{self, CID_HOST, VsockAddr};
 
 /// Longest command, in bytes.
 const COMMAND_MAX: u64 = 65_535;
@@ -21,8 +21,8 @@ pub(super) fn run(args: &[OsString]) -> io::Result<i32> {
     let [signal, listen] = args else { return Ok(usage(form)) };
     let (Some(signal), Some(listen)) = (number(signal), number(listen)) else { return Ok(usage(form)) };
     // Who hears that it is ready can connect.
-    let listener = sys::vsock_listen(listen)?;
-    let mut ready = File::from(sys::vsock_connect(libc::VMADDR_CID_HOST, signal)?);
+    let listener = listen_on(listen)?;
+    let mut ready = File::from(sys::vsock_connect(VsockAddr { cid: CID_HOST, port: signal })?);
     ready.write_all(b"READY\n")?;
     drop(ready);
     let connection = accept(&listener)?;

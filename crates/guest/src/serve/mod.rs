@@ -136,6 +136,9 @@ pub fn serve(stream: OwnedFd, world: impl World) -> Result<(), ServeError> {
     ioctl_fionbio(&stream, true).map_err(port_error)?;
     let poll = Poll::new()?;
     poll.both(stream.as_fd(), Role::Port, 0)?;
+    if let Some(listener) = world.listener() {
+        poll.readable(listener, Role::Listener, 0)?;
+    }
     let mut agent = Agent {
         world,
         poll,
@@ -257,6 +260,7 @@ impl<W: World> Agent<W> {
         for (role, id) in self.poll.wait(more, deadline)? {
             match role {
                 Role::Port => self.port_readable = true,
+                Role::Listener => self.welcome()?,
                 Role::Boot => self.finish_boot()?,
                 Role::Stdin | Role::Stdout | Role::Stderr | Role::Exit => {
                     if let Some(Stream::Exec(running)) = self.streams.get_mut(&id) {
@@ -270,6 +274,18 @@ impl<W: World> Agent<W> {
             }
         }
         self.jobs.expire(&mut self.out)
+    }
+
+    /// Another host takes the place of the one before, which a restored machine may still seem to have.
+    fn welcome(&mut self) -> Result<(), ServeError> {
+        while let Some(stream) = self.world.accept().map_err(ServeError::Port)? {
+            ioctl_fionbio(&stream, true).map_err(port_error)?;
+            self.disconnect();
+            self.poll.both(stream.as_fd(), Role::Port, 0)?;
+            self.port = stream;
+            self.port_readable = true;
+        }
+        Ok(())
     }
 
     fn finish_boot(&mut self) -> Result<(), ServeError> {

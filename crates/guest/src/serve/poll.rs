@@ -18,6 +18,8 @@ const BATCH: usize = 64;
 pub(crate) enum Role {
     /// The stream to the host.
     Port,
+    /// Another host.
+    Listener,
     /// The report of a boot under way.
     Boot,
     /// A command's input.
@@ -38,8 +40,9 @@ pub(crate) enum Role {
     Sync,
 }
 
-const ROLES: [Role; 10] = [
+const ROLES: [Role; 11] = [
     Role::Port,
+    Role::Listener,
     Role::Boot,
     Role::Stdin,
     Role::Stdout,

@@ -12,7 +12,7 @@ use rustix::process::Pid;
 
 pub(crate) use ioctl::{add_entropy, interface_up};
 pub(crate) use spawn::{Credentials, Launch, SpawnError, Spawned, Step, spawn};
-pub(crate) use vsock::{connect as vsock_connect, listen as vsock_listen};
+pub(crate) use vsock::{CID_ANY, CID_HOST, VsockAddr, vsock_accept, vsock_connect, vsock_listen};
 
 /// A child that [`fork`] made.
 #[derive(Debug)]

@@ -111,6 +111,7 @@ pub fn boot_assets(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<Bo
     };
     let vmlinux = match kernel.origin {
         Origin::Explicit => None,
+        _ if !crate::engine::STARTS_ELF => None,
         _ => vmlinux_of(&kernel.image, &options.cache, progress)?,
     };
     Ok(BootAssets {

@@ -5,6 +5,7 @@ mod image;
 mod prepare;
 mod resume;
 mod saving;
+mod scratch;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,12 +1,11 @@
 //! Everything of a run that is there before its machine: kernel, rootfs, disks, and what the guest is told of them.
 
-use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use vmette_vmm::{Console, Disk, MachineSpec, Origin, Share};
 use vmette_wire::agent::{self, Boot, Overlay, Root};
 
+use super::scratch::Scratch;
 use super::{Launcher, image};
 use crate::assets::{self, AssetOptions, CacheRoot, Key};
 use crate::report::RootfsReport;
@@ -16,7 +15,7 @@ use crate::{Config, Error, Rootfs, RootfsArtifact, RootfsBlock, ca, vsock};
 /// What has to outlive the machine.
 #[derive(Default)]
 pub(crate) struct Held {
-    pub(super) scratch: Option<File>,
+    pub(super) scratch: Option<Scratch>,
     pub(super) rootfs: Option<vmette_image::InUse>,
 }
 
@@ -86,9 +85,9 @@ impl Launcher<'_> {
         let mut disks = Vec::new();
         let mut overlay = if config.is_root_read_only() { Overlay::None } else { Overlay::Tmpfs };
         if let Some(mib) = config.scratch_mib {
-            let (file, path) = self.scratch(mib)?;
-            disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path, read_only: false });
-            held.scratch = Some(file);
+            let scratch = Scratch::make(self.cache, mib)?;
+            disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
+            held.scratch = Some(scratch);
             overlay = Overlay::Scratch;
         }
         for (i, path) in config.disks.iter().enumerate() {
@@ -125,17 +124,6 @@ impl Launcher<'_> {
         let ca_digest = ca_bundle.as_ref().map(|bundle| Key::new().bytes(bundle).hex());
         let ca_bundle = ca_bundle.unwrap_or_default();
         Ok(Prepared { spec, boot, ca_bundle, ca_digest, root_in_template, rootfs, base: None, held })
-    }
-
-    /// A scratch image without a name: it is gone with the processes that have it open, however they end. It lies in
-    /// the cache, because a folder for temporary files may well be memory.
-    fn scratch(&self, mib: u64) -> Result<(File, PathBuf), Error> {
-        let folder = self.cache.path().join("scratch");
-        fs::create_dir_all(&folder)?;
-        let image = vmette_image::make_scratch(&folder, mib)?;
-        let file = File::options().read(true).write(true).open(image.path())?;
-        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        Ok((file, path.into()))
     }
 
     pub(super) fn builtin(&self, options: &AssetOptions) -> Result<RootfsBlock, Error> {

@@ -1,17 +1,16 @@
 //! From a snapshot to a machine whose root is as it was saved.
 
-use std::fs::{self, File};
-use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::fs::File;
 
 use vmette_vmm::{Disk, MachineSpec, Origin, Share};
 use vmette_wire::agent::{self, Attach, Boot, Op};
 
 use super::bring_up::{RESTORE_TIMEOUT, ROOT_TIMEOUT, Up};
 use super::prepare::{Held, Prepared, asset_options, spec_of};
+use super::scratch::Scratch;
 use super::{Launcher, accepted, image};
 use crate::assets::{self, Key};
-use crate::snapshot::{self, MACHINE, SCRATCH, Snapshot};
+use crate::snapshot::{MACHINE, SCRATCH, Snapshot};
 use crate::{Error, ca};
 
 impl Launcher<'_> {
@@ -34,9 +33,10 @@ impl Launcher<'_> {
         let mut held = Held { rootfs: Some(in_use), ..Held::default() };
         let mut disks = Vec::new();
         if config.scratch_mib.is_some() {
-            let (file, path) = self.copy_of_scratch(saved)?;
-            disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path, read_only: false });
-            held.scratch = Some(file);
+            let source = File::open(saved.folder().join(SCRATCH))?;
+            let scratch = Scratch::copy_of(self.cache, &source)?;
+            disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
+            held.scratch = Some(scratch);
         }
         let manifest = saved.manifest();
         let shares = config.shares.iter().map(|share| Share {
@@ -90,16 +90,6 @@ impl Launcher<'_> {
              anew",
             saved.fingerprint()
         )))
-    }
-
-    fn copy_of_scratch(&self, saved: &Snapshot) -> Result<(File, PathBuf), Error> {
-        let folder = self.cache.path().join("scratch");
-        fs::create_dir_all(&folder)?;
-        let file = tempfile::tempfile_in(&folder)?;
-        let source = File::open(saved.folder().join(SCRATCH))?;
-        snapshot::copy(&source, &file)?;
-        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        Ok((file, path.into()))
     }
 
     /// The shares as the guest is told of them.

@@ -10,11 +10,12 @@ use vmette_wire::agent::PROTOCOL_VERSION;
 use super::Launcher;
 use super::bring_up::Up;
 use super::prepare::Prepared;
+use super::scratch::Scratch;
 use crate::identity;
 use crate::snapshot::{
     BaseImage, BootFile, Content, Digests, Engine, FORMAT, Manifest, Outside, Saver, Shape,
 };
-use crate::{Config, Error, Rootfs};
+use crate::{Config, Error, Rootfs, vsock};
 
 const NS_PER_S: u64 = 1_000_000_000;
 
@@ -30,7 +31,7 @@ impl Launcher<'_> {
         if !prepared.spec.savable {
             return Err("the session was not started with Config::allow_snapshot".into());
         }
-        let scratch = prepared.held.scratch.as_ref().map(std::fs::File::try_clone);
+        let scratch = prepared.held.scratch.as_ref().map(Scratch::file);
         let manifest = self.manifest(prepared, capabilities).map_err(|e| e.to_string())?;
         Ok(Saver {
             machine: up.machine.clone(),
@@ -107,6 +108,11 @@ pub(crate) fn possible(config: &Config, capabilities: &Capabilities) -> Result<(
             "the root is the host folder {}, which a snapshot cannot hold: use an image, or an archive of the folder",
             share.path.display()
         ));
+    }
+    if vsock::is_wanted(config) {
+        return Err("the engine cannot save a vsock device: leave vsock out of the session that is saved; those that \
+                    start from the snapshot may have it"
+            .into());
     }
     if let Some(disk) = config.disks.first() {
         return Err(format!(

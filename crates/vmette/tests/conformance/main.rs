@@ -1,5 +1,5 @@
 //! What a session promises, on every engine: the same suite over the in-process engine, which serves the real agent's
-//! code without a machine, and over QEMU.
+//! code without a machine, and over QEMU; and over VZ on the stand-in for its frameworks.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,10 +8,12 @@
 )]
 
 mod fake;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(vz_check)))]
 mod image;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(vz_check)))]
 mod qemu;
 #[cfg(target_os = "linux")]
 mod snapshot;
 mod suite;
+#[cfg(all(vz_check, not(target_vendor = "apple")))]
+mod vz;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vmette_vmm::{Error, Result};
+use crate::{Error, Result};
 
 /// Lines that are kept.
 const LINES_MAX: usize = 64;
@@ -26,7 +26,7 @@ const PANIC: &str = "Kernel panic - not syncing";
 
 /// A bounded window on a stream of text, filled by a thread of its own.
 #[derive(Debug, Default)]
-pub(crate) struct LastLines {
+pub struct LastLines {
     state: Mutex<State>,
     closed: Condvar,
 }
@@ -41,7 +41,7 @@ struct State {
 
 impl LastLines {
     /// Reads `source` to its end on a new thread; the raw bytes go on to `copy`.
-    pub(crate) fn follow<R>(name: &str, mut source: R, copy: Option<Arc<File>>) -> Result<Arc<Self>>
+    pub fn follow<R>(name: &str, mut source: R, copy: Option<Arc<File>>) -> Result<Arc<Self>>
     where
         R: Read + Send + 'static,
     {
@@ -89,7 +89,7 @@ impl LastLines {
     }
 
     /// Waits for the end of the stream, so that what was printed last is there.
-    pub(crate) fn wait_closed(&self, limit: Duration) {
+    pub fn wait_closed(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         let mut state = self.lock();
         while !state.closed {
@@ -102,7 +102,7 @@ impl LastLines {
     }
 
     /// The last lines as an indented block, empty when nothing was printed.
-    pub(crate) fn tail(&self) -> String {
+    pub fn tail(&self) -> String {
         let state = self.lock();
         let skip = state.lines.len().saturating_sub(LINES_SHOWN);
         state.lines.iter().skip(skip).fold(String::new(), |text, line| text + "\n  " + line)
@@ -110,7 +110,7 @@ impl LastLines {
 
     /// The line with which the guest's kernel gave up, if it did. A guest can print it without giving up: this is for
     /// messages, nothing is decided by it but their wording.
-    pub(crate) fn panic(&self) -> Option<String> {
+    pub fn panic(&self) -> Option<String> {
         self.lock().panic.clone()
     }
 

@@ -1,0 +1,225 @@
+//! The suite on the engine of macOS, on the stand-in for its frameworks, and how sessions on it end. The guest is a process
+//! that serves the real agent, see the stand-in's guest in `crates/vz/examples`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vmette::{
+    Accelerator, Config, Error, ExecOptions, ExitStatus, Isolation, Rootfs, RootfsShare, Session, SessionEnd,
+    ShareMount, StartedFrom, StopHandle,
+};
+
+use crate::suite::{self, Bench};
+
+const KEEP: usize = 1 << 20;
+
+/// Longer than anything here takes.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Built with the tests of the engine, beside these.
+fn guest() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let guest = own.parent().and_then(Path::parent).unwrap().join("examples/standin_guest");
+    assert!(guest.is_file(), "{}: build the examples of vmette-vz first", guest.display());
+    guest
+}
+
+/// A machine whose agent works below a folder of its own; the library picks the engine.
+fn config(dir: &Path, words: &str) -> Config {
+    let root = dir.join("root");
+    fs::create_dir_all(&root).unwrap();
+    fs::write(dir.join("initramfs"), "x").unwrap();
+    let rootfs = RootfsShare { path: root.clone(), read_only: false };
+    Config {
+        kernel: guest(),
+        initramfs: dir.join("initramfs"),
+        cmdline: format!("console=hvc0 quiet root={} {words}", root.display()),
+        rootfs: Some(Rootfs::Share(rootfs)),
+        cache_dir: Some(dir.join("cache")),
+        capture_output: true,
+        ..Config::default()
+    }
+}
+
+fn bench() -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), "");
+    Bench::of_host(dir, config)
+}
+
+suite::tests!(bench);
+
+fn shell(dir: &Path, words: &str, command: &str) -> Result<Session, Error> {
+    Session::start(&Config { exec_cmd: Some(command.into()), ..config(dir, words) })
+}
+
+fn open_files() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn the_library_has_picked_vz() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::start(&config(dir.path(), "")).unwrap();
+    let report = session.report().unwrap();
+    assert!(report.engine.starts_with("Virtualization.framework"), "{}", report.engine);
+    assert_eq!((report.accelerator, report.isolation), (Accelerator::Hvf, Isolation::Hardware));
+    assert_eq!(report.started_from, StartedFrom::Cold);
+}
+
+#[test]
+fn a_start_that_fails_is_an_error_with_the_frameworks_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = shell(dir.path(), "standin.start=fail", "true").expect_err("no machine").to_string();
+    assert!(error.contains("failed to start"), "{error}");
+    let error = shell(dir.path(), "standin.unsigned", "true").expect_err("no machine").to_string();
+    assert!(error.contains("codesign"), "{error}");
+}
+
+#[test]
+fn a_guest_that_stops_with_an_error_ends_the_session_with_its_last_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = shell(dir.path(), "guest=crash", "true").expect_err("no agent").to_string();
+    assert!(error.contains("stopped unexpectedly") && error.contains("last words"), "{error}");
+    let dir = tempfile::tempdir().unwrap();
+    // The agent is the parent of its commands.
+    let session = Session::start(&config(dir.path(), "")).unwrap();
+    let _killer = session.exec(&ExecOptions::shell("kill -9 $PPID"));
+    let end = session.wait();
+    assert!(matches!(&end, SessionEnd::Error(cause) if cause.contains("stopped unexpectedly")), "{end:?}");
+    assert!(session.ping().is_err());
+}
+
+#[test]
+fn a_timeout_ends_a_guest_that_never_comes_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { timeout_seconds: Some(1), ..config(dir.path(), "guest=silent") };
+    let session = Session::start(&config).unwrap();
+    assert_eq!(session.wait(), SessionEnd::TimedOut);
+}
+
+#[test]
+fn a_stop_during_the_start_ends_it_as_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let stop = StopHandle::new();
+    let config = config(dir.path(), "guest=silent");
+    thread::scope(|scope| {
+        let starter = scope.spawn(|| Session::builder(&config).stop_handle(&stop).start());
+        stop.stop();
+        assert_eq!(starter.join().unwrap().unwrap().wait(), SessionEnd::Stopped);
+    });
+}
+
+#[test]
+fn grants_reach_the_machine_as_they_were_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    let share = ShareMount { read_only: true, ..ShareMount::new("in", dir.path()) };
+    let config = Config {
+        shares: vec![share, ShareMount::new("work", dir.path())],
+        disks: vec![disk.clone()],
+        scratch_mib: Some(16),
+        vcpus: 3,
+        mem_mib: 384,
+        ..config(dir.path(), "")
+    };
+    let _session = Session::start(&config).unwrap();
+    let given = fs::read_to_string(dir.path().join("root/machine")).unwrap();
+    for line in [
+        "cpus=3".to_owned(),
+        format!("memory={}", 384 << 20),
+        format!("share=rootfs:ro:{}", dir.path().join("root").display()),
+        format!("share=in:ro:{}", dir.path().display()),
+        format!("share=work:rw:{}", dir.path().display()),
+        format!("disk=disk0:rw:{}", disk.display()),
+    ] {
+        assert!(given.lines().any(|given| given == line), "{line} in {given}");
+    }
+    assert!(given.contains("disk=scratch:rw:"), "{given}");
+}
+
+#[test]
+fn sessions_start_from_a_template() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    fs::write(&image, vec![0; 4096]).unwrap();
+    let rootfs = vmette::RootfsBlock { path: image.clone(), fstype: vmette::BlockFs::Squashfs };
+    let config = Config { rootfs: Some(Rootfs::Block(rootfs)), ..config(dir.path(), "") };
+    for _ in 0..2 {
+        let session = Session::start(&config).unwrap();
+        let report = session.report().unwrap();
+        assert_eq!(report.started_from, StartedFrom::Template, "{:?}", report.notes);
+        let all = session.exec(&ExecOptions::shell("echo restored")).unwrap().collect(KEEP).unwrap();
+        assert_eq!((all.stdout.as_slice(), all.status), (&b"restored\n"[..], ExitStatus::Code(0)));
+        let given = fs::read_to_string(dir.path().join("root/machine")).unwrap();
+        assert!(given.contains(&format!("disk=rootfs:ro:{}", image.display())), "{given}");
+    }
+}
+
+#[test]
+fn eight_sessions_at_once_are_apart_and_leave_no_descriptor() {
+    let dir = tempfile::tempdir().unwrap();
+    // The first makes what all share.
+    drop(shell(dir.path(), "", "true").unwrap());
+    let before = open_files();
+    thread::scope(|scope| {
+        for i in 0..8 {
+            let dir = dir.path().join(i.to_string());
+            scope.spawn(move || {
+                let session = shell(&dir, "", &format!("echo {i}; exit {i}")).unwrap();
+                let output = session.wait_captured();
+                assert_eq!((output.exit_code, output.output), (i, format!("{i}\n")));
+                // Some are stopped, some only dropped.
+                if i % 2 == 0 {
+                    session.stop();
+                }
+            });
+        }
+    });
+    let deadline = Instant::now() + LIMIT;
+    // What threads of a session hold goes with them, a moment after its end.
+    while open_files() > before && Instant::now() < deadline {
+        thread::yield_now();
+    }
+    assert_eq!(open_files(), before);
+}
+
+#[test]
+fn a_session_that_is_dropped_ends_its_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let marker = dir.path().join("root/pid");
+    let session = shell(dir.path(), "", &format!("echo $$ > {}; exec sleep 1000", marker.display())).unwrap();
+    let deadline = Instant::now() + LIMIT;
+    let pid = loop {
+        match fs::read_to_string(&marker) {
+            Ok(text) if text.ends_with('\n') => break text.trim().to_owned(),
+            _ => assert!(Instant::now() < deadline),
+        }
+    };
+    drop(session);
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        assert!(Instant::now() < deadline, "the command lives on");
+    }
+}
+
+#[test]
+fn concurrent_first_runs_share_a_template_and_none_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    fs::write(&image, vec![0; 4096]).unwrap();
+    let rootfs = vmette::RootfsBlock { path: image, fstype: vmette::BlockFs::Squashfs };
+    let config = Arc::new(Config { rootfs: Some(Rootfs::Block(rootfs)), ..config(dir.path(), "") });
+    let runs: Vec<_> = (0..4)
+        .map(|_| {
+            let config = config.clone();
+            thread::spawn(move || Session::start(&config).unwrap().report().unwrap().started_from)
+        })
+        .collect();
+    for run in runs {
+        assert_eq!(run.join().unwrap(), StartedFrom::Template);
+    }
+}

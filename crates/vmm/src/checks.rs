@@ -1,0 +1,181 @@
+//! What every engine refuses in a spec, before anything is started: missing files, names that no device can carry.
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, MachineSpec, Result};
+
+/// Longest serial number of a virtio-blk device.
+const SERIAL_MAX: usize = 20;
+
+/// Longest tag of a virtio-fs device.
+const TAG_MAX: usize = 36;
+
+/// The serial number that the rootfs has.
+pub const ROOTFS_SERIAL: &str = "rootfs";
+
+/// The spec with absolute paths, since whoever runs the machine may do so in another folder. All of its files are there
+/// and of the right kind, all of its names are unique and fit their devices. Sizes are the engine's to check.
+///
+/// # Errors
+/// [`Error::File`] or [`Error::InvalidSpec`], naming what is wrong.
+pub fn checked(mut spec: MachineSpec) -> Result<MachineSpec> {
+    if spec.cmdline.contains(char::is_control) {
+        return invalid("the kernel command line has a control character".into());
+    }
+    absolute(&mut spec.kernel)?;
+    absolute(&mut spec.initramfs)?;
+    file("kernel", &spec.kernel, true)?;
+    file("initramfs", &spec.initramfs, true)?;
+    if let Some(rootfs) = &mut spec.rootfs {
+        absolute(rootfs)?;
+        file("rootfs image", rootfs, true)?;
+    }
+    let mut serials = BTreeSet::from([ROOTFS_SERIAL.to_owned()]);
+    for disk in &mut spec.disks {
+        serial(&disk.serial)?;
+        if !serials.insert(disk.serial.clone()) {
+            return invalid(format!("two disks have the serial number {:?}", disk.serial));
+        }
+        absolute(&mut disk.path)?;
+        file("disk image", &disk.path, disk.read_only)?;
+    }
+    let mut tags = BTreeSet::new();
+    for share in &mut spec.shares {
+        tag(&share.tag)?;
+        if !tags.insert(share.tag.clone()) {
+            return invalid(format!("two shares have the tag {:?}", share.tag));
+        }
+        absolute(&mut share.path)?;
+        folder(&share.path)?;
+    }
+    Ok(spec)
+}
+
+fn invalid<T>(message: String) -> Result<T> {
+    Err(Error::InvalidSpec(message))
+}
+
+fn absolute(path: &mut PathBuf) -> Result<()> {
+    *path = std::path::absolute(&*path).map_err(Error::io("make a path absolute"))?;
+    if path.to_str().is_none() {
+        return invalid(format!("the path {} is not valid UTF-8", path.display()));
+    }
+    Ok(())
+}
+
+/// Opens it as the engine will, so that the error names the file and its purpose.
+fn file(what: &'static str, path: &Path, read_only: bool) -> Result<()> {
+    let error = |source| Error::File { what, path: path.to_owned(), source };
+    // A named pipe would block in `open`, so its kind is looked at first.
+    let kind = fs::metadata(path).map_err(error)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(error(io::Error::other("is neither a file nor a block device")));
+    }
+    OpenOptions::new().read(true).write(!read_only).open(path).map_err(error)?;
+    Ok(())
+}
+
+fn folder(path: &Path) -> Result<()> {
+    let error = |source| Error::File { what: "shared folder", path: path.to_owned(), source };
+    fs::read_dir(path).map_err(error)?;
+    Ok(())
+}
+
+fn serial(serial: &str) -> Result<()> {
+    let valid = (1..=SERIAL_MAX).contains(&serial.len()) && serial.bytes().all(|b| b.is_ascii_alphanumeric());
+    if valid {
+        return Ok(());
+    }
+    invalid(format!("disk serial number {serial:?}: 1 to {SERIAL_MAX} ASCII letters and digits are possible"))
+}
+
+fn tag(tag: &str) -> Result<()> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let valid = (1..=TAG_MAX).contains(&tag.len()) && tag.bytes().all(allowed) && !tag.starts_with('.');
+    if valid {
+        return Ok(());
+    }
+    invalid(format!(
+        "share tag {tag:?}: 1 to {TAG_MAX} ASCII letters, digits, `-`, `_` and `.` are possible, not starting with a dot"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AcceleratorChoice, Console, Disk, Origin, Share};
+
+    fn spec(dir: &Path) -> MachineSpec {
+        let file = dir.join("file");
+        fs::write(&file, "x").unwrap();
+        MachineSpec {
+            kernel: file.clone(),
+            initramfs: file.clone(),
+            cmdline: "quiet".into(),
+            vcpus: 1,
+            memory_mib: 256,
+            rootfs: Some(file.clone()),
+            slots: 0,
+            disks: vec![Disk { serial: "scratch".into(), path: file, read_only: false }],
+            shares: vec![Share { tag: "work.1".into(), path: dir.into(), read_only: true }],
+            vsock: false,
+            console: Console::Discard,
+            accelerator: AcceleratorChoice::Auto,
+            origin: Origin::Cold,
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut MachineSpec), word: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spec = spec(dir.path());
+        change(&mut spec);
+        let error = checked(spec).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
+
+    #[test]
+    fn a_good_spec_passes_and_its_paths_become_absolute() {
+        let dir = tempfile::tempdir().unwrap();
+        checked(spec(dir.path())).unwrap();
+        let mut relative = PathBuf::from("some/file");
+        absolute(&mut relative).unwrap();
+        assert!(relative.is_absolute());
+    }
+
+    #[test]
+    fn a_command_line_is_one_line() {
+        refused(
+            |spec| {
+                spec.cmdline = "a
+b"
+                .into()
+            },
+            "control character",
+        );
+    }
+
+    #[test]
+    fn files_must_be_there_and_be_files() {
+        refused(|spec| spec.kernel = "/nonexistent/kernel".into(), "kernel /nonexistent/kernel");
+        refused(|spec| spec.initramfs = "/".into(), "initramfs /: is neither");
+        refused(|spec| spec.rootfs = Some("/nonexistent/image".into()), "rootfs image /nonexistent/image");
+        refused(|spec| spec.disks[0].path = "/dev/null".into(), "disk image /dev/null");
+        refused(|spec| spec.shares[0].path = spec.kernel.clone(), "shared folder");
+    }
+
+    #[test]
+    fn names_are_what_the_devices_can_carry() {
+        for bad in ["", "a/b", "..", ".a", "a b", "a\"b", "a,b", "ä", &"x".repeat(TAG_MAX + 1)] {
+            refused(|spec| spec.shares[0].tag = bad.into(), "share tag");
+        }
+        for bad in ["", "a-b", "a,b", &"x".repeat(SERIAL_MAX + 1)] {
+            refused(|spec| spec.disks[0].serial = bad.into(), "serial number");
+        }
+        refused(|spec| spec.shares.push(spec.shares[0].clone()), "two shares");
+        refused(|spec| spec.disks[0].serial = ROOTFS_SERIAL.into(), "two disks");
+    }
+}

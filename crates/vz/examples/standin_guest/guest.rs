@@ -1,0 +1,175 @@
+//! The guest of the stand-in's machines (see crates/vz/standin): a process that serves the real agent.
+//!
+//! Its arguments are the kernel's command line and the machine's devices; its standard input is the wire to the machine,
+//! its output is the console. Words of the command line say how it behaves:
+//!
+//! | word | |
+//! |---|---|
+//! | `root=DIR` | where the agent's files lie; the arguments are written to `DIR/machine` |
+//! | `guest=agent` | connects to the host and serves; the default |
+//! | `guest=off`, `guest=crash`, `guest=panic` | ends at once, with and without an error, or as a kernel that gives up |
+//! | `guest=silent` | does nothing |
+//! | `dial=PORT` | with the agent: connects to that port as well and sends `hello` |
+//! | `vmette.agent=vsock:PORT` | where the agent's host is |
+//!
+//! Ports of its own: 7 echoes, nobody is at the others.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+
+const DIAL: u32 = 1;
+const CONNECT: u32 = 2;
+const ACCEPTED: u32 = 3;
+const REFUSED: u32 = 4;
+
+const ECHO_PORT: u32 = 7;
+
+pub(crate) fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let cmdline = arguments.first().cloned().unwrap_or_default();
+    let word = |name: &str| cmdline.split(' ').filter_map(|word| word.strip_prefix(name)).next_back();
+    match word("guest=").unwrap_or("agent") {
+        "off" => ExitCode::SUCCESS,
+        "panic" => {
+            println!("[    1.0] Kernel panic - not syncing: made up");
+            ExitCode::SUCCESS
+        }
+        "crash" => {
+            println!("last words of the guest");
+            ExitCode::from(3)
+        }
+        "silent" => {
+            // The wire's end is the machine's.
+            while receive().is_ok_and(|message| message.is_some()) {}
+            ExitCode::SUCCESS
+        }
+        _ => match agent(&arguments, word("root="), word("vmette.agent=vsock:"), word("dial=")) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                println!("guest: {e}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn agent(arguments: &[String], root: Option<&str>, port: Option<&str>, dial: Option<&str>) -> io::Result<()> {
+    let missing = |what| move || io::Error::other(format!("no {what} in the command line"));
+    let root = root.ok_or_else(missing("root"))?;
+    let port: u32 = port.and_then(|port| port.parse().ok()).ok_or_else(missing("agent's port"))?;
+    std::fs::write(format!("{root}/machine"), arguments.join("\n"))?;
+    let restored = arguments.iter().any(|argument| argument == "restored");
+    let (sender, hosts) = mpsc::channel();
+    if !restored {
+        sender.send(connect(port)?).map_err(io::Error::other)?;
+    }
+    let host: Arc<Mutex<Host>> = Arc::default();
+    let for_wire = host.clone();
+    thread::spawn(move || {
+        // However it ends, the plug is pulled: the agent ends, and what it has started with it.
+        let _ = attend(restored.then_some((port, sender)));
+        let mut host = for_wire.lock().expect("nobody panics with it");
+        host.gone = true;
+        host.hang_up();
+    });
+    if let Some(port) = dial {
+        let port = port.parse().map_err(io::Error::other)?;
+        thread::spawn(move || connect(port).and_then(|mut stream| stream.write_all(b"hello")));
+    }
+    let stream = hosts.recv().map_err(io::Error::other)?;
+    {
+        let mut host = host.lock().expect("nobody panics with it");
+        host.stream = Some(stream.try_clone()?);
+        if host.gone {
+            host.hang_up();
+        }
+    }
+    let world = vmette_guest::Hosted::new(root)?;
+    vmette_guest::serve(OwnedFd::from(stream), world).map_err(io::Error::other)
+}
+
+/// The connection to the host, and whether the machine is gone.
+#[derive(Default)]
+struct Host {
+    stream: Option<UnixStream>,
+    gone: bool,
+}
+
+impl Host {
+    fn hang_up(&self) {
+        if let Some(stream) = &self.stream {
+            // Fails when the host was faster.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Connects to a port of the host.
+fn connect(port: u32) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    send([DIAL, port, 0], Some(&theirs))?;
+    Ok(ours)
+}
+
+/// Answers connections of the host until the wire is cut. The first to the agent's port of a restored machine is its
+/// host.
+fn attend(mut agent: Option<(u32, mpsc::Sender<UnixStream>)>) -> io::Result<()> {
+    while let Some(([kind, port, number], fd)) = receive()? {
+        let Some(fd) = fd.filter(|_| kind == CONNECT) else { continue };
+        let stream = UnixStream::from(fd);
+        if let Some((_, sender)) = agent.take_if(|(agent, _)| *agent == port) {
+            send([ACCEPTED, port, number], None)?;
+            sender.send(stream).map_err(io::Error::other)?;
+        } else if port == ECHO_PORT {
+            send([ACCEPTED, port, number], None)?;
+            thread::spawn(move || {
+                let mut text = Vec::new();
+                (&stream).read_to_end(&mut text).and_then(|_| (&stream).write_all(&text))
+            });
+        } else {
+            send([REFUSED, port, number], None)?;
+        }
+    }
+    Ok(())
+}
+
+fn send(message: [u32; 3], stream: Option<&UnixStream>) -> io::Result<()> {
+    let bytes = message.map(u32::to_ne_bytes).concat();
+    let fds: Vec<_> = stream.iter().map(|stream| stream.as_fd()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    sendmsg(io::stdin(), &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// The next message and what came with it; `None` when the wire is cut.
+fn receive() -> io::Result<Option<([u32; 3], Option<OwnedFd>)>> {
+    let mut bytes = [0; 12];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let got = recvmsg(io::stdin(), &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
+    if got.bytes != bytes.len() {
+        return Ok(None);
+    }
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    let number = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    Ok(Some(([number(0), number(4), number(8)], fd)))
+}

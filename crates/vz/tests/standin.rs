@@ -1,0 +1,471 @@
+//! The engine on the stand-in for macOS, where a machine is a process that serves the real agent.
+#![cfg(all(vz_check, not(target_vendor = "apple")))]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vmette_vmm::{
+    AcceleratorChoice, Console, Disk, Error, Hypervisor, Machine, MachineEnd, MachineSpec, Origin, Share,
+};
+use vmette_vz::Vz;
+
+/// Longer than anything here takes.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A folder for one machine and what it is made of.
+struct Bench {
+    dir: tempfile::TempDir,
+    engine: Vz,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("root")).unwrap();
+        fs::write(dir.path().join("initramfs"), "x").unwrap();
+        fs::write(dir.path().join("image"), vec![0; 4096]).unwrap();
+        let engine = Vz::new(dir.path().join("cache"));
+        Self { dir, engine }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn spec(&self, words: &str) -> MachineSpec {
+        MachineSpec {
+            kernel: guest(),
+            initramfs: self.path("initramfs"),
+            cmdline: format!("root={} {words}", self.path("root").display()).trim_end().to_owned(),
+            vcpus: 2,
+            memory_mib: 256,
+            rootfs: None,
+            slots: 0,
+            disks: Vec::new(),
+            shares: Vec::new(),
+            vsock: false,
+            console: Console::Discard,
+            accelerator: AcceleratorChoice::Auto,
+            origin: Origin::Cold,
+        }
+    }
+
+    fn machine(&self, words: &str) -> Arc<dyn Machine> {
+        self.engine.create(self.spec(words)).unwrap()
+    }
+
+    /// Why a machine like that does not start, and how it ended.
+    fn fails(&self, words: &str) -> (String, MachineEnd) {
+        let machine = self.machine(words);
+        let error = machine.start().expect_err("it does not start").to_string();
+        (error, machine.end().wait_until(Instant::now() + LIMIT).expect("it has ended"))
+    }
+
+    /// What the guest was given, a line each.
+    fn given(&self) -> Vec<String> {
+        fs::read_to_string(self.path("root/machine")).unwrap().lines().map(str::to_owned).collect()
+    }
+}
+
+/// Built beside the tests.
+fn guest() -> PathBuf {
+    let deps = std::env::current_exe().unwrap();
+    let guest = deps.parent().and_then(Path::parent).unwrap().join("examples/standin_guest");
+    assert!(guest.is_file(), "{} is built with the tests of this crate", guest.display());
+    guest
+}
+
+fn open_files() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Waits until the other end is closed.
+fn wait_closed(mut stream: impl Read) {
+    let mut rest = Vec::new();
+    // A reset is an end as well.
+    let _ = stream.read_to_end(&mut rest);
+}
+
+/// The agent answers a `ping`.
+fn assert_answers(stream: &std::os::unix::net::UnixStream) {
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let header = br#"{"op":"ping"}"#;
+    let mut frame = 7u32.to_le_bytes().to_vec();
+    frame.extend(u32::try_from(header.len()).unwrap().to_le_bytes());
+    frame.extend(header);
+    (&*stream).write_all(&frame).unwrap();
+    let mut id = [0; 4];
+    (&*stream).read_exact(&mut id).unwrap();
+    assert_eq!(u32::from_le_bytes(id), 7);
+}
+
+#[test]
+fn a_machine_boots_answers_and_is_stopped() {
+    let bench = Bench::new();
+    let machine = bench.machine("quiet");
+    let stream = machine.start().unwrap();
+    assert_answers(&stream);
+    assert!(machine.start().is_err(), "once per machine");
+    machine.stop();
+    machine.stop();
+    assert_eq!(machine.end().wait(), MachineEnd::Stopped);
+    wait_closed(&stream);
+    assert!(machine.pause().unwrap_err().to_string().contains("stopped"));
+}
+
+#[test]
+fn the_guest_gets_the_devices_of_its_spec() {
+    let bench = Bench::new();
+    let image = bench.path("image");
+    let share = |tag: &str, read_only| Share { tag: tag.into(), path: bench.path("root"), read_only };
+    let machine = bench
+        .engine
+        .create(MachineSpec {
+            rootfs: Some(image.clone()),
+            disks: vec![
+                Disk { serial: "scratch".into(), path: image.clone(), read_only: false },
+                Disk { serial: "disk0".into(), path: image.clone(), read_only: true },
+            ],
+            shares: vec![share("work", false), share("in", true)],
+            ..bench.spec("quiet")
+        })
+        .unwrap();
+    let _stream = machine.start().unwrap();
+    let given = bench.given();
+    let (image, root) = (image.display(), bench.path("root"));
+    let root = root.display();
+    let cmdline = format!("console=hvc0 panic=-1 root={root} quiet vmette.agent=vsock:1024");
+    let expected = [
+        cmdline,
+        format!("initramfs={}", bench.path("initramfs").display()),
+        "cpus=2".into(),
+        format!("memory={}", 256 << 20),
+        "entropy=1".into(),
+        "balloons=1".into(),
+        format!("disk=rootfs:ro:{image}"),
+        format!("disk=scratch:rw:{image}"),
+        format!("disk=disk0:ro:{image}"),
+        format!("share=work:rw:{root}"),
+        format!("share=in:ro:{root}"),
+    ];
+    assert_eq!(given, expected);
+}
+
+#[test]
+fn without_an_image_the_rootfs_is_an_empty_disk() {
+    let bench = Bench::new();
+    let _stream = bench.machine("").start().unwrap();
+    let disk = format!("disk=rootfs:ro:{}", bench.path("cache/vz/empty.img").display());
+    assert!(bench.given().contains(&disk), "{:?}", bench.given());
+}
+
+#[test]
+fn a_refused_configuration_names_what_is_wrong() {
+    let bench = Bench::new();
+    let refused = |change: &dyn Fn(&mut MachineSpec)| {
+        let mut spec = bench.spec("");
+        change(&mut spec);
+        bench.engine.create(spec).err().expect("it is refused").to_string()
+    };
+    assert!(refused(&|s| s.vcpus = 9).contains("9 virtual CPUs: 1 to 8"));
+    assert!(refused(&|s| s.memory_mib = 1).contains("1 MiB of memory: 64 to 16384"));
+    assert!(refused(&|s| s.cmdline = "x".repeat(2000)).contains("kernel command line"));
+    assert!(refused(&|s| s.kernel = "/nonexistent".into()).contains("kernel /nonexistent"));
+    fs::write(bench.path("odd"), "x").unwrap();
+    let odd = refused(&|s| s.rootfs = Some(bench.path("odd")));
+    assert!(odd.contains("rootfs image") && odd.contains("odd") && odd.contains("multiple of 512"), "{odd}");
+    let odd = |s: &mut MachineSpec| {
+        s.disks = vec![Disk { serial: "a".into(), path: bench.path("odd"), read_only: true }];
+    };
+    assert!(refused(&odd).contains("disk image"));
+    let many = |s: &mut MachineSpec| {
+        s.shares = (0..17)
+            .map(|i| Share { tag: format!("t{i}"), path: bench.path("root"), read_only: true })
+            .collect();
+    };
+    assert!(refused(&many).contains("at most 16"));
+    assert!(refused(&|s| s.cmdline = "standin.invalid".into()).contains("asked not to like it"));
+}
+
+#[test]
+fn a_missing_entitlement_is_recognised_with_the_remedy() {
+    let bench = Bench::new();
+    let error = bench.engine.create(bench.spec("standin.unsigned")).err().expect("it is refused");
+    assert!(matches!(&error, Error::Unavailable { reason, .. } if reason.contains("codesign")), "{error}");
+}
+
+#[test]
+fn a_start_that_fails_ends_the_machine() {
+    let (error, end) = Bench::new().fails("standin.start=fail");
+    assert!(error.contains("starting a machine") && error.contains("failed to start"), "{error}");
+    assert!(matches!(end, MachineEnd::Failed(cause) if cause.contains("failed to start")));
+}
+
+#[test]
+fn a_guest_that_ends_before_its_agent_came_is_quoted() {
+    let (error, end) = Bench::new().fails("guest=crash");
+    assert!(error.contains("stopped unexpectedly") && error.contains("last words of the guest"), "{error}");
+    assert!(matches!(end, MachineEnd::Failed(_)));
+    let (error, end) = Bench::new().fails("guest=off");
+    assert!(error.contains("powered off"), "{error}");
+    assert_eq!(end, MachineEnd::PoweredOff);
+    let (error, end) = Bench::new().fails("guest=panic");
+    assert!(error.contains("kernel gave up") && error.contains("made up"), "{error}");
+    assert!(matches!(end, MachineEnd::Failed(_)));
+}
+
+#[test]
+fn a_stop_ends_a_start_that_waits() {
+    for words in ["guest=silent", "standin.start=hang"] {
+        let bench = Bench::new();
+        let machine = bench.machine(words);
+        let starter = {
+            let machine = machine.clone();
+            thread::spawn(move || machine.start().map(drop))
+        };
+        // Wherever the other thread is by now: before, in or after the call that starts it.
+        thread::yield_now();
+        machine.stop();
+        let error = starter.join().unwrap().unwrap_err().to_string();
+        assert!(error.contains("stopped"), "{error}");
+        assert_eq!(machine.end().wait(), MachineEnd::Stopped);
+    }
+}
+
+#[test]
+fn a_machine_that_was_stopped_does_not_start() {
+    let bench = Bench::new();
+    let machine = bench.machine("");
+    machine.stop();
+    assert_eq!(machine.end().wait(), MachineEnd::Stopped);
+    assert!(machine.start().unwrap_err().to_string().contains("stopped before"));
+}
+
+#[test]
+fn the_end_of_the_agent_is_the_end_of_the_machine() {
+    let bench = Bench::new();
+    let machine = bench.machine("");
+    let stream = machine.start().unwrap();
+    stream.shutdown(Shutdown::Both).unwrap();
+    assert_eq!(machine.end().wait_until(Instant::now() + LIMIT), Some(MachineEnd::PoweredOff));
+    assert!(machine.resume().unwrap_err().to_string().contains("powered off"));
+}
+
+#[test]
+fn a_machine_is_paused_and_resumed() {
+    let bench = Bench::new();
+    let machine = bench.machine("");
+    let stream = machine.start().unwrap();
+    assert!(machine.resume().is_err(), "it runs");
+    machine.pause().unwrap();
+    assert!(machine.pause().is_err(), "it is paused");
+    machine.resume().unwrap();
+    assert_answers(&stream);
+    machine.pause().unwrap();
+    machine.stop();
+    assert_eq!(machine.end().wait(), MachineEnd::Stopped);
+}
+
+#[test]
+fn a_saved_machine_is_restored_and_is_the_same_machine() {
+    let bench = Bench::new();
+    let machine = bench.machine("");
+    let _stream = machine.start().unwrap();
+    let saved = bench.path("saved");
+    assert!(machine.save(&saved).is_err(), "it is not paused");
+    assert!(!saved.exists());
+    machine.pause().unwrap();
+    machine.save(&saved).unwrap();
+    assert!(machine.save(&saved).is_err(), "a saved state is not replaced");
+    machine.resume().unwrap();
+    machine.stop();
+    let leftovers: Vec<_> = fs::read_dir(bench.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!leftovers.iter().any(|name| name.to_string_lossy().contains("partial")), "{leftovers:?}");
+
+    let restored = |change: &dyn Fn(&mut MachineSpec)| {
+        let mut spec = MachineSpec { origin: Origin::Snapshot(saved.clone()), ..bench.spec("") };
+        change(&mut spec);
+        bench.engine.create(spec)
+    };
+    // As often and as many at once as wanted, with another image behind the rootfs's device.
+    let machines: Vec<_> =
+        (0..3).map(|_| restored(&|s| s.rootfs = Some(bench.path("image"))).unwrap()).collect();
+    let streams: Vec<_> = machines.iter().map(|machine| machine.start().unwrap()).collect();
+    streams.iter().for_each(assert_answers);
+    assert!(bench.given().contains(&"restored".to_owned()));
+    // Another shape is another machine.
+    let error = restored(&|s| s.vcpus = 1).err().expect("refused").to_string();
+    assert!(error.contains("vcpus=2") && error.contains("vcpus=1"), "{error}");
+    let share = Share { tag: "a".into(), path: bench.path("root"), read_only: true };
+    let error = restored(&|s| s.shares = vec![share.clone()]).err().expect("refused");
+    assert!(matches!(error, Error::Unsupported { operation: "restore", .. }), "{error}");
+}
+
+#[test]
+fn a_state_that_vz_refuses_is_the_snapshots_fault() {
+    let bench = Bench::new();
+    let machine = bench.machine("");
+    let _stream = machine.start().unwrap();
+    machine.pause().unwrap();
+    let saved = bench.path("saved");
+    machine.save(&saved).unwrap();
+    machine.stop();
+    // As long, with the same times, but not the same.
+    let state = saved.join("state");
+    let (text, meta) = (fs::read_to_string(&state).unwrap(), fs::metadata(&state).unwrap());
+    fs::write(&state, text.replace("cpus=2", "cpus=3")).unwrap();
+    fs::File::options().write(true).open(&state).unwrap().set_modified(meta.modified().unwrap()).unwrap();
+    let spec = MachineSpec { origin: Origin::Snapshot(saved), ..bench.spec("") };
+    let machine = bench.engine.create(spec).unwrap();
+    let error = machine.start().unwrap_err();
+    assert!(
+        matches!(&error, Error::Snapshot { reason, .. } if reason.contains("failed to restore")),
+        "{error}"
+    );
+    assert!(matches!(machine.end().wait(), MachineEnd::Failed(_)));
+}
+
+#[test]
+fn what_cannot_be_saved_says_why_and_leaves_nothing() {
+    let bench = Bench::new();
+    let share = Share { tag: "a".into(), path: bench.path("root"), read_only: true };
+    let with_share = MachineSpec { shares: vec![share], ..bench.spec("") };
+    assert!(!bench.engine.probe(&with_share).unwrap().snapshots);
+    let machine = bench.engine.create(with_share).unwrap();
+    let _stream = machine.start().unwrap();
+    machine.pause().unwrap();
+    let error = machine.save(&bench.path("saved")).unwrap_err();
+    assert!(matches!(&error, Error::Unsupported { operation: "save", .. }), "{error}");
+    let machine = bench.machine("standin.save=fail");
+    let _stream = machine.start().unwrap();
+    machine.pause().unwrap();
+    let error = machine.save(&bench.path("saved")).unwrap_err().to_string();
+    assert!(error.contains("failed to save"), "{error}");
+    assert!(
+        !fs::read_dir(bench.dir.path()).unwrap().any(|e| e
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .contains("saved"))
+    );
+    machine.resume().unwrap();
+}
+
+#[test]
+fn the_guest_connects_to_ports_that_are_open_and_only_if_it_may() {
+    let bench = Bench::new();
+    let machine = bench.engine.create(MachineSpec { vsock: true, ..bench.spec("dial=5000") }).unwrap();
+    assert!(machine.vsock_listen(5000).is_err(), "it does not run yet");
+    let _stream = machine.start().unwrap();
+    // Opened too late for the guest's one call, perhaps; what counts is that the next machine finds it.
+    let listener = machine.vsock_listen(6000).unwrap();
+    assert!(machine.vsock_listen(6000).unwrap_err().to_string().contains("6000 is open"));
+    assert!(machine.vsock_listen(1024).is_err(), "the agent's");
+    drop(listener);
+    let listener = machine.vsock_listen(6000).unwrap();
+    machine.stop();
+    assert!(listener.accept().is_none(), "it ends with the machine");
+    let without = bench.machine("");
+    let _stream = without.start().unwrap();
+    assert!(matches!(without.vsock_listen(6000), Err(Error::Unsupported { .. })));
+    assert!(matches!(without.vsock_connect(7), Err(Error::Unsupported { .. })));
+}
+
+#[test]
+fn the_host_connects_to_ports_of_the_guest() {
+    let bench = Bench::new();
+    let machine = bench.engine.create(MachineSpec { vsock: true, ..bench.spec("") }).unwrap();
+    let _stream = machine.start().unwrap();
+    let mut echo = machine.vsock_connect(7).unwrap();
+    echo.write_all(b"to and fro").unwrap();
+    echo.shutdown(Shutdown::Write).unwrap();
+    let mut text = String::new();
+    echo.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "to and fro");
+    let error = machine.vsock_connect(8).unwrap_err().to_string();
+    assert!(error.contains("port 8") && error.contains("reset"), "{error}");
+    machine.stop();
+    assert!(machine.vsock_connect(7).is_err());
+}
+
+#[test]
+fn the_console_is_passed_on() {
+    let bench = Bench::new();
+    let file = Arc::new(fs::File::create_new(bench.path("console")).unwrap());
+    let spec = MachineSpec { console: Console::File(file), ..bench.spec("guest=crash") };
+    let machine = bench.engine.create(spec).unwrap();
+    machine.start().unwrap_err();
+    machine.end().wait();
+    assert_eq!(fs::read_to_string(bench.path("console")).unwrap(), "last words of the guest\n");
+}
+
+#[test]
+fn eight_machines_run_at_once_and_none_leaves_a_descriptor() {
+    // The first machine makes what all later ones share.
+    drop(Bench::new().machine("").start().unwrap());
+    let before = open_files();
+    let bench: Vec<_> = (0..8).map(|_| Bench::new()).collect();
+    let machines: Vec<_> = bench.iter().map(|bench| bench.machine("")).collect();
+    let starters: Vec<_> = machines
+        .iter()
+        .map(|machine| {
+            let machine = machine.clone();
+            thread::spawn(move || machine.start().unwrap())
+        })
+        .collect();
+    let streams: Vec<_> = starters.into_iter().map(|starter| starter.join().unwrap()).collect();
+    streams.iter().for_each(assert_answers);
+    let ends: Vec<_> = machines.iter().map(|machine| machine.end()).collect();
+    // Half of them are stopped, half only dropped.
+    machines.iter().step_by(2).for_each(|machine| machine.stop());
+    drop(machines);
+    for end in ends {
+        assert_eq!(end.wait_until(Instant::now() + LIMIT), Some(MachineEnd::Stopped));
+    }
+    for stream in streams {
+        wait_closed(stream);
+    }
+    drop(bench);
+    let deadline = Instant::now() + LIMIT;
+    // The last references go on the queues, after the ends were reported.
+    while open_files() > before && Instant::now() < deadline {
+        thread::yield_now();
+    }
+    assert_eq!(open_files(), before);
+}
+
+#[test]
+fn a_machine_that_is_dropped_without_a_start_leaves_nothing() {
+    let before = open_files();
+    for _ in 0..20 {
+        let bench = Bench::new();
+        drop(bench.machine(""));
+    }
+    let deadline = Instant::now() + LIMIT;
+    while open_files() > before && Instant::now() < deadline {
+        thread::yield_now();
+    }
+    assert_eq!(open_files(), before);
+}
+
+#[test]
+fn capabilities_say_what_this_mac_offers() {
+    let bench = Bench::new();
+    let capabilities = bench.engine.probe(&bench.spec("")).unwrap();
+    assert!(capabilities.engine.contains("macOS Version 14.5"), "{}", capabilities.engine);
+    assert!(capabilities.snapshots && capabilities.boots);
+    assert_eq!(capabilities.max_vcpus, 8);
+    assert_eq!((capabilities.no_shares, capabilities.no_vsock), (None, None));
+    let kvm = MachineSpec { accelerator: AcceleratorChoice::Kvm, ..bench.spec("") };
+    assert!(matches!(bench.engine.probe(&kvm), Err(Error::Unavailable { .. })));
+    let base = bench.engine.fingerprint(&bench.spec("")).unwrap();
+    let other = MachineSpec { rootfs: Some("/x".into()), ..bench.spec("other") };
+    assert_eq!(bench.engine.fingerprint(&other).unwrap(), base);
+    assert_ne!(bench.engine.fingerprint(&MachineSpec { memory_mib: 512, ..bench.spec("") }).unwrap(), base);
+}
