@@ -31,9 +31,8 @@ audit: ## Look the dependencies up among the known vulnerabilities (needs a netw
 	@scripts/setup test
 	cargo deny --locked check advisories
 
-install: build ## Install vmette to PREFIX, ~/.local unless given; SUDO=sudo for a folder that is not yours
-	$(SUDO) install -D -m 755 $(TARGET)/release/vmette $(DESTDIR)$(PREFIX)/bin/vmette
-	$(SUDO) install -D -m 755 $(TARGET)/release/vmette-virtiofsd $(DESTDIR)$(PREFIX)/libexec/vmette/vmette-virtiofsd
+install: build ## Install command, C library and header to PREFIX, ~/.local unless given; SUDO=sudo where it takes root
+	$(SUDO) env DESTDIR="$(DESTDIR)" scripts/install $(TARGET)/release "$(PREFIX)"
 
 clean: ## Remove what was built; the cache of kernels and templates stays
 	cargo clean

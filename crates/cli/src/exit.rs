@@ -43,3 +43,27 @@ pub(crate) fn status(code: i32) -> u8 {
 pub(crate) fn signalled(signal: i32) -> u8 {
     status(128 + signal)
 }
+
+/// An error with its causes, in one line. Most messages of the library quote their cause, which is not said twice.
+pub(crate) fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said {
+        said if said.is_empty() => cause,
+        said if said.contains(&cause) => said,
+        said => format!("{said}: {cause}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let io = std::io::Error::other("disk on fire");
+        let quoted: Result<(), _> = Err(vmette::Error::Io(io));
+        assert_eq!(message(&quoted.unwrap_err().into()).matches("disk on fire").count(), 1);
+        let added = std::fs::File::open("/no/such").context("the report").unwrap_err();
+        assert_eq!(message(&added), "the report: No such file or directory (os error 2)");
+    }
+}

@@ -14,6 +14,9 @@ const REDRAWS: u8 = 10;
 /// Digits of a layer's digest that are shown.
 const SHORT: usize = 12;
 
+/// Characters of a URL that are shown, its last ones: a bar has to fit beside it.
+const NAME_MAX: usize = 48;
+
 const WITH_TOTAL: &str =
     "[vmette] {prefix} [{bar:24}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}";
 const WITHOUT_TOTAL: &str = "[vmette] {prefix} {spinner} {binary_bytes}, {binary_bytes_per_sec}";
@@ -153,7 +156,11 @@ fn title(item: &Item<'_>) -> String {
             let digits = digest.hex();
             format!("layer {} of {count} {}", index + 1, digits.get(..SHORT).unwrap_or_default())
         }
-        Item::File { name } => (*name).to_owned(),
+        Item::File { name } => {
+            let surplus = name.chars().count().saturating_sub(NAME_MAX);
+            let end: String = name.chars().skip(surplus).collect();
+            if surplus > 0 { format!("…{end}") } else { end }
+        }
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn run(request: Request) -> u8 {
     let mut result = attempt(request, &stop, &signals);
     if let (Err(e), Some(path)) = (&result, &report) {
         // A failed start is a result too.
-        let end = SessionEnd::Error(format!("{e:#}"));
+        let end = SessionEnd::Error(exit::message(e));
         if let Err(e) = write_report(path, None, &end) {
             result = Err(e);
         }
@@ -40,7 +40,7 @@ pub(crate) fn run(request: Request) -> u8 {
     match result {
         Ok(code) => code,
         Err(e) => {
-            say(&format!("error: {e:#}"));
+            say(&format!("error: {}", exit::message(&e)));
             e.downcast_ref::<vmette::Error>().map_or(exit::FAILURE, |e| exit::status(e.exit_code()))
         }
     }

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, chmod, mknodat};
@@ -103,14 +103,14 @@ impl Layers {
             }
             Overlay::Tmpfs => {
                 tmpfs(WRITES, c"mode=0755")?;
-                writable_overlay()?
+                writable_overlay(&boot.root)?
             }
             Overlay::Scratch => {
                 let disk = wait_for_disk(&uevents, SCRATCH_SERIAL)?;
                 mount(&disk, WRITES, "ext4", MountFlags::empty(), None)
                     .map_err(BootError::io(format!("mount the scratch disk (ext4 on {disk})")))?;
                 log::note("overlay upper on scratch disk");
-                writable_overlay()?
+                writable_overlay(&boot.root)?
             }
         };
         let data = CString::new(data).map_err(|e| BootError::io("merge the root")(io::Error::from(e)))?;
@@ -204,12 +204,21 @@ fn tmpfs(target: &str, data: &'static std::ffi::CStr) -> Result<(), BootError> {
         .map_err(BootError::io(format!("mount a tmpfs at {target}")))
 }
 
-fn writable_overlay() -> Result<String, BootError> {
+fn writable_overlay(root: &Root) -> Result<String, BootError> {
     let (upper, work) = (format!("{WRITES}/upper"), format!("{WRITES}/work"));
     make_dir(&upper)?;
     make_dir(&work)?;
-    // The merged root has the permissions of the upper layer's folder.
-    chmod(&upper, Mode::from_raw_mode(0o755)).map_err(BootError::io("open the overlay to all users"))?;
+    // The merged root has the owner and the permissions of the upper layer's folder. An image says what they are; a
+    // folder of the host says only who may enter it there.
+    let (owner, mode) = match root {
+        Root::Block { .. } => {
+            let lower = fs::symlink_metadata(LOWER).map_err(BootError::io("look at the rootfs"))?;
+            ((lower.uid(), lower.gid()), lower.mode() & 0o7777)
+        }
+        Root::Share => ((0, 0), 0o755),
+    };
+    chown(&upper, Some(owner.0), Some(owner.1)).map_err(BootError::io("give the overlay its owner"))?;
+    chmod(&upper, Mode::from_raw_mode(mode)).map_err(BootError::io("give the overlay its permissions"))?;
     Ok(format!("lowerdir={LOWER},upperdir={upper},workdir={work}"))
 }
 

@@ -14,6 +14,8 @@ mod digest;
 mod dir;
 mod error;
 mod fetch;
+#[cfg(test)]
+mod fuzz;
 mod http;
 mod image_config;
 mod images;

@@ -7,11 +7,45 @@ mod support;
 use std::fs;
 use std::io::Write;
 
+use support::oci::{Image, write_folder};
 use support::{Archive, Fields, Place, listing};
-use vmette_image::TarLimits;
+use vmette_image::{ProviderError, TarLimits, default_registry};
 
-/// Refused with a message that holds `reason`; the cache holds nothing afterwards.
+/// Refused with a message that holds `reason`, as an archive and as a layer; nothing is left of it.
+#[track_caller]
 fn refused(bytes: &[u8], reason: &str) {
+    refused_as_archive(bytes, reason);
+    refused_as_layer(bytes, reason);
+}
+
+/// The lowest layer of an image, and one that lies on others: all its digests and sizes are right.
+#[track_caller]
+fn refused_as_layer(bytes: &[u8], reason: &str) {
+    let below = Archive::default().dir("below", 0o755).symlink("to-below", "below").end();
+    for layers in [vec![bytes.to_vec()], vec![below.clone(), below, bytes.to_vec()]] {
+        refused_image(&Image::new(&layers), layers.len(), reason);
+    }
+}
+
+/// Refused for the sake of this layer, counted from 1.
+#[track_caller]
+fn refused_image(image: &Image, layer: usize, reason: &str) {
+    let place = Place::new();
+    let layout = place.root.path().join("layout");
+    write_folder(&layout, &image.layout(&["it"]));
+    let spec = format!("oci-layout:{}", layout.display());
+    let before = place.names();
+    let error = default_registry(None).resolve(&spec, &place.context()).unwrap_err();
+    let message = error.to_string();
+    assert!(matches!(error, ProviderError::Image { .. }), "{error:?}");
+    assert!(message.contains(&format!("layer {layer} of ")), "it names the layer: {message:?}");
+    let reason = reason.replace("VMETTE_TAR", "VMETTE_OCI");
+    assert!(message.contains(&reason), "expected {reason:?} in {message:?}");
+    assert_eq!(place.names(), before, "nothing is left after {message:?}");
+}
+
+#[track_caller]
+fn refused_as_archive(bytes: &[u8], reason: &str) {
     let place = Place::new();
     let message = place.convert(bytes).map(|_| ()).unwrap_err().to_string();
     assert!(message.contains(reason), "expected {reason:?} in {message:?}");
@@ -105,7 +139,8 @@ fn work_is_bounded() {
     for _ in 0..1000 {
         archive = archive.file("l39/f", b"");
     }
-    refused(&archive.end(), "steps");
+    // Long work, whoever asks for it: once is enough.
+    refused_as_archive(&archive.end(), "steps");
 }
 
 #[test]
@@ -225,7 +260,8 @@ fn declared_sizes() {
     let mut gnu = Fields { kind: b'S', ..Fields::default() }.header();
     gnu.as_gnu_mut().unwrap().realsize = *b"77777777777\0";
     gnu.set_cksum();
-    refused(&Archive::default().raw(&gnu, b"").end(), "VMETTE_TAR_MAX_BYTES");
+    // Of 8 GiB, which an image may have.
+    refused_as_archive(&Archive::default().raw(&gnu, b"").end(), "VMETTE_TAR_MAX_BYTES");
     gnu.as_gnu_mut().unwrap().isextended = [1];
     gnu.set_cksum();
     refused(&Archive::default().raw(&gnu, b"").0, "truncated");
@@ -258,29 +294,150 @@ fn bombs() {
             .unwrap();
     let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
     encoder.write_all(&Archive::default().file("f", b"x").end()).unwrap();
-    refused(&encoder.finish().unwrap(), "cannot be read or decompressed");
+    let asks_for_much = encoder.finish().unwrap();
+    refused_as_archive(&asks_for_much, "cannot be read or decompressed");
+    refused_as_stored(
+        &Archive::default().file("f", b"x").end(),
+        &asks_for_much,
+        "cannot be read or decompressed",
+    );
 }
 
 #[test]
 fn damage() {
-    refused(b"", "not a tar archive");
-    refused(b"hello", "not a tar archive");
-    refused(&[b'x'; 2048], "not a tar archive");
-    refused(&[0; 1024], "no entries");
+    refused_as_archive(b"", "not a tar archive");
+    refused_as_archive(b"hello", "not a tar archive");
+    refused_as_archive(&[b'x'; 2048], "not a tar archive");
+    refused_as_archive(&[0; 1024], "no entries");
     let good = Archive::default().file("f", &[1; 2000]).file("g", b"").end();
     let mut flipped = good.clone();
     flipped[512 + 2048] ^= 1;
-    refused(&flipped, "checksum");
-    refused(&good[..good.len() - 1024], "truncated");
-    refused(&good[..1000], "truncated");
-    refused(&[good.clone(), good.clone()].concat(), "after its end");
+    refused_as_archive(&flipped, "checksum");
+    refused_as_archive(&good[..good.len() - 1024], "truncated");
+    refused_as_archive(&good[..1000], "truncated");
+    refused_as_archive(&[good.clone(), good.clone()].concat(), "after its end");
     let compressed = gzip(&good);
-    refused(&compressed[..compressed.len() - 4], "truncated");
-    refused(&compressed[..compressed.len() / 2], "truncated");
+    refused_as_archive(&compressed[..compressed.len() - 4], "truncated");
+    refused_as_archive(&compressed[..compressed.len() / 2], "truncated");
     let mut checksum = compressed.clone();
     let at = checksum.len() - 8;
     checksum[at] ^= 1;
-    refused(&checksum, "decompressed");
+    refused_as_archive(&checksum, "decompressed");
     let compressed = zstd::encode_all(&good[..], 1).unwrap();
-    refused(&compressed[..compressed.len() - 3], "archive");
+    refused_as_archive(&compressed[..compressed.len() - 3], "archive");
+}
+
+/// A layer is stored as these bytes, whose digest and size the image has right, and should become something else.
+#[track_caller]
+fn refused_as_stored(layer: &[u8], stored: &[u8], reason: &str) {
+    let mut image = Image::new(&[layer.to_vec()]);
+    image.layers[0].0 = stored.to_vec();
+    refused_image(&image, 1, reason);
+}
+
+#[test]
+fn layers_that_are_not_what_their_image_says() {
+    let good = Archive::default().file("f", &[1; 2000]).file("g", b"").end();
+    let (compressed, other) = (gzip(&good), Archive::default().file("f", b"other").end());
+    refused_as_stored(&good, &compressed[..compressed.len() - 4], "truncated");
+    refused_as_stored(&good, &compressed[..compressed.len() / 2], "truncated");
+    refused_as_stored(&good, b"", "has the digest");
+    refused_as_stored(&good, b"hello", "not a tar archive");
+    refused_as_stored(&good, &gzip(&other), "has the digest");
+    refused_as_stored(&good, &other, "has the digest");
+    refused_as_stored(&good, &good[..good.len() - 512], "has the digest");
+    refused_as_stored(&good, &[&good[..], &[0; 512]].concat(), "has the digest");
+    refused_as_stored(&good, &gzip(&compressed), "not a tar archive");
+    let mut checksum = compressed;
+    let at = checksum.len() - 8;
+    checksum[at] ^= 1;
+    refused_as_stored(&good, &checksum, "decompressed");
+    // And what its own digest vouches for is no better for that.
+    refused_as_layer(&good[..1000], "truncated");
+    refused_as_layer(&[b'x'; 2048], "not a tar archive");
+    refused_as_layer(&[good.clone(), good].concat(), "after its end");
+}
+
+/// What the layers below made is no way out, either.
+#[test]
+fn layers_that_reach_through_what_others_made() {
+    let canary = tempfile::tempdir().unwrap();
+    let outside = canary.path().to_str().unwrap();
+    fs::write(canary.path().join("precious"), b"kept").unwrap();
+    let below = Archive::default()
+        .dir("d", 0o755)
+        .file("d/f", b"x")
+        .symlink("out", outside)
+        .symlink("up", "../../../..")
+        .symlink("loop", "loop")
+        .symlink("in", "d")
+        .end();
+    for (above, reason) in [
+        (Archive::default().file("out/.wh.precious", b""), "symbolic link"),
+        (Archive::default().file("out/.wh..wh..opq", b""), "symbolic link"),
+        (Archive::default().file("in/.wh.f", b""), "symbolic link"),
+        (Archive::default().file("up/.wh..wh..opq", b""), "symbolic link"),
+        (Archive::default().file("d/.wh...", b""), "whiteout"),
+        (Archive::default().file("d/.wh.", b""), "whiteout"),
+        (Archive::default().file("../.wh.d", b""), "`..`"),
+        (Archive::default().file(&format!("{outside}/.wh.precious"), b""), "is absolute"),
+        (Archive::default().hard_link("mine", "out/precious"), "not an earlier file"),
+        (Archive::default().hard_link("mine", &format!("..{outside}/precious")), "not an earlier file"),
+        (Archive::default().file("loop/f", b""), "symbolic links"),
+        (Archive::default().file("d/f/g", b""), "not a directory"),
+    ] {
+        refused_image(&Image::new(&[below.clone(), above.end()]), 2, reason);
+    }
+    // Written through the links, it is the image's own directories that are written to.
+    let above = Archive::default().file("out/precious", b"the image's").file("up/top", b"").end();
+    let place = Place::new();
+    let layout = place.root.path().join("layout");
+    write_folder(&layout, &Image::new(&[below, above]).layout(&["it"]));
+    let made = default_registry(None).resolve(&format!("oci-layout:{}", layout.display()), &place.context());
+    let made = support::image(&made.unwrap());
+    assert_eq!(support::content(&made, &format!("{}/precious", &outside[1..])), b"the image's");
+    assert!(listing(&made).contains_key("top"));
+    assert_eq!(fs::read(canary.path().join("precious")).unwrap(), b"kept");
+    assert_eq!(fs::read_dir(canary.path()).unwrap().count(), 1);
+}
+
+/// Each limit of a whole archive, by an archive that has a little more of it.
+#[test]
+fn what_there_is_much_of() {
+    let limits = TarLimits { max_bytes: 1 << 40 };
+    let refused = |archive: Archive, reason: &str| {
+        let place = Place::new();
+        let bytes = zstd::encode_all(&archive.end()[..], 1).unwrap();
+        let Err(error) = place.convert_with(&bytes, limits) else { panic!("{reason}: was let through") };
+        let message = error.to_string();
+        assert!(message.contains(reason), "expected {reason:?} in {message:?}");
+        assert_eq!(place.names(), ["archive"]);
+    };
+    let names = (0..260).fold(Archive::default(), |archive, n| {
+        archive
+            .pax(&[("SCHILY.xattr.user.a", &[n.to_string().as_bytes(), &[0; 65_000]].concat())])
+            .file("f", b"")
+    });
+    refused(names, "bytes of extended attributes");
+    let target = vec![b'x'; 4095];
+    let links = (0..16_500)
+        .fold(Archive::default(), |archive, _| archive.pax(&[("linkpath", &target)]).symlink("a", "b"));
+    refused(links, "bytes of names and link targets");
+    let owners = (0..65_600).fold(Archive::default(), |archive, uid| {
+        archive.entry(&Fields { uid, name: format!("f{uid}").as_bytes(), ..Fields::default() }, b"")
+    });
+    refused(owners, "owners");
+    let mut map = b"260000\n".to_vec();
+    (0..260_000).for_each(|_| map.extend_from_slice(b"0\n0\n"));
+    map.resize(map.len().next_multiple_of(512), 0);
+    let pieces = (0..5).fold(Archive::default(), |archive, _| {
+        let records: [(&str, &[u8]); 4] = [
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.minor", b"0"),
+            ("GNU.sparse.realsize", b"0"),
+            ("GNU.sparse.name", b"f"),
+        ];
+        archive.pax(&records).file("GNUSparseFile.0/f", &map)
+    });
+    refused(pieces, "pieces of sparse files");
 }

@@ -25,8 +25,11 @@ use crate::version::{self, Version};
 pub struct QemuOptions {
     /// The QEMU program; else the one in `VMETTE_QEMU`, else the first on `PATH`.
     pub binary: Option<PathBuf>,
-    /// The program `vmette-virtiofsd`; else in the folder `VMETTE_LIBEXEC_DIR`, around the running program, or on `PATH`.
+    /// The program `vmette-virtiofsd`; else in the folder `VMETTE_LIBEXEC_DIR`, around `installed_at` and the running
+    /// program, or on `PATH`.
     pub share_server: Option<PathBuf>,
+    /// A file of the installation that this engine belongs to, when that is not the running program's.
+    pub installed_at: Option<PathBuf>,
     /// Folder for what saves time on the next start: QEMU's version, and that KVM does not work here.
     pub cache_dir: Option<PathBuf>,
 }
@@ -89,9 +92,7 @@ impl Hypervisor for Qemu {
             accelerator,
             reasons,
             boots: true,
-            no_shares: locate::share_server(self.options.share_server.as_deref())
-                .err()
-                .map(|e| e.to_string()),
+            no_shares: self.locate_share_server().err().map(|e| e.to_string()),
             no_vsock: Some(NO_VSOCK.into()),
             snapshots: cfg!(target_os = "linux"),
             max_vcpus: checks::max_vcpus(),
@@ -138,7 +139,11 @@ impl Qemu {
                 reason: "the share server runs on Linux only".into(),
             });
         }
-        locate::share_server(self.options.share_server.as_deref())
+        self.locate_share_server()
+    }
+
+    fn locate_share_server(&self) -> Result<PathBuf> {
+        locate::share_server(self.options.share_server.as_deref(), self.options.installed_at.as_deref())
     }
 }
 

@@ -41,13 +41,15 @@ pub(crate) fn qemu(option: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
-/// The program that serves host folders.
-pub(crate) fn share_server(option: Option<&Path>) -> Result<PathBuf> {
+/// The program that serves host folders: the one that was named, or where `installed_at`, a file of the installation,
+/// and the running program suggest.
+pub(crate) fn share_server(option: Option<&Path>, installed_at: Option<&Path>) -> Result<PathBuf> {
+    let program = std::env::current_exe().ok();
     let places = match option {
         Some(path) => vec![path.to_owned()],
         None => share_server_places(
             std::env::var_os(LIBEXEC_VARIABLE).map(PathBuf::from).as_deref(),
-            std::env::current_exe().ok().as_deref(),
+            installed_at.into_iter().chain(program.as_deref()),
         ),
     };
     let found = places.iter().find(|path| is_program(path)).cloned();
@@ -66,13 +68,17 @@ pub(crate) fn share_server(option: Option<&Path>) -> Result<PathBuf> {
     std::path::absolute(found).map_err(Error::io("make a path absolute"))
 }
 
-/// Beside the running program, one folder up (test programs live in `target/<profile>/deps`), and in the `libexec` of
+/// Around each file: beside it, one folder up (test programs live in `target/<profile>/deps`), and in the `libexec` of
 /// the prefix it is installed in.
-fn share_server_places(libexec: Option<&Path>, program: Option<&Path>) -> Vec<PathBuf> {
+fn share_server_places<'a>(
+    libexec: Option<&Path>,
+    files: impl IntoIterator<Item = &'a Path>,
+) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = libexec.into_iter().map(Path::to_owned).collect();
-    // Installations link one program under several names.
-    let program = program.map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
-    if let Some(folder) = program.as_deref().and_then(Path::parent) {
+    for file in files {
+        // Installations link one file under several names.
+        let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+        let Some(folder) = file.parent() else { continue };
         folders.push(folder.to_owned());
         if let Some(parent) = folder.parent() {
             folders.push(parent.to_owned());
@@ -107,12 +113,15 @@ mod tests {
     }
 
     #[test]
-    fn the_share_server_is_looked_for_around_the_program_and_every_place_is_named() {
-        let places = share_server_places(Some(Path::new("/x")), Some(Path::new("/nowhere/bin/vmette")));
-        let expected = ["/x", "/nowhere/bin", "/nowhere", "/nowhere/libexec/vmette"];
-        let expected: Vec<PathBuf> = expected.iter().map(|dir| Path::new(dir).join(SHARE_SERVER)).collect();
+    fn the_share_server_is_looked_for_around_the_installation_and_every_place_is_named() {
+        let files = ["/there/lib/libvmette.so", "/nowhere/bin/vmette"].map(Path::new);
+        let places = share_server_places(Some(Path::new("/x")), files);
+        let around_library = ["/there/lib", "/there", "/there/libexec/vmette"];
+        let around_program = ["/nowhere/bin", "/nowhere", "/nowhere/libexec/vmette"];
+        let expected = ["/x"].into_iter().chain(around_library).chain(around_program);
+        let expected: Vec<PathBuf> = expected.map(|dir| Path::new(dir).join(SHARE_SERVER)).collect();
         assert_eq!(places, expected);
-        let error = share_server(Some(Path::new("/nowhere/server"))).unwrap_err().to_string();
+        let error = share_server(Some(Path::new("/nowhere/server")), None).unwrap_err().to_string();
         assert!(error.contains("/nowhere/server") && error.contains(LIBEXEC_VARIABLE), "{error}");
     }
 }

@@ -168,6 +168,9 @@ pub struct Config {
     pub pull: PullPolicy,
     /// How registries and other servers are talked to.
     pub network: NetworkOptions,
+    /// A file of the installation of vmette that this is, such as a shared library: its helper programs are looked for
+    /// around that as they are around the running program.
+    pub installed_at: Option<PathBuf>,
 }
 
 impl Config {
@@ -213,6 +216,7 @@ impl Config {
             offline: false,
             pull: PullPolicy::default(),
             network: NetworkOptions::default(),
+            installed_at: None,
         }
     }
 

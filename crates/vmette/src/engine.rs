@@ -10,8 +10,11 @@ use crate::{Config, Error};
 /// The engine for this host.
 #[cfg(target_os = "linux")]
 pub(crate) fn for_this_host(config: &Config, cache: &CacheRoot) -> Result<Arc<dyn Hypervisor>, Error> {
-    let _ = config;
-    let options = vmette_qemu::QemuOptions { cache_dir: Some(cache.path().to_owned()), ..Default::default() };
+    let options = vmette_qemu::QemuOptions {
+        cache_dir: Some(cache.path().to_owned()),
+        installed_at: config.installed_at.clone(),
+        ..Default::default()
+    };
     Ok(Arc::new(vmette_qemu::Qemu::with_options(options)))
 }
 

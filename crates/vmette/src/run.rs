@@ -11,17 +11,26 @@ pub struct RunOutput {
     pub output: String,
 }
 
+impl Config {
+    /// Refuses what would never end by itself: neither a command, of the caller's or the image's, nor a timeout.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`].
+    pub fn check_it_ends(&self) -> Result<(), Error> {
+        if self.timeout_seconds.is_some() || crate::command::main_command(self).is_some() {
+            return Ok(());
+        }
+        Err(Error::InvalidConfig("nothing to run: set exec_cmd or argv; the rootfs names no command".into()))
+    }
+}
+
 /// Runs the configuration's command to its end. Without [`Config::capture_output`] its output goes to this process's
 /// stdout and stderr. Signal handlers, the terminal and the process itself are left alone.
 ///
 /// # Errors
 /// The machine or the command could not be started; a session without a command is refused, since it would never end.
 pub fn run(config: &Config) -> Result<RunOutput, Error> {
-    if config.timeout_seconds.is_none() && crate::command::main_command(config).is_none() {
-        return Err(Error::InvalidConfig(
-            "nothing to run: set exec_cmd or argv; the rootfs names no command".into(),
-        ));
-    }
+    config.check_it_ends()?;
     let session = Session::start(config)?;
     Ok(session.wait_captured())
 }

@@ -1,12 +1,16 @@
 //! The checks of this workspace that no off-the-shelf tool makes: who may use whom, where `unsafe` may live, how
-//! files are named and sized, and whether the documentation names the flags the program has.
+//! files are named and sized, and whether the documentation names flags and limits that exist.
 //!
 //! `cargo run -p xtask -- architecture` and `cargo run -p xtask -- docs-flags target/debug/vmette docs/CLI.md`. Each
 //! prints every violation with its remedy, not only the first, and exits 1 if there was one.
+//!
+//! `cargo run -p xtask -- header` writes the C header anew; a test here fails when that would change it.
 
 mod flags;
+mod header;
 mod layers;
 mod layout;
+mod limits;
 mod masked;
 mod sources;
 mod unsafety;
@@ -22,11 +26,14 @@ use crate::violation::Violation;
 /// Exit code of a call that could not be understood, as opposed to a check that failed.
 const USAGE: u8 = 2;
 
+/// The document that lists what is bounded, and where.
+const LIMITS_DOCUMENT: &str = "docs/SECURITY.md";
+
 /// Why a check could not be made at all.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// Printed with the usage when the arguments name no check.
-    #[error("usage: xtask architecture | xtask docs-flags VMETTE_BINARY CLI_MARKDOWN")]
+    #[error("usage: xtask architecture | xtask docs-flags VMETTE_BINARY CLI_MARKDOWN | xtask header")]
     Usage,
     /// Cargo did not describe the workspace.
     #[error("cannot read the workspace with `cargo metadata`: {0}; run this from inside the repository")]
@@ -42,6 +49,9 @@ enum Error {
     /// The binary whose help is to be compared did not give any.
     #[error(transparent)]
     Help(#[from] flags::HelpError),
+    /// The C header could not be made.
+    #[error(transparent)]
+    Header(#[from] header::HeaderError),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +60,7 @@ fn main() -> ExitCode {
     let found = match words.as_slice() {
         ["architecture"] => architecture(),
         ["docs-flags", binary, document] => docs_flags(Path::new(binary), Path::new(document)),
+        ["header"] => write_header().map(|()| Vec::new()),
         _ => Err(Error::Usage),
     };
     match found {
@@ -84,7 +95,15 @@ fn architecture() -> Result<Vec<Violation>, Error> {
     let mut violations = layers::check(&layers::edges(&metadata));
     violations.extend(layout::check(&files));
     violations.extend(unsafety::check(&files));
+    let document = root.join(LIMITS_DOCUMENT);
+    let text = std::fs::read_to_string(&document).map_err(|source| Error::Read { path: document, source })?;
+    violations.extend(limits::check(&files, LIMITS_DOCUMENT, &text));
     Ok(violations)
+}
+
+fn write_header() -> Result<(), Error> {
+    let metadata = MetadataCommand::new().no_deps().exec()?;
+    Ok(header::write(metadata.workspace_root.as_std_path())?)
 }
 
 fn docs_flags(binary: &Path, document: &Path) -> Result<Vec<Violation>, Error> {

@@ -18,6 +18,9 @@ const MAY: &[&str] = &[
     "crates/capi/src",
 ];
 
+/// What the exported symbols of the C interface begin with.
+const PREFIX: &str = "vmette_";
+
 /// How far above its block a comment may stand, in lines of one statement.
 const MAX_STATEMENT_LINES: usize = 12;
 
@@ -30,6 +33,9 @@ enum Use {
     Contract,
     /// A function pointer's type: nothing is claimed.
     Type,
+    /// The attribute that exports a symbol of this library's own prefix: that no other has the name is what the prefix
+    /// is for.
+    Export,
 }
 
 /// Every `unsafe` outside of the modules that may, and every one in them without its reason.
@@ -54,7 +60,7 @@ fn check_file(file: &Source) -> Vec<Violation> {
                 });
             }
             let (markers, remedy) = match kind(&code[at..]) {
-                Use::Type => return None,
+                Use::Type | Use::Export => return None,
                 Use::Claim => (&["SAFETY:"][..], "say above it in a `// SAFETY:` comment why it holds"),
                 Use::Contract => {
                     (&["# Safety", "SAFETY:"][..], "say in a `# Safety` section what its callers must ensure")
@@ -87,6 +93,12 @@ fn keywords(code: &str) -> impl Iterator<Item = usize> {
 fn kind(code: &str) -> Use {
     // `unsafe extern "C" fn name` and `unsafe extern fn(i32)`: the ABI's name is masked, its quotes are not.
     let rest = code["unsafe".len()..].trim_start();
+    if let Some(exported) = rest.strip_prefix("(no_mangle)")
+        && let Some((_, name)) = exported.split_once("fn ")
+        && name.starts_with(PREFIX)
+    {
+        return Use::Export;
+    }
     let (external, rest) = match rest.strip_prefix("extern") {
         Some(rest) => (true, rest.trim_start_matches(['"', ' ', '\n'])),
         None => (false, rest),
@@ -194,6 +206,15 @@ mod tests {
         assert_eq!(found(SYS, "pub unsafe extern \"C\" fn free() {}").len(), 1);
         assert_eq!(found(SYS, "type Free = unsafe extern \"C\" fn(i32);"), [""; 0]);
         assert_eq!(found(SYS, "unsafe extern \"C\" {\n    fn free();\n}").len(), 1);
+    }
+
+    #[test]
+    fn an_exported_symbol_has_the_prefix_or_a_reason() {
+        let export =
+            |name: &str| format!("/// Frees.\n#[unsafe(no_mangle)]\npub extern \"C\" fn {name}() {{}}\n");
+        assert_eq!(found(SYS, &export("vmette_free")), [""; 0]);
+        assert_eq!(found(SYS, &export("free")).len(), 1);
+        assert_eq!(found(SYS, &format!("{}{}", export("free"), export("vmette_free"))).len(), 1);
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn with_progress(
     match attempt(quiet, network, work) {
         Ok(code) => code,
         Err(e) => {
-            say(&format!("error: {e:#}"));
+            say(&format!("error: {}", exit::message(&e)));
             exit::FAILURE
         }
     }
@@ -154,13 +154,17 @@ fn prune(images: &Images, args: &PruneArgs) -> Work {
 fn pruned(report: &PruneReport) -> String {
     let mut text = lines(report.images.iter().map(String::as_str));
     text.push_str(&format!(
-        "{} images and {} layers removed, {} freed; {} left\n",
-        report.images.len(),
-        report.layers,
+        "removed {} and {}, {} freed; {} left\n",
+        count(report.images.len(), "image"),
+        count(report.layers, "layer"),
         table::size(report.bytes),
         table::size(report.left)
     ));
     text
+}
+
+fn count(number: usize, of: &str) -> String {
+    if number == 1 { format!("1 {of}") } else { format!("{number} {of}s") }
 }
 
 fn build(images: &Images, args: BuildArgs) -> Work {

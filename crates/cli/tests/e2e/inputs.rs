@@ -13,6 +13,10 @@ fn fails<const N: usize>(options: &[&str], words: [&str; N]) {
     let args = [options, &["--", "true"]].concat();
     let outcome = Vmette::run(args).exits(1);
     outcome.said(["[vmette] error: "]).said(words).printed("");
+    // A cause is not said twice.
+    let error = outcome.stderr.lines().find(|line| line.contains("error: ")).unwrap_or_default();
+    let parts: Vec<&str> = error.split(": ").filter(|part| part.len() > 20).collect();
+    assert!(parts.iter().all(|part| error.matches(part).count() == 1), "{outcome:?}");
 }
 
 fn path(path: &Path) -> &str {

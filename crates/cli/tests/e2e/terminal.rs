@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags, open};
@@ -10,11 +11,11 @@ use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 
-use crate::machine::{LIMIT, Running, VMETTE, Vmette};
+use crate::machine::{LIMIT, Running, VMETTE, Vmette, shared_cache};
 use crate::stream::Stream;
 
 /// A terminal with somebody in front of it.
-struct Terminal {
+pub(crate) struct Terminal {
     keyboard: File,
     screen: Stream,
     line: OwnedFd,
@@ -22,7 +23,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&controller).unwrap();
         unlockpt(&controller).unwrap();
@@ -37,8 +38,14 @@ impl Terminal {
 
     /// Starts vmette as a shell would: in a session that has this terminal.
     fn start(&self, args: &[&str]) -> Running {
+        self.start_in(args, &shared_cache())
+    }
+
+    /// As [`start`](Self::start), with a cache of its own.
+    pub(crate) fn start_in(&self, args: &[&str], cache: &Path) -> Running {
         let end = || self.line.try_clone().unwrap();
         Vmette::from_program("setsid", [&["--ctty", VMETTE], args].concat())
+            .cache(cache)
             .env("TERM", "xterm")
             .stdin(end())
             .stdout(end())
@@ -50,7 +57,7 @@ impl Terminal {
         self.keyboard.write_all(keys.as_bytes()).unwrap();
     }
 
-    fn shows(&mut self, text: &str) {
+    pub(crate) fn shows(&mut self, text: &str) {
         self.screen.until(text, self.deadline, String::new);
     }
 

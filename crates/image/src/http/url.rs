@@ -1,7 +1,7 @@
 //! URLs that requests go to.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ureq::http::Uri;
 
@@ -55,8 +55,7 @@ impl Url {
         }
         let host = authority.host();
         let port_is_right = authority.as_str().len() == host.len() || authority.port_u16().is_some();
-        let known = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
-        if host.is_empty() || !host.bytes().all(known) || !port_is_right {
+        if !is_host(host) || !port_is_right {
             return Err(BadUrl::Host);
         }
         Ok(Self(uri))
@@ -122,6 +121,15 @@ impl Url {
     }
 }
 
+/// A name, an IPv4 address, or an IPv6 address in brackets.
+fn is_host(host: &str) -> bool {
+    if let Some(rest) = host.strip_prefix('[') {
+        return rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+    }
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    !host.is_empty() && host.bytes().all(known)
+}
+
 /// Whether a host's name or address stands for this machine. A short form such as `127.1` does not: resolvers differ
 /// on those.
 pub(crate) fn is_loopback(host: &str) -> bool {
@@ -161,6 +169,9 @@ mod tests {
             ("https://h/\r\nX: y", BadUrl::Syntax),
             ("https://h:99999/", BadUrl::Host),
             ("https://h%2f/", BadUrl::Syntax),
+            ("http://[]:80//", BadUrl::Host),
+            ("http://[::1::]/", BadUrl::Host),
+            ("http://[h]/", BadUrl::Host),
         ] {
             assert_eq!(Url::parse(text), Err(error), "{text}");
         }

@@ -228,4 +228,4 @@ fn reader_error(cause: ProviderError) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

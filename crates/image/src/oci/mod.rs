@@ -20,6 +20,8 @@ mod resolve;
 mod select;
 mod slice;
 mod source;
+#[cfg(test)]
+pub(crate) mod tests;
 mod verify;
 
 pub use error::ImageError;

@@ -10,7 +10,7 @@ use super::{Digest, Origin, PruneRules, Removal, Store, file_names};
 use crate::context::Context;
 
 /// Names the point at which the process ends.
-const VARIABLE: &str = "VMETTE_STORE_TEST_CRASH";
+pub(crate) const VARIABLE: &str = "VMETTE_STORE_TEST_CRASH";
 /// Where its cache is.
 const ROOT: &str = "VMETTE_STORE_TEST_ROOT";
 /// What a child does.

@@ -32,6 +32,8 @@ use crate::digest::Digest;
 use crate::error::{ProviderError, Result};
 use crate::superblock::Superblock;
 
+#[cfg(test)]
+pub(crate) use crash::VARIABLE as CRASH_VARIABLE;
 pub use hold::InUse;
 pub use key::{BadKey, Key};
 pub(crate) use layers::LayerCache;

@@ -3,6 +3,7 @@
 mod download;
 mod exchange;
 pub(crate) mod server;
+pub(crate) mod urls;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -130,20 +130,24 @@ fn pack(blocks: &[Block], ended: bool) -> Vec<u8> {
 }
 
 /// What packing relies on.
-fn check(applied: &Applied, id: InodeId, path: &str, depth: usize, links: &mut HashMap<InodeId, u32>) {
-    assert!(path.len() <= PATH_MAX && depth <= DEPTH_MAX, "{path:?}");
+pub(super) fn check(
+    applied: &Applied,
+    id: InodeId,
+    path: &[u8],
+    depth: usize,
+    links: &mut HashMap<InodeId, u32>,
+) {
+    let shown = String::from_utf8_lossy(path);
+    assert!(path.len() <= PATH_MAX && depth <= DEPTH_MAX, "{shown:?}");
     let seen = links.entry(id).or_default();
     *seen += 1;
     if let What::Dir(children) = &applied.tree.inode(id).what {
-        assert_eq!(*seen, 1, "a directory has one name: {path:?}");
+        assert_eq!(*seen, 1, "a directory has one name: {shown:?}");
         for (name, child) in children {
-            let name = String::from_utf8_lossy(name);
-            assert!(
-                !["", ".", ".."].contains(&&*name)
-                    && !name.contains(['/', '\0'])
-                    && !name.starts_with(".wh.")
-            );
-            check(applied, child.inode, &format!("{path}/{name}"), depth + 1, links);
+            assert!(![&b""[..], b".", b".."].contains(&&**name), "{shown:?}");
+            assert!(!name.contains(&b'/') && !name.contains(&0), "{shown:?}");
+            let below = if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() };
+            check(applied, child.inode, &below, depth + 1, links);
         }
     }
 }
@@ -158,7 +162,8 @@ proptest! {
         let layers = packed.iter().map(|bytes| Layer { diff_id: Some(Digest::of(bytes)), ..layer(bytes) }).collect();
         if let Ok(applied) = applied(layers, LAYERS) {
             let mut links = HashMap::new();
-            check(&applied, ROOT, "", 0, &mut links);
+            check(&applied, ROOT, b"", 0, &mut links);
+            has_no_whiteouts(&applied);
             for (id, count) in &links {
                 prop_assert_eq!(applied.tree.inode(*id).links, *count);
             }
@@ -168,8 +173,17 @@ proptest! {
     }
 }
 
+/// None is left in the tree that layers came to.
+pub(super) fn has_no_whiteouts(applied: &Applied) {
+    for inode in applied.tree.inodes() {
+        if let What::Dir(children) = &inode.what {
+            assert!(children.keys().all(|name| !name.starts_with(b".wh.")));
+        }
+    }
+}
+
 /// All content can be read back.
-fn listing_is_whole(applied: &Applied) {
+pub(super) fn listing_is_whole(applied: &Applied) {
     for inode in applied.tree.inodes() {
         if let What::File(content) = &inode.what {
             let mut len = 0;

@@ -3,6 +3,7 @@
 mod damage;
 mod fuzz;
 mod listing;
+pub(crate) mod target;
 mod umoci;
 mod whiteouts;
 

@@ -57,7 +57,7 @@ impl Registry {
         Self::with(host, repository, Client::new(ctx), Box::new(|name| std::env::var(name).ok()))
     }
 
-    fn with(host: &str, repository: &str, client: Client, env: Environment) -> Result<Self> {
+    pub(super) fn with(host: &str, repository: &str, client: Client, env: Environment) -> Result<Self> {
         let api = if host == DOCKER_HOST { DOCKER_API } else { host };
         let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-/".contains(&byte);
         let is_part = |part: &str| !part.is_empty() && !part.starts_with('.');

@@ -1,0 +1,91 @@
+//! What of the host the guest can reach.
+
+use library::{ShareMount, VsockPort};
+
+use super::{VmetteConfig, add, set};
+use crate::arguments::Text;
+use crate::status::VmetteStatus;
+
+/// Grants a host folder, writable, at `/mnt/<tag>`. Tags are letters, digits, `-`, `_` and `.`; `ctl`, `rootfs`,
+/// `certs` and `agent` are vmette's own.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_config_add_share(
+    config: Option<&mut VmetteConfig>,
+    tag: Text,
+    path: Text,
+) -> VmetteStatus {
+    add(config, "vmette_config_add_share", |config| {
+        config.shares.push(ShareMount::new(tag.required("tag")?, path.required("path")?));
+        Ok(())
+    })
+}
+
+/// Grants a host folder at `target` of the guest, or at `/mnt/<tag>` if that is NULL. The host refuses writes to it
+/// when it is `read_only`.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_config_add_share_at(
+    config: Option<&mut VmetteConfig>,
+    tag: Text,
+    path: Text,
+    target: Text,
+    read_only: bool,
+) -> VmetteStatus {
+    add(config, "vmette_config_add_share_at", |config| {
+        let target = target.optional("target")?.map(str::to_owned);
+        let share = ShareMount::new(tag.required("tag")?, path.required("path")?);
+        config.shares.push(ShareMount { read_only, target, ..share });
+        Ok(())
+    })
+}
+
+/// Grants a raw disk image, read-write.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_config_add_disk(config: Option<&mut VmetteConfig>, path: Text) -> VmetteStatus {
+    add(config, "vmette_config_add_disk", |config| {
+        config.disks.push(path.required("path")?.into());
+        Ok(())
+    })
+}
+
+/// Whether the guest has a network. This version refuses it when the session starts.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_config_set_net(config: Option<&mut VmetteConfig>, net: bool) -> VmetteStatus {
+    set(config, "vmette_config_set_net", |config| {
+        config.net = net;
+        Ok(())
+    })
+}
+
+/// The host's vsock port for the guest: below 0 none, 0 one that is free, above 0 this one.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_config_set_vsock_port(config: Option<&mut VmetteConfig>, port: i32) -> VmetteStatus {
+    set(config, "vmette_config_set_vsock_port", |config| {
+        config.vsock_port = match u32::try_from(port) {
+            Err(_) => VsockPort::Disabled,
+            Ok(0) => VsockPort::Auto,
+            Ok(port) => VsockPort::Fixed(port),
+        };
+        Ok(())
+    })
+}
+
+/// The guest's vsock port for snapshots; 1025 unless set.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_config_set_guest_vsock_port(
+    config: Option<&mut VmetteConfig>,
+    port: u32,
+) -> VmetteStatus {
+    set(config, "vmette_config_set_guest_vsock_port", |config| {
+        config.guest_vsock_port = port;
+        Ok(())
+    })
+}
+
+/// Folder with CA certificates (`*.pem`, `*.crt`, `*.cer`) that the workload trusts; NULL for none.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_config_set_ca_certs(config: Option<&mut VmetteConfig>, path: Text) -> VmetteStatus {
+    set(config, "vmette_config_set_ca_certs", |config| {
+        config.ca_certs = path.optional("path")?.map(Into::into);
+        Ok(())
+    })
+}

@@ -1,0 +1,218 @@
+//! A machine that stays: started, given commands, ended once.
+
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::time::Duration;
+
+use library::{Session, SessionEnd, StopHandle};
+
+use crate::arguments::required;
+use crate::command::VmetteCommand;
+use crate::config::VmetteConfig;
+use crate::entry::{entry, entry_or};
+use crate::process::VmetteProcess;
+use crate::start::{Streams, failed, start};
+use crate::status::{Failure, VmetteStatus};
+use crate::stop::VmetteStop;
+
+/// How a session ended. The first cause wins.
+/// cbindgen:prefix-with-name
+/// cbindgen:rename-all=ScreamingSnakeCase
+#[repr(i32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VmetteSessionEnd {
+    /// Its command exited.
+    Exited = 0,
+    /// The time of vmette_config_set_timeout() passed.
+    TimedOut = 1,
+    /// It was stopped.
+    Stopped = 2,
+    /// The machine or the connection to it failed.
+    Failed = 3,
+}
+
+/// What the header says of threads.
+const _: () = {
+    const fn from_any_thread<T: Send + Sync>() {}
+    from_any_thread::<VmetteSession>();
+    from_any_thread::<VmetteProcess>();
+    from_any_thread::<VmetteStop>();
+};
+
+/// A running machine. Its functions may be called from any thread, except for freeing it while another one is called.
+pub struct VmetteSession {
+    session: Session,
+}
+
+impl VmetteSession {
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+}
+
+pub(crate) fn with(
+    session: Option<&VmetteSession>,
+    work: impl FnOnce(&Session) -> Result<(), Failure>,
+) -> VmetteStatus {
+    entry(|| work(required(session, "session")?.session()))
+}
+
+/// Starts a session and stores it in `out`; the caller frees it with vmette_session_free(). Returns when the root is
+/// ready and the configuration's command runs, if it has one; its output is captured or passed to this process's stdout
+/// and stderr. `stop`, if that is not NULL, ends the session from another thread, also while it starts.
+///
+/// A timeout or a stop during the start is not a failure: vmette_session_wait() tells.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_session_start(
+    config: Option<&VmetteConfig>,
+    stop: Option<&VmetteStop>,
+    out: Option<&mut MaybeUninit<Box<VmetteSession>>>,
+) -> VmetteStatus {
+    entry(|| {
+        let handle = required(config, "config")?;
+        let out = required(out, "out")?;
+        let session = start(handle, handle.ready()?, stop, Streams::Library)?;
+        out.write(Box::new(VmetteSession { session }));
+        Ok(())
+    })
+}
+
+/// As vmette_session_start(), with the streams of the session's command left to the caller, who gets it in `process`
+/// and frees it with vmette_process_free(). `command`, if that is not NULL, takes the place of the configuration's.
+/// `process` is set to NULL when there is no command, or when the session ended while it started.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_session_start_command(
+    config: Option<&VmetteConfig>,
+    command: Option<&VmetteCommand>,
+    stop: Option<&VmetteStop>,
+    out: Option<&mut MaybeUninit<Box<VmetteSession>>>,
+    process: Option<&mut MaybeUninit<Option<Box<VmetteProcess>>>>,
+) -> VmetteStatus {
+    entry(|| {
+        let handle = required(config, "config")?;
+        let (out, process) = (required(out, "out")?, required(process, "process")?);
+        let streams = Streams::Caller(command.map(|command| command.options().clone()));
+        let session = start(handle, handle.ready()?, stop, streams)?;
+        process.write(session.process().map(|process| Box::new(VmetteProcess::new(process.clone()))));
+        out.write(Box::new(VmetteSession { session }));
+        Ok(())
+    })
+}
+
+/// Ends the machine, if it still runs, and frees the session; everything that belonged to it is gone when this returns.
+/// Its processes fail from then on, and still have to be freed. NULL is ignored.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_session_free(session: Option<Box<VmetteSession>>) {
+    entry(|| {
+        drop(session);
+        Ok(())
+    });
+}
+
+/// Waits for the session's end and stores how it ended and its exit status: the command's, 124 for a timeout, 0 for a
+/// stop, 1 for a failure. Either may be NULL. SessionFailed when it failed, with the cause as the text. Any number of
+/// threads may wait, any number of times.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_session_wait(
+    session: Option<&VmetteSession>,
+    how: Option<&mut MaybeUninit<VmetteSessionEnd>>,
+    exit_code: Option<&mut MaybeUninit<i32>>,
+) -> VmetteStatus {
+    with(session, |session| tell(session.wait(), how, exit_code))
+}
+
+/// As vmette_session_wait(), for up to `milliseconds`; Timeout when the session goes on.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_session_wait_for(
+    session: Option<&VmetteSession>,
+    milliseconds: u32,
+    how: Option<&mut MaybeUninit<VmetteSessionEnd>>,
+    exit_code: Option<&mut MaybeUninit<i32>>,
+) -> VmetteStatus {
+    with(session, |session| {
+        let limit = Duration::from_millis(milliseconds.into());
+        let end = StopHandle::wait_end(&session.stop_handle(), limit);
+        let goes_on = || Failure::new(VmetteStatus::Timeout, format!("no end within {milliseconds} ms"));
+        tell(end.ok_or_else(goes_on)?, how, exit_code)
+    })
+}
+
+fn tell(
+    end: SessionEnd,
+    how: Option<&mut MaybeUninit<VmetteSessionEnd>>,
+    exit_code: Option<&mut MaybeUninit<i32>>,
+) -> Result<(), Failure> {
+    if let Some(exit_code) = exit_code {
+        exit_code.write(end.exit_code());
+    }
+    let kind = match &end {
+        SessionEnd::Exited(_) => VmetteSessionEnd::Exited,
+        SessionEnd::TimedOut => VmetteSessionEnd::TimedOut,
+        SessionEnd::Stopped => VmetteSessionEnd::Stopped,
+        SessionEnd::Error(_) => VmetteSessionEnd::Failed,
+    };
+    if let Some(how) = how {
+        how.write(kind);
+    }
+    match end {
+        SessionEnd::Error(message) => Err(failed(message)),
+        _ => Ok(()),
+    }
+}
+
+/// Ends the session now; nothing happens when it has ended. Returns when its machine is gone.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_session_stop(session: Option<&VmetteSession>) -> VmetteStatus {
+    with(session, |session| {
+        session.stop();
+        Ok(())
+    })
+}
+
+/// Asks the session's command to end, with the image's stop signal, and ends the session if that has not come about
+/// within `grace_milliseconds`.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_session_stop_gently(
+    session: Option<&VmetteSession>,
+    grace_milliseconds: u32,
+) -> VmetteStatus {
+    with(session, |session| {
+        session.stop_gently(Duration::from_millis(grace_milliseconds.into()));
+        Ok(())
+    })
+}
+
+/// Writes out what is dirty in the guest, then ends the session. It is ended also when this fails.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_session_shutdown(session: Option<&VmetteSession>) -> VmetteStatus {
+    with(session, |session| Ok(session.shutdown()?))
+}
+
+/// Asks the guest whether it is there.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_session_ping(session: Option<&VmetteSession>) -> VmetteStatus {
+    with(session, |session| Ok(session.ping()?))
+}
+
+/// Runs one more command and stores it in `out`; the caller frees it with vmette_process_free(). Environment, folder and
+/// user are the configuration's and the image's but for what `command` says.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_session_exec(
+    session: Option<&VmetteSession>,
+    command: Option<&VmetteCommand>,
+    out: Option<&mut MaybeUninit<Box<VmetteProcess>>>,
+) -> VmetteStatus {
+    with(session, |session| {
+        let command = required(command, "command")?;
+        let out = required(out, "out")?;
+        let process = session.exec(command.options())?;
+        out.write(Box::new(VmetteProcess::new(Arc::new(process))));
+        Ok(())
+    })
+}
+
+/// The host's port that the guest reaches by vsock; 0 when there is none.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_session_vsock_port(session: Option<&VmetteSession>) -> u32 {
+    entry_or(0, || Ok(session.and_then(|session| session.session.vsock_port()).unwrap_or(0)))
+}

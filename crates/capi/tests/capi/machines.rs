@@ -1,0 +1,41 @@
+//! Programs that run machines.
+
+use std::fs;
+
+use crate::program::{Program, succeeds};
+
+#[test]
+fn a_run_has_its_exit_code_its_output_and_its_report() {
+    let output = succeeds(Program::new("run").command());
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(stdout.contains("passed through to stdout\n"), "{stdout}");
+    assert!(stderr.contains("passed through to stderr\n"), "{stderr}");
+}
+
+#[test]
+fn a_session_takes_commands_and_files_from_any_thread() {
+    succeeds(Program::new("session").command());
+}
+
+#[test]
+fn another_thread_ends_a_session_and_the_program_goes_on() {
+    succeeds(Program::new("stop").command());
+}
+
+#[test]
+fn signals_and_their_handlers_stay_the_programs_own() {
+    succeeds(Program::new("signals").command());
+}
+
+#[test]
+fn roots_are_resolved_and_folders_shared() {
+    let program = Program::new("roots");
+    let share = program.dir.path().join("share");
+    fs::create_dir(&share).unwrap();
+    fs::write(share.join("question"), "shared\n").unwrap();
+    let mut command = program.command();
+    command.arg(&share);
+    succeeds(command);
+    assert!(share.join("root.tar").exists(), "the guest wrote it");
+    assert!(!share.join("forbidden").exists());
+}
