@@ -2,7 +2,6 @@
 
 use std::io::{self, BufRead, Read};
 use std::sync::PoisonError;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
 use sha2::{Digest as _, Sha256};
@@ -11,7 +10,7 @@ use super::content::{Content, Spill, SpillWriter};
 use super::decode::{Memory, decoder_within};
 use super::path::{self, Name};
 use super::record::{Action, Attrs, Record, Records, XattrSets};
-use super::stream::{CHUNKS_AHEAD, Chunk, Chunks, pump};
+use super::stream::{Chunks, Pump, stream};
 use super::{Layer, Shared, reader_error};
 use crate::digest::Digest;
 use crate::error::{ProviderError, Result};
@@ -31,15 +30,14 @@ pub(super) fn read(layer: Layer<'_>, shared: &Shared<'_>) -> Result<ReadLayer> {
     let Layer { name, open, compression, diff_id: expected } = layer;
     let ends = if expected.is_some() { End::Anywhere } else { End::Marked };
     let (records, spill, diff_id) = thread::scope(|scope| {
-        let (stored, chunks) = sync_channel(CHUNKS_AHEAD);
+        let (pump, stored) = stream();
         scope.spawn(move || match open() {
-            Ok(reader) => pump(reader, &stored),
-            Err(e) => drop(stored.send(Err(reader_error(e)))),
+            Ok(reader) => pump.all(reader),
+            Err(e) => pump.fail(reader_error(e)),
         });
-        let compressed = Chunks::new(chunks);
-        let (plain, chunks) = sync_channel(CHUNKS_AHEAD);
-        scope.spawn(move || decompress(compressed, compression, shared, &plain));
-        let bytes = Taken { inner: Chunks::new(chunks), hasher: Sha256::new(), shared };
+        let (pump, plain) = stream();
+        scope.spawn(move || decompress(stored, compression, shared, pump));
+        let bytes = Taken { inner: plain, hasher: Sha256::new(), shared };
         parse(&mut Source::new(bytes, &shared.budget), ends, shared, &name)
     })?;
     match expected {
@@ -52,15 +50,10 @@ pub(super) fn read(layer: Layer<'_>, shared: &Shared<'_>) -> Result<ReadLayer> {
 }
 
 /// Sends all of the decompressed bytes, and then the end or an error.
-fn decompress(
-    mut stored: Chunks,
-    compression: Option<FileKind>,
-    shared: &Shared<'_>,
-    to: &SyncSender<Chunk>,
-) {
+fn decompress(mut stored: Chunks, compression: Option<FileKind>, shared: &Shared<'_>, to: Pump) {
     let head = match stored.fill_buf() {
         Ok(head) => head,
-        Err(e) => return drop(to.send(Err(e))),
+        Err(e) => return to.fail(e),
     };
     let kind = compression.unwrap_or_else(|| FileKind::of_bytes(head));
     let memory = Memory::of(kind, head);
@@ -69,8 +62,8 @@ fn decompress(
         Memory::Large => Some(shared.large.lock().unwrap_or_else(PoisonError::into_inner)),
     };
     match decoder_within(stored, kind, memory) {
-        Ok(reader) => pump(reader, to),
-        Err(e) => drop(to.send(Err(io::Error::other(e)))),
+        Ok(reader) => to.all(reader),
+        Err(e) => to.fail(io::Error::other(e)),
     }
 }
 

@@ -256,3 +256,91 @@ impl Read for CachingReader<'_> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::source::{RawManifest, Which};
+
+    /// Has one layer and nothing else.
+    struct OneLayer(Vec<u8>);
+
+    impl Source for OneLayer {
+        fn manifest(&self, _which: &Which) -> Result<RawManifest> {
+            panic!("nobody asks")
+        }
+
+        fn digest_of(&self, _tag: &str) -> Result<Digest> {
+            panic!("nobody asks")
+        }
+
+        fn open(&self, _blob: &Blob, offset: u64) -> Result<Box<dyn Read + Send>> {
+            Ok(Box::new(io::Cursor::new(self.0[usize::try_from(offset).unwrap()..].to_vec())))
+        }
+    }
+
+    struct Place {
+        root: tempfile::TempDir,
+        ctx: Context,
+        source: OneLayer,
+        blob: Blob,
+    }
+
+    fn place() -> Place {
+        let root = tempfile::tempdir().unwrap();
+        let ctx = Context::new(root.path().join("cache"));
+        let content = b"a layer".to_vec();
+        let blob = Blob { digest: Digest::of(&content), size: content.len() as u64 };
+        Place { root, ctx, source: OneLayer(content), blob }
+    }
+
+    impl Place {
+        fn cache(&self) -> LayerCache {
+            self.ctx.store().unwrap().layers()
+        }
+
+        /// Reads the layer `times` times, one after the other, with `before_end` before its last read.
+        fn download(&self, times: usize, before_end: impl Fn()) -> Result<()> {
+            publishing(&self.cache(), |completed| {
+                let downloads = Downloads::new(&self.source, self.cache(), &self.ctx, "name", 1, completed);
+                for _ in 0..times {
+                    let mut reader = downloads.open(&self.blob, 0)?;
+                    let mut content = vec![0; self.source.0.len()];
+                    reader.read_exact(&mut content).unwrap();
+                    assert_eq!(content, self.source.0);
+                    before_end();
+                    assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
+                }
+                Ok(())
+            })
+        }
+    }
+
+    #[test]
+    fn a_layer_that_was_read_is_in_the_cache_and_free_for_others() {
+        let place = place();
+        // The second time it waits for the first one's name.
+        place.download(2, || {}).unwrap();
+        let mut content = Vec::new();
+        place.cache().open(&place.blob.digest).unwrap().read_to_end(&mut content).unwrap();
+        assert_eq!(content, place.source.0);
+        drop(place.cache().lock(&place.blob.digest, &place.ctx).unwrap());
+    }
+
+    #[test]
+    fn a_layer_that_cannot_be_kept_is_an_error_though_all_else_went_well() {
+        let place = place();
+        let layers = place.root.path().join("cache/layers");
+        let take_away = || {
+            let names = std::fs::read_dir(&layers).unwrap().map(|entry| entry.unwrap().path());
+            names.filter(|path| path.extension().is_some_and(|suffix| suffix == "partial")).for_each(
+                |path| {
+                    std::fs::remove_file(path).unwrap();
+                },
+            );
+        };
+        let error = place.download(1, take_away).unwrap_err();
+        assert!(matches!(error, ProviderError::Cache { .. }), "{error}");
+        place.download(1, || {}).unwrap();
+    }
+}
