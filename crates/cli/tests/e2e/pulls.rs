@@ -79,7 +79,7 @@ fn pulled(reference: &str, cache: &Path) -> PathBuf {
 
 #[test]
 fn a_run_that_is_killed_while_it_downloads_is_gone_on_with() {
-    let (registry, layout, cache) = (Registry::start(Access::Open), image(), Cache::without_template());
+    let (registry, layout, cache) = (Registry::start(Access::Open), image(), Cache::without_images());
     registry.fill(&layout.folder(), TAG, NAME, &[]);
     // In the middle of the large layer.
     let proxy = Proxy::start(registry.host(), NOISE as u64 / 2);
@@ -114,7 +114,7 @@ fn a_run_that_is_killed_while_it_downloads_is_gone_on_with() {
 
 #[test]
 fn a_damaged_image_is_made_again_or_refused_and_never_run() {
-    let (registry, layout, cache) = (Registry::start(Access::Open), image(), Cache::without_template());
+    let (registry, layout, cache) = (Registry::start(Access::Open), image(), Cache::without_images());
     let reference = registry.fill(&layout.folder(), TAG, NAME, &[]);
     let expected = expected(&layout);
     reading(&reference, &[], cache.path()).exits(0).printed(&expected);
@@ -139,7 +139,7 @@ fn a_damaged_image_is_made_again_or_refused_and_never_run() {
 
 #[test]
 fn an_image_that_a_machine_has_is_not_pruned() {
-    let (registry, layout, cache) = (Registry::start(Access::Open), image(), Cache::without_template());
+    let (registry, layout, cache) = (Registry::start(Access::Open), image(), Cache::without_images());
     let reference = registry.fill(&layout.folder(), TAG, NAME, &[]);
     let script = format!("echo ready; read line; {READ}");
     let (input, mut tell) = std::io::pipe().unwrap();

@@ -10,19 +10,22 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::cache::Cache;
 use crate::layout::{Layout, TAG};
 use crate::registry::{Access, Registry, run};
 use listing::{Lister, Root, assert_same};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 
-/// Pushes the image, lists what umoci extracts and what a machine has, and compares: first from the registry, then from
-/// the cache.
-fn is_the_same_in_a_machine(layout: &Layout, access: Access, options: &[&str]) {
-    let (registry, lister) = (Registry::start(access), Lister::build());
+/// Both kinds of root: the first is of the registry, the second of the cache.
+const BOTH: [Root; 2] = [Root::ReadOnly, Root::Writable];
+
+/// Pushes the image, lists what umoci extracts and what a machine has, and compares.
+fn is_the_same_in_a_machine(layout: &Layout, access: Access, options: &[&str], roots: &[Root]) {
+    let (registry, lister, cache) = (Registry::start(access), Lister::build(), Cache::without_images());
     let image = registry.fill(&layout.folder(), TAG, "some/image:v1", options);
     let extracted = lister.folder(&layout.unpack().join("rootfs"));
-    for root in [Root::ReadOnly, Root::Writable] {
-        assert_same(&extracted, lister.machine(&image, &registry, root), root);
+    for &root in roots {
+        assert_same(&extracted, lister.machine(&image, &registry, &cache, root), root);
     }
 }
 
@@ -45,7 +48,7 @@ fn everything_that_layers_can_hold() {
         fs::write(&archive, layer).unwrap();
         layout.add(&archive);
     }
-    is_the_same_in_a_machine(&layout, Access::TlsAndPasswords, &[]);
+    is_the_same_in_a_machine(&layout, Access::TlsAndPasswords, &[], &BOTH);
 }
 
 /// Layers as umoci writes them, which the registry stores with another compression.
@@ -79,7 +82,7 @@ fn an_image_that_umoci_made() {
         fs::create_dir(root.join("srv/link")).unwrap();
         fs::set_permissions(root.join("srv"), fs::Permissions::from_mode(0o2711)).unwrap();
     });
-    is_the_same_in_a_machine(&layout, Access::Open, &["--dest-compress-format", "zstd"]);
+    is_the_same_in_a_machine(&layout, Access::Open, &["--dest-compress-format", "zstd"], &BOTH);
 }
 
 /// Thousands of files of a real distribution, as its own tool extracts them.
@@ -90,7 +93,7 @@ fn an_image_that_mmdebstrap_made() {
     }
     let layout = Layout::new();
     layout.add(&debian());
-    is_the_same_in_a_machine(&layout, Access::Passwords, &[]);
+    is_the_same_in_a_machine(&layout, Access::Passwords, &[], &[Root::ReadOnly]);
 }
 
 /// Packages of this machine's own release, from its own mirrors; kept, as the guest's kernel is.
