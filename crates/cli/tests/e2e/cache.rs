@@ -21,6 +21,13 @@ impl Cache {
         Self::filled_from_shared(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
     }
 
+    /// Has a kernel and an initramfs, and neither a template nor any image.
+    pub(crate) fn without_images() -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        fill_shelves(dir.path(), &KERNEL_SHELVES);
+        Self { dir }
+    }
+
     /// Has a template that works, too.
     pub(crate) fn with_template() -> Self {
         let cache = Self::without_template();
@@ -68,9 +75,16 @@ impl Cache {
 /// Puts everything into the folder that takes long to get. The kernel itself is linked to: derived files are known by
 /// the name of the file that they were made of.
 pub(crate) fn fill(folder: &Path) {
+    fill_shelves(folder, &["vmlinux", "initramfs", "busybox", "images"]);
+}
+
+/// What any machine needs.
+const KERNEL_SHELVES: [&str; 2] = ["vmlinux", "initramfs"];
+
+fn fill_shelves(folder: &Path, shelves: &[&str]) {
     let shared = shared_cache();
     Vmette::run(["--quiet", "--", "true"]).exits(0);
-    for shelf in ["vmlinux", "initramfs", "busybox", "images"] {
+    for shelf in shelves {
         if shared.join(shelf).exists() {
             let copied = Command::new("cp")
                 .args(["-a", "--reflink=auto"])

@@ -97,6 +97,11 @@ impl Registry {
         listening.recv_timeout(START_LIMIT).ok().map(|()| registry)
     }
 
+    /// `host:port`.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Puts an image of a layout there under this name, and gives the name that it has for everybody else.
     pub(crate) fn fill(&self, layout: &Path, tag: &str, name: &str, options: &[&str]) -> String {
         let reference = format!("{}/{name}", self.host);

@@ -35,7 +35,7 @@ targets! {
     specs: 20_000, Text, oci::spec, oci::spec_seeds();
     urls: 40_000, Text, urls::target, urls::seeds();
     manifests: 8_000, Json, oci::manifest, oci::manifest_seeds();
-    configurations: 8_000, Json, oci::configuration, oci::configuration_seeds();
+    configurations: 12_000, Json, oci::configuration, oci::configuration_seeds();
     layouts: 10_000, Tar, oci::layout, oci::layout_seeds();
     saved_images: 8_000, Tar, oci::saved, oci::saved_seeds();
     archives: 2_000, Tar, layers::archive, layers::seeds();

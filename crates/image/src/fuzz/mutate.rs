@@ -16,7 +16,8 @@ pub(super) enum Shape {
 }
 
 /// Where a header's fields are.
-const FIELDS: [(usize, usize); 12] = [
+const FIELDS: [(usize, usize); 17] = [
+    (0, 100),
     (0, 100),
     (100, 8),
     (108, 8),
@@ -25,10 +26,15 @@ const FIELDS: [(usize, usize); 12] = [
     (136, 12),
     (156, 1),
     (157, 100),
+    (157, 100),
     (257, 8),
     (329, 8),
     (337, 8),
     (345, 155),
+    // GNU's sparse files: offset, length, size.
+    (386, 12),
+    (398, 12),
+    (483, 12),
 ];
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 
@@ -94,7 +100,7 @@ const TEXTS: [&str; 40] = [
     "a",
 ];
 
-const JSON: [&str; 24] = [
+const JSON: [&str; 30] = [
     "{",
     "}",
     "[",
@@ -119,15 +125,24 @@ const JSON: [&str; 24] = [
     "\"digest\":\"sha256:\",",
     "\"urls\":[\"http://h/\"],",
     "1e400",
+    "\\u0000",
+    "\\u001b",
+    "\\ud800",
+    "/../",
+    "\\n",
+    "=",
 ];
 
-/// One input more: some changes to one of the corpus.
-pub(super) fn mutate(corpus: &[Vec<u8>], shape: Shape, random: &mut Rng) -> Vec<u8> {
-    let mut input = pick(corpus, random).clone();
-    for _ in 0..1 + random.usize(..4) {
+/// One input more: some changes to one of the corpus, or to one of the good ones that it began with.
+pub(super) fn mutate(corpus: &[Vec<u8>], good: usize, shape: Shape, random: &mut Rng) -> Vec<u8> {
+    let from = if random.bool() { &corpus[..good] } else { corpus };
+    let mut input = pick::<Vec<u8>>(from, random).clone();
+    for _ in 0..1 + random.usize(..3) {
         match (shape, random.u8(..10)) {
-            (Shape::Tar, 0..3) => blocks(&mut input, corpus, random),
-            (Shape::Tar, 3..7) => field(&mut input, random),
+            (Shape::Tar, 0..2) => blocks(&mut input, corpus, random),
+            (Shape::Tar, 2..5) => field(&mut input, random),
+            (Shape::Tar, 5) => records(&mut input, random),
+            (Shape::Tar, 6..8) => overwrite(&mut input, random),
             (Shape::Json, 0..3) => insert(&mut input, pick(&JSON, random).as_bytes(), random),
             (Shape::Text | Shape::Json, 0..4) => insert(&mut input, pick(&TEXTS, random).as_bytes(), random),
             (_, 4) => number(&mut input, random),
@@ -232,17 +247,85 @@ fn field(input: &mut [u8], random: &mut Rng) {
     let (offset, len) = *pick(&FIELDS, random);
     let start = pick(&headers, random) + offset;
     let field = &mut input[start..start + len];
-    let value = match random.u8(..6) {
-        0 => format!("{:o}", random.u64(..) >> random.u8(..64)).into_bytes(),
-        1 => pick(&NUMBERS, random).as_bytes().to_vec(),
-        2 => vec![*pick(b"01234567xgLKSDVM\0\xff", random)],
-        3 => vec![0x80 | random.u8(..2), random.u8(..)],
-        4 => vec![b'a'; random.usize(..=len)],
-        _ => pick(&TEXTS, random).as_bytes().to_vec(),
+    let value = match (offset, random.u8(..8)) {
+        (_, 0) => pick(&NUMBERS, random).as_bytes().to_vec(),
+        (_, 1) => vec![0x80 | random.u8(..2), random.u8(..)],
+        (156, _) => vec![*pick(b"0000111122223455567xLKSg\0D\xff", random)],
+        (0 | 157 | 345, 2) => vec![b'a'; random.usize(..=len)],
+        (0 | 157 | 345, _) => text(random),
+        // Small ones are let through.
+        _ => format!("{:o}", random.u64(..) >> random.u8(24..64)).into_bytes(),
     };
     field.fill(0);
     let len = len.min(value.len());
     field[..len].copy_from_slice(&value[..len]);
+}
+
+/// Several texts in a row: mostly a path that means to be another.
+fn text(random: &mut Rng) -> Vec<u8> {
+    const PATH: [&str; 8] = ["a", "d/f", "s", "a/b", "/", "/..", "/../", ".wh."];
+    let part = |random: &mut Rng| match random.u8(..4) {
+        0 => *pick(&TEXTS, random),
+        _ => *pick(&PATH, random),
+    };
+    (0..1 + random.usize(..4)).flat_map(|_| part(random).bytes()).collect()
+}
+
+/// Digits and lines of what is no header, in place: numbers there are text.
+fn overwrite(input: &mut [u8], random: &mut Rng) {
+    let digits: Vec<_> =
+        (0..input.len()).filter(|&at| input[at].is_ascii_digit() || input[at] == b'\n').collect();
+    if digits.is_empty() {
+        return;
+    }
+    for _ in 0..1 + random.usize(..3) {
+        input[*pick(&digits, random)] = *pick(b"0123456789\n\n", random);
+    }
+}
+
+/// An extended header whose lengths are right, before an entry.
+fn records(input: &mut Vec<u8>, random: &mut Rng) {
+    const KEYS: [&str; 14] = [
+        "path",
+        "linkpath",
+        "size",
+        "mtime",
+        "uid",
+        "gid",
+        "comment",
+        "GNU.sparse.major",
+        "GNU.sparse.minor",
+        "GNU.sparse.realsize",
+        "GNU.sparse.name",
+        "SCHILY.xattr.user.a",
+        "SCHILY.xattr.security.capability",
+        "LIBARCHIVE.xattr.a",
+    ];
+    let mut content = Vec::new();
+    for _ in 0..1 + random.usize(..3) {
+        let value = match random.u8(..4) {
+            0 => Vec::new(),
+            1 => pick(&NUMBERS, random).as_bytes().to_vec(),
+            _ => text(random),
+        };
+        let key = *pick(&KEYS, random);
+        let rest = key.len() + value.len() + 3;
+        let Some(len) = (rest + 1..rest + 9).find(|len| len - rest == len.to_string().len()) else {
+            continue;
+        };
+        content.extend_from_slice(format!("{len} {key}=").as_bytes());
+        content.extend_from_slice(&value);
+        content.push(b'\n');
+    }
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::new(*pick(b"xxxxg", random)));
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    let mut blocks = header.as_bytes().to_vec();
+    blocks.extend_from_slice(&content);
+    blocks.resize(blocks.len().next_multiple_of(BLOCK), 0);
+    let at = random.usize(..=input.len() / BLOCK) * BLOCK;
+    input.splice(at..at, blocks);
 }
 
 fn sum(header: &mut [u8]) {

@@ -41,7 +41,7 @@ impl Target {
         }
         let mut runs = 0_u64;
         while end.map_or(runs < self.runs, |end| Instant::now() < end) {
-            let input = mutate(&corpus, self.shape, &mut random);
+            let input = mutate(&corpus, self.seeds.len(), self.shape, &mut random);
             if outcomes.insert(class(&self.try_one(&input, seed))) && corpus.len() < CORPUS_MAX {
                 corpus.push(input);
             }

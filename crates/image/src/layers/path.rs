@@ -63,7 +63,8 @@ pub(super) fn normal(path: &[u8]) -> Result<Vec<u8>, Refusal> {
     if path.is_empty() || path.contains(&0) {
         return Err(Refusal::BadName);
     }
-    if path.starts_with(b"/") {
+    // `/` alone is what some tools call the root, and leads nowhere else.
+    if path.starts_with(b"/") && path != b"/" {
         return Err(Refusal::Absolute);
     }
     if path.len() > PATH_MAX {
@@ -109,11 +110,15 @@ mod tests {
 
     #[test]
     fn normal_forms() {
-        for (path, expected) in [("./", ""), (".", ""), ("./a//b/./c/", "a/b/c"), ("..a/b..", "..a/b..")] {
+        for (path, expected) in
+            [("./", ""), (".", ""), ("/", ""), ("./a//b/./c/", "a/b/c"), ("..a/b..", "..a/b..")]
+        {
             assert_eq!(normal(path.as_bytes()).unwrap(), expected.as_bytes());
         }
         for (path, refusal) in [
             ("/a", Refusal::Absolute),
+            ("//", Refusal::Absolute),
+            ("/.", Refusal::Absolute),
             ("a/../b", Refusal::DotDot),
             ("..", Refusal::DotDot),
             ("", Refusal::BadName),

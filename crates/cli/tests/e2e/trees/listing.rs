@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+use crate::cache::Cache;
 use crate::machine::{Outcome, Vmette};
 use crate::registry::{Registry, run};
 
@@ -58,9 +59,9 @@ impl Lister {
     }
 
     /// Of the root that a machine with this image has.
-    pub(super) fn machine(&self, image: &str, registry: &Registry, root: Root) -> Listing {
+    pub(super) fn machine(&self, image: &str, registry: &Registry, cache: &Cache, root: Root) -> Listing {
         let share = format!("{}:/lister:ro", self.0.path().display());
-        let mut args = vec!["-v".to_owned(), share];
+        let mut args = vec!["--no-template".to_owned(), "-v".to_owned(), share];
         if root == Root::ReadOnly {
             args.push("--rootfs-ro".to_owned());
         }
@@ -68,7 +69,7 @@ impl Lister {
             args.extend(["--registry-ca".to_owned(), authority.display().to_string()]);
         }
         args.extend(["--entrypoint", "/lister/list", image, "--", "--below-mounts"].map(str::to_owned));
-        let outcome: Outcome = registry.known_to(Vmette::run(args)).exits(0);
+        let outcome: Outcome = registry.known_to(Vmette::run(args)).cache(cache.path()).exits(0);
         parse(&outcome.stdout)
     }
 }

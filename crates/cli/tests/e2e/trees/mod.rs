@@ -10,60 +10,22 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
-use tempfile::TempDir;
-
+use crate::cache::Cache;
+use crate::layout::{Layout, TAG};
 use crate::registry::{Access, Registry, run};
 use listing::{Lister, Root, assert_same};
+use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 
-/// An OCI layout in the making, with one image.
-struct Layout {
-    dir: TempDir,
-}
+/// Both kinds of root: the first is of the registry, the second of the cache.
+const BOTH: [Root; 2] = [Root::ReadOnly, Root::Writable];
 
-impl Layout {
-    fn new() -> Self {
-        let layout = Self { dir: tempfile::tempdir().unwrap() };
-        run("umoci", ["init", "--layout", layout.path("layout").to_str().unwrap()]);
-        run("umoci", ["new", "--image", &layout.image()]);
-        layout
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn image(&self) -> String {
-        format!("{}:it", self.path("layout").display())
-    }
-
-    fn add(&self, archive: &Path) {
-        run("umoci", ["raw", "add-layer", "--image", &self.image(), archive.to_str().unwrap()]);
-    }
-
-    /// One layer more, in which is what this changes.
-    fn change(&self, change: impl FnOnce(&Path)) {
-        let bundle = self.unpack();
-        change(&bundle.join("rootfs"));
-        run("umoci", ["repack", "--image", &self.image(), bundle.to_str().unwrap()]);
-        fs::remove_dir_all(bundle).unwrap();
-    }
-
-    fn unpack(&self) -> PathBuf {
-        let bundle = self.path("bundle");
-        run("umoci", ["unpack", "--image", &self.image(), bundle.to_str().unwrap()]);
-        bundle
-    }
-
-    /// Pushes it, lists what umoci extracts and what a machine has, and compares: first
-    /// from the registry, then from the cache.
-    fn is_the_same_in_a_machine(&self, access: Access, options: &[&str]) {
-        let (registry, lister) = (Registry::start(access), Lister::build());
-        let image = registry.fill(&self.path("layout"), "it", "some/image:v1", options);
-        let extracted = lister.folder(&self.unpack().join("rootfs"));
-        for root in [Root::ReadOnly, Root::Writable] {
-            assert_same(&extracted, lister.machine(&image, &registry, root), root);
-        }
+/// Pushes the image, lists what umoci extracts and what a machine has, and compares.
+fn is_the_same_in_a_machine(layout: &Layout, access: Access, options: &[&str], roots: &[Root]) {
+    let (registry, lister, cache) = (Registry::start(access), Lister::build(), Cache::without_images());
+    let image = registry.fill(&layout.folder(), TAG, "some/image:v1", options);
+    let extracted = lister.folder(&layout.unpack().join("rootfs"));
+    for &root in roots {
+        assert_same(&extracted, lister.machine(&image, &registry, &cache, root), root);
     }
 }
 
@@ -86,7 +48,7 @@ fn everything_that_layers_can_hold() {
         fs::write(&archive, layer).unwrap();
         layout.add(&archive);
     }
-    layout.is_the_same_in_a_machine(Access::TlsAndPasswords, &[]);
+    is_the_same_in_a_machine(&layout, Access::TlsAndPasswords, &[], &BOTH);
 }
 
 /// Layers as umoci writes them, which the registry stores with another compression.
@@ -120,7 +82,7 @@ fn an_image_that_umoci_made() {
         fs::create_dir(root.join("srv/link")).unwrap();
         fs::set_permissions(root.join("srv"), fs::Permissions::from_mode(0o2711)).unwrap();
     });
-    layout.is_the_same_in_a_machine(Access::Open, &["--dest-compress-format", "zstd"]);
+    is_the_same_in_a_machine(&layout, Access::Open, &["--dest-compress-format", "zstd"], &BOTH);
 }
 
 /// Thousands of files of a real distribution, as its own tool extracts them.
@@ -131,7 +93,7 @@ fn an_image_that_mmdebstrap_made() {
     }
     let layout = Layout::new();
     layout.add(&debian());
-    layout.is_the_same_in_a_machine(Access::Passwords, &[]);
+    is_the_same_in_a_machine(&layout, Access::Passwords, &[], &[Root::ReadOnly]);
 }
 
 /// Packages of this machine's own release, from its own mirrors; kept, as the guest's kernel is.

@@ -1,6 +1,6 @@
 //! What is fuzzed of archives and layers, beyond stacks of random headers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::super::tree::ROOT;
 use super::fuzz::{check, has_no_whiteouts, listing_is_whole};
@@ -30,7 +30,10 @@ fn of(input: &[u8], rules: Rules) -> String {
                 has_no_whiteouts(&applied);
             }
             listing_is_whole(&applied);
-            format!("{} names", links.len().min(12))
+            let kinds: HashSet<_> =
+                applied.tree.inodes().map(|inode| std::mem::discriminant(&inode.what)).collect();
+            let linked = links.values().filter(|count| **count > 1).count();
+            format!("names {}, kinds {}, linked {}", letter(links.len()), letter(kinds.len()), letter(linked))
         }
         Err(e) => {
             let message = e.to_string();
@@ -38,6 +41,11 @@ fn of(input: &[u8], rules: Rules) -> String {
             message
         }
     }
+}
+
+/// A number as what tells outcomes apart, which digits do not.
+fn letter(number: usize) -> char {
+    char::from(b'a' + u8::try_from(number.min(25)).unwrap_or(25))
 }
 
 /// Something of every kind.
@@ -63,6 +71,9 @@ fn others() -> Vec<u8> {
         header.as_old_mut().linkflag = [kind];
         header.set_size(size);
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header
     };
     builder.append_data(&mut header(b'0', 3), "g".repeat(150), &b"abc"[..]).unwrap();
