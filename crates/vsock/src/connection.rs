@@ -154,6 +154,12 @@ impl Connection {
         self.window
     }
 
+    /// Bytes of memory that what waits for the host takes.
+    #[cfg(test)]
+    pub(crate) fn buffered(&self) -> usize {
+        self.pending.capacity()
+    }
+
     pub(crate) fn forwarded(&self) -> u32 {
         self.forwarded
     }
