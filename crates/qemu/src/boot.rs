@@ -175,7 +175,9 @@ fn memory_for(spec: &MachineSpec, snapshot: Option<&Snapshot>) -> Result<Memory>
     let saved = snapshot.map(|snapshot| snapshot.memory.try_clone()).transpose();
     let saved = saved.map_err(Error::io("duplicate a descriptor"))?;
     match saved {
-        Some(saved) if spec.shares.is_empty() && !spec.vsock => Ok(Memory { fd: saved.into(), own: None, copy: None }),
+        Some(saved) if spec.shares.is_empty() && !spec.vsock => {
+            Ok(Memory { fd: saved.into(), own: None, copy: None })
+        }
         saved => {
             let fd =
                 memory::anonymous(spec.memory_mib << 20).map_err(Error::io("create the guest's memory"))?;

@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn the_share_server_is_looked_for_around_the_program_and_every_place_is_named() {
-        let places = server_places(SHARE_SERVER, Some(Path::new("/x")), Some(Path::new("/nowhere/bin/vmette")));
+        let places =
+            server_places(SHARE_SERVER, Some(Path::new("/x")), Some(Path::new("/nowhere/bin/vmette")));
         let expected = ["/x", "/nowhere/bin", "/nowhere", "/nowhere/libexec/vmette"];
         let expected: Vec<PathBuf> = expected.iter().map(|dir| Path::new(dir).join(SHARE_SERVER)).collect();
         assert_eq!(places, expected);

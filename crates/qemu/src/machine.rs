@@ -192,9 +192,7 @@ fn watch_server(running: &Weak<Running>, index: usize, exit: &Slot<ExitStatus>) 
     }
     let what = &running.served[index];
     let complaints = running.complaints.tail();
-    running
-        .verdict
-        .set(MachineEnd::Failed(format!("the server of {what} ended ({status}){complaints}")));
+    running.verdict.set(MachineEnd::Failed(format!("the server of {what} ended ({status}){complaints}")));
     running.qemu.kill();
 }
 

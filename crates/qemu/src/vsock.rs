@@ -203,7 +203,9 @@ impl Drop for Open {
 /// 0 is nobody's and the highest stands for any.
 fn check(port: u32) -> Result<()> {
     match port {
-        0 | u32::MAX => Err(Error::InvalidSpec(format!("vsock port {port}: 1 to {} are possible", u32::MAX - 1))),
+        0 | u32::MAX => {
+            Err(Error::InvalidSpec(format!("vsock port {port}: 1 to {} are possible", u32::MAX - 1)))
+        }
         _ => Ok(()),
     }
 }

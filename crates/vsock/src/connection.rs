@@ -26,7 +26,9 @@ pub(crate) enum State {
     /// The guest has asked for it; the owner decides.
     Asked,
     /// The owner has asked for it, under this id; the guest decides.
-    Offered { owner: u64 },
+    Offered {
+        owner: u64,
+    },
     Open,
     /// The host's side is gone, and the guest has been or is being told; it has the last word.
     Closing,
@@ -104,13 +106,7 @@ impl Connection {
         Self::new(ports, window, State::Offered { owner }, Some(socket), Some(Op::Request))
     }
 
-    fn new(
-        ports: Ports,
-        window: u32,
-        state: State,
-        socket: Option<OwnedFd>,
-        handshake: Option<Op>,
-    ) -> Self {
+    fn new(ports: Ports, window: u32, state: State, socket: Option<OwnedFd>, handshake: Option<Op>) -> Self {
         Self {
             ports,
             state,
@@ -152,6 +148,10 @@ impl Connection {
 
     pub(crate) fn window(&self) -> u32 {
         self.window
+    }
+
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.is_empty() && !self.host_deaf
     }
 
     /// Bytes of memory that what waits for the host takes.
@@ -280,7 +280,10 @@ impl Connection {
         self.reset
             || self.handshake.is_some()
             || (matches!(self.state, State::Open | State::Closing)
-                && (self.shutdown != 0 || self.owes_credit() || self.may_read() || self.must_request_credit()))
+                && (self.shutdown != 0
+                    || self.owes_credit()
+                    || self.may_read()
+                    || self.must_request_credit()))
     }
 
     fn owes_credit(&self) -> bool {

@@ -248,6 +248,11 @@ impl Device {
         None
     }
 
+    /// Whether the host has yet to take something that the guest has sent.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.connections.values().any(Connection::has_pending)
+    }
+
     /// Ends all connections: the owner is gone.
     pub(crate) fn abandon(&mut self) {
         self.listening.clear();

@@ -54,7 +54,8 @@ impl Bench {
         loop {
             events.clear();
             let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            epoll::wait(self.device.epoll(), rustix::buffer::spare_capacity(&mut events), Some(&now)).unwrap();
+            epoll::wait(self.device.epoll(), rustix::buffer::spare_capacity(&mut events), Some(&now))
+                .unwrap();
             if events.is_empty() {
                 return;
             }
@@ -399,8 +400,8 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let port = 0u32..4;
-    let header = (port.clone(), 0u16..9, any::<u32>(), any::<u32>(), 0u32..4, 0u8..20, 0u32..2)
-        .prop_map(|(guest, op, room, forwarded, flags, odd, other)| Header {
+    let header = (port.clone(), 0u16..9, any::<u32>(), any::<u32>(), 0u32..4, 0u8..20, 0u32..2).prop_map(
+        |(guest, op, room, forwarded, flags, odd, other)| Header {
             src_cid: if odd == 0 { 9 } else { GUEST_CID },
             dst_cid: if odd == 1 { 9 } else { HOST_CID },
             kind: if odd == 2 { 2 } else { TYPE_STREAM },
@@ -410,7 +411,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             fwd_cnt: forwarded,
             flags,
             ..packet(guest, Op::Data)
-        });
+        },
+    );
     let step = prop_oneof![
         6 => (header, 0usize..70_000).prop_map(|(header, len)| Step::Guest(header, len.min(64 << 10))),
         2 => Just(Step::Accept),

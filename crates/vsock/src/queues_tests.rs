@@ -224,7 +224,9 @@ fn the_configuration_is_the_context_id_and_nothing_behind_it() {
     let guest = Guest::new();
     assert_eq!(guest.queues.get_config(0, 8), GUEST_CID.to_le_bytes());
     assert_eq!(guest.queues.get_config(4, 4), [0; 4]);
-    assert!(guest.queues.get_config(4, 8).is_empty() && guest.queues.get_config(u32::MAX, u32::MAX).is_empty());
+    assert!(
+        guest.queues.get_config(4, 8).is_empty() && guest.queues.get_config(u32::MAX, u32::MAX).is_empty()
+    );
 }
 
 proptest! {
@@ -249,4 +251,25 @@ proptest! {
         }
         prop_assert!(guest.queues.device.connections() <= crate::device::CONNECTIONS_MAX);
     }
+}
+
+#[test]
+fn what_a_guest_sent_last_reaches_the_host_after_the_guests_end() {
+    let mut guest = Guest::new();
+    let mut host = guest.connect();
+    let len = 1 << 16;
+    let piece = vec![8; len];
+    // More than a socket takes at once.
+    for _ in 0..3 {
+        guest.send(packet(Op::Data, u32::try_from(len).unwrap()), &piece);
+    }
+    let mut queues = guest.queues;
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        host.read_to_end(&mut bytes).unwrap();
+        bytes.len()
+    });
+    queues.finish(Instant::now() + Duration::from_secs(60)).unwrap();
+    drop(queues);
+    assert_eq!(reader.join().unwrap(), 3 * len);
 }

@@ -172,7 +172,10 @@ pub(crate) fn asset_options(config: &Config, cache: &CacheRoot) -> AssetOptions 
 /// How many disks, shares and vsock devices the machine will have.
 fn slots_of(config: &Config) -> usize {
     let rootfs = usize::from(matches!(config.rootfs, Some(Rootfs::Share(_))));
-    rootfs + usize::from(config.scratch_mib.is_some()) + config.disks.len() + config.shares.len()
+    rootfs
+        + usize::from(config.scratch_mib.is_some())
+        + config.disks.len()
+        + config.shares.len()
         + usize::from(vsock::is_wanted(config))
 }
 

@@ -89,14 +89,22 @@ impl Open {
         for forward in &config.vsock_forwards {
             let listener = machine.vsock_listen(forward.port)?;
             let path = std::path::absolute(&forward.path)?;
-            open.serve(listener, move |stream, relays, notices| to_socket(stream, &path, relays, notices), notices)?;
+            open.serve(
+                listener,
+                move |stream, relays, notices| to_socket(stream, &path, relays, notices),
+                notices,
+            )?;
         }
         if let Some(port) = port
             && runs
             && echoes(config, Some(port))
         {
             let echo = echo::Echo::new(port, notices.clone());
-            open.serve(machine.vsock_listen(port)?, move |stream, relays, _| echo.serve(stream, relays), notices)?;
+            open.serve(
+                machine.vsock_listen(port)?,
+                move |stream, relays, _| echo.serve(stream, relays),
+                notices,
+            )?;
         }
         Ok(open)
     }
@@ -141,9 +149,7 @@ pub(crate) fn listen(machine: &dyn Machine, port: u32) -> Result<VsockListener, 
     let mut taken = None;
     for _ in 0..ATTEMPTS {
         match machine.vsock_listen(random_port()?) {
-            Err(vmette_vmm::Error::Io { what, source })
-                if source.kind() == std::io::ErrorKind::AddrInUse =>
-            {
+            Err(vmette_vmm::Error::Io { what, source }) if source.kind() == std::io::ErrorKind::AddrInUse => {
                 taken = Some(vmette_vmm::Error::Io { what, source });
             }
             result => return result.map_err(Error::of_vsock),
