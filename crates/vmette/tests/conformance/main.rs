@@ -13,3 +13,5 @@ mod image;
 #[cfg(target_os = "linux")]
 mod qemu;
 mod suite;
+#[cfg(target_os = "linux")]
+mod vsock;
