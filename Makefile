@@ -34,6 +34,7 @@ audit: ## Look the dependencies up among the known vulnerabilities (needs a netw
 install: build ## Install vmette to PREFIX, ~/.local unless given; SUDO=sudo for a folder that is not yours
 	$(SUDO) install -D -m 755 $(TARGET)/release/vmette $(DESTDIR)$(PREFIX)/bin/vmette
 	$(SUDO) install -D -m 755 $(TARGET)/release/vmette-virtiofsd $(DESTDIR)$(PREFIX)/libexec/vmette/vmette-virtiofsd
+	$(SUDO) install -D -m 755 $(TARGET)/release/vmette-vsockd $(DESTDIR)$(PREFIX)/libexec/vmette/vmette-vsockd
 
 clean: ## Remove what was built; the cache of kernels and templates stays
 	cargo clean

@@ -122,7 +122,6 @@ fn absurd_sizes_are_refused_with_what_is_possible() {
 #[test]
 fn what_is_not_supported_is_refused_and_never_ignored() {
     fails(&["--net"], ["network", "--net"]);
-    fails(&["--vsock-port", "5000"], ["vsock"]);
     let snapshot = ["--rootfs", "builtin", "--exec", "true", "--build-snapshot", "/tmp/foo.snap"];
     Vmette::new(snapshot).exits(1).said(["snapshots are not supported"]);
     let resume = ["--rootfs", "builtin", "--exec", "true", "--resume-snapshot", "/tmp/foo.snap"];
