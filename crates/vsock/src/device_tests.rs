@@ -32,13 +32,13 @@ fn packet(guest: u32, op: Op) -> Header {
 impl Bench {
     fn listening() -> Self {
         let mut device = Device::new().unwrap();
-        device.from_owner(ToDevice::Listen { port: PORT }, None).unwrap();
+        device.hear_owner(ToDevice::Listen { port: PORT }, None).unwrap();
         Self { device }
     }
 
     fn guest(&mut self, header: Header, data: &[u8]) {
         let len = u32::try_from(data.len()).unwrap();
-        self.device.from_guest(&Header { len, ..header }, data);
+        self.device.take_packet(&Header { len, ..header }, data);
     }
 
     fn asked(&mut self) -> u64 {
@@ -71,7 +71,7 @@ impl Bench {
         let mut all = Vec::new();
         let mut buffer = vec![0; 4096];
         while self.device.has_outgoing() {
-            let Some(header) = self.device.to_guest(&mut buffer) else { break };
+            let Some(header) = self.device.next_packet(&mut buffer) else { break };
             all.push((header, buffer[..usize::try_from(header.len).unwrap()].to_vec()));
         }
         all
@@ -86,7 +86,7 @@ impl Bench {
         self.guest(packet(guest, Op::Request), b"");
         let id = self.asked();
         let (ours, theirs) = UnixStream::pair().unwrap();
-        self.device.from_owner(ToDevice::Accept { id }, Some(theirs.into())).unwrap();
+        self.device.hear_owner(ToDevice::Accept { id }, Some(theirs.into())).unwrap();
         assert_eq!(self.ops(), [Op::Response]);
         ours.set_nonblocking(true).unwrap();
         ours
@@ -130,7 +130,7 @@ fn a_port_that_nobody_opened_refuses_and_one_that_was_closed_too() {
     let packets = bench.packets();
     assert_eq!(packets.len(), 1);
     assert_eq!((packets[0].0.op, packets[0].0.src_port), (Op::Reset.number(), 1));
-    bench.device.from_owner(ToDevice::Unlisten { port: PORT }, None).unwrap();
+    bench.device.hear_owner(ToDevice::Unlisten { port: PORT }, None).unwrap();
     bench.guest(packet(9, Op::Request), b"");
     assert_eq!(bench.ops(), [Op::Reset]);
     assert_eq!(bench.device.next_answer(), None);
@@ -141,7 +141,7 @@ fn the_owner_may_refuse() {
     let mut bench = Bench::listening();
     bench.guest(packet(1, Op::Request), b"");
     let id = bench.asked();
-    bench.device.from_owner(ToDevice::Refuse { id }, None).unwrap();
+    bench.device.hear_owner(ToDevice::Refuse { id }, None).unwrap();
     assert_eq!(bench.ops(), [Op::Reset]);
     assert_eq!(bench.device.connections(), 0);
 }
@@ -283,7 +283,7 @@ fn a_connection_to_the_guest_is_answered_by_the_guest() {
     let mut bench = Bench::listening();
     let offer = |bench: &mut Bench, id| {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        bench.device.from_owner(ToDevice::Connect { id, port: 80 }, Some(theirs.into())).unwrap();
+        bench.device.hear_owner(ToDevice::Connect { id, port: 80 }, Some(theirs.into())).unwrap();
         let packets = bench.packets();
         assert_eq!((packets[0].0.op, packets[0].0.dst_port), (Op::Request.number(), 80));
         (ours, packets[0].0.src_port)
@@ -341,7 +341,7 @@ fn a_flood_of_connections_and_of_nonsense_is_bounded() {
     let mut asked = 0;
     while let Some(ToOwner::Asked { id, .. }) = bench.device.next_answer() {
         asked += 1;
-        bench.device.from_owner(ToDevice::Refuse { id }, None).unwrap();
+        bench.device.hear_owner(ToDevice::Refuse { id }, None).unwrap();
     }
     assert_eq!(asked, ASKED_MAX);
     bench.packets();
@@ -370,7 +370,7 @@ fn bench_open_evicting(bench: &mut Bench, guest: u32) -> UnixStream {
     bench.guest(packet(guest, Op::Request), b"");
     let id = bench.asked();
     let (ours, theirs) = UnixStream::pair().unwrap();
-    bench.device.from_owner(ToDevice::Accept { id }, Some(theirs.into())).unwrap();
+    bench.device.hear_owner(ToDevice::Accept { id }, Some(theirs.into())).unwrap();
     assert_eq!(bench.ops(), [Op::Reset, Op::Response]);
     ours
 }
@@ -445,16 +445,16 @@ proptest! {
                     let (ours, theirs) = UnixStream::pair().unwrap();
                     ours.set_nonblocking(true).unwrap();
                     hosts.push(ours);
-                    bench.device.from_owner(ToDevice::Accept { id }, Some(theirs.into())).unwrap();
+                    bench.device.hear_owner(ToDevice::Accept { id }, Some(theirs.into())).unwrap();
                 },
                 Step::Refuse => if let Some(id) = asked.pop_front() {
-                    bench.device.from_owner(ToDevice::Refuse { id }, None).unwrap();
+                    bench.device.hear_owner(ToDevice::Refuse { id }, None).unwrap();
                 },
                 Step::Connect(port) => {
                     let (ours, theirs) = UnixStream::pair().unwrap();
                     ours.set_nonblocking(true).unwrap();
                     hosts.push(ours);
-                    bench.device.from_owner(ToDevice::Connect { id: 1, port }, Some(theirs.into())).unwrap();
+                    bench.device.hear_owner(ToDevice::Connect { id: 1, port }, Some(theirs.into())).unwrap();
                 }
                 Step::Hang => drop(hosts.pop()),
                 Step::Write => if let Some(host) = hosts.last_mut() {
@@ -466,7 +466,7 @@ proptest! {
                 Step::Take(room) => {
                     bench.settle();
                     let mut buffer = vec![0; room];
-                    if let Some(header) = bench.device.to_guest(&mut buffer) {
+                    if let Some(header) = bench.device.next_packet(&mut buffer) {
                         prop_assert!(usize::try_from(header.len).unwrap() <= room);
                         prop_assert_eq!(header.src_cid, HOST_CID);
                     }

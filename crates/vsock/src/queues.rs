@@ -145,7 +145,7 @@ impl Queues {
         let len = usize::try_from(header.len).unwrap_or(usize::MAX);
         let data = self.buffer.get_mut(..len).filter(|_| len <= reader.available_bytes());
         match data.map(|data| reader.read_exact(data).map(|()| &*data)) {
-            Some(Ok(data)) => self.device.from_guest(&header, data),
+            Some(Ok(data)) => self.device.take_packet(&header, data),
             _ => self.device.malformed(&header),
         }
     }
@@ -170,7 +170,7 @@ impl Queues {
                 && let Some(room) = writer.available_bytes().checked_sub(HEADER_LEN).filter(|room| *room > 0)
             {
                 let room = room.min(self.buffer.len());
-                let Some(header) = self.device.to_guest(&mut self.buffer[..room]) else {
+                let Some(header) = self.device.next_packet(&mut self.buffer[..room]) else {
                     vring.get_queue_mut().go_to_previous_position();
                     break;
                 };
@@ -220,7 +220,7 @@ impl Queues {
     fn hear_owner(&mut self) -> io::Result<()> {
         while let Some(control) = &self.control {
             match control.receive::<ToDevice>() {
-                Ok(Some((message, socket))) => self.device.from_owner(message, socket)?,
+                Ok(Some((message, socket))) => self.device.hear_owner(message, socket)?,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(None) | Err(_) => {
                     self.control = None;
