@@ -90,7 +90,7 @@ pub(crate) fn run(vmette: &Path, plan: Plan, lane: Option<&Path>) -> anyhow::Res
 /// Makes the template and proves that it is used.
 fn first_session() -> anyhow::Result<Report> {
     let observer = Arc::new(|notice: &Notice| match notice {
-        Notice::Progress(line) => step(line),
+        Notice::Progress(line) | Notice::Vsock(line) => step(line),
         Notice::Warning(line) => step(&format!("warning: {line}")),
     });
     let session = Session::builder(&live::config()).observer(observer).start()?;
