@@ -73,6 +73,9 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
     if result.is_err() {
         session.stop();
     }
+    if request.config.build_snapshot.is_some() {
+        signals.command_ended();
+    }
     let end = session.wait();
     if let Some(path) = &request.report {
         write_report(path, session.report(), &end)?;

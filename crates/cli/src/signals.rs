@@ -77,6 +77,11 @@ impl RunSignals {
         }
     }
 
+    /// The command has ended, and what follows takes long enough to be called off.
+    pub(crate) fn command_ended(&self) {
+        *self.state.process.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Calls `hook` when a signal ends the run, or now if one has. It takes the place of the one before.
     pub(crate) fn when_fatal(&self, hook: impl FnOnce() + Send + 'static) {
         let mut slot = self.state.when_fatal.lock().unwrap_or_else(PoisonError::into_inner);
