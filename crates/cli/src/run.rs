@@ -73,9 +73,6 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
     if result.is_err() {
         session.stop();
     }
-    if request.config.build_snapshot.is_some() {
-        signals.command_ended();
-    }
     let end = session.wait();
     if let Some(path) = &request.report {
         write_report(path, session.report(), &end)?;
@@ -110,7 +107,8 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
 fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<(), vmette::Error> {
     let Some(process) = session.process() else { return Ok(()) };
     let _raw = if request.tty { RawMode::enter()? } else { None };
-    let how = Stop { signal: request.config.stop_signal(), grace: request.stop_timeout };
+    let followed = request.config.build_snapshot.is_some();
+    let how = Stop { signal: request.config.stop_signal(), grace: request.stop_timeout, followed };
     signals.command_runs(process, request.tty, how);
     if request.stdin {
         stdio::forward_stdin(process)?;

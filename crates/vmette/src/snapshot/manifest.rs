@@ -168,6 +168,9 @@ impl Manifest {
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
+        if text.len() as u64 > MANIFEST_MAX {
+            return Err(io::Error::other(format!("{MANIFEST} would have more than {MANIFEST_MAX} bytes")));
+        }
         let mut file =
             File::options().write(true).create_new(true).mode(0o600).open(folder.join(MANIFEST))?;
         file.write_all(&text)?;
