@@ -223,13 +223,14 @@ impl Setting<'_> {
         const FRESH: &str = "Python, fresh: imports, then an answer";
         const RESUMED: &str = "Python, resumed with its imports: an answer";
         step("a Python that has its libraries imported");
-        let python = match snapshots::python(self.vmette, folder) {
-            Ok(python) => python,
+        let image = match snapshots::image() {
+            Ok(image) => image,
             Err(error) => {
-                self.table.skip(RESUMED, &format!("{error:#}"));
+                self.table.skip(RESUMED, &format!("no image with Python: {error}"));
                 return Ok(());
             }
         };
+        let python = snapshots::python(self.vmette, &image, folder)?;
         let mut fresh = Contender::new(python.fresh, Until::Output(snapshots::ANSWER));
         let mut resumed = Contender::new(python.resumed, Until::Output(snapshots::ANSWER));
         take_turns(self.plan.short, &mut [&mut fresh, &mut resumed], || Ok(()))?;
