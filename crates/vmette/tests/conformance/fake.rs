@@ -222,3 +222,16 @@ fn a_guest_that_never_answers_is_ended_by_the_timeout() {
     assert_eq!(session.wait(), SessionEnd::TimedOut);
     assert_eq!(session.wait().exit_code(), 124);
 }
+
+#[test]
+fn an_engine_without_vsock_refuses_who_asks_for_it_and_nobody_else() {
+    let bench = bench();
+    for config in [
+        Config { vsock: true, ..bench.config() },
+        Config { vsock_port: vmette::VsockPort::Fixed(5), ..bench.config() },
+    ] {
+        let started = bench.start(&config);
+        assert!(matches!(started, Err(vmette::Error::Vsock(_))));
+    }
+    drop(bench.start(&bench.config()).unwrap());
+}
