@@ -44,6 +44,7 @@ fn kvm_lane_runs_the_stock_kernel_cold_and_from_a_template() {
     assert!(median < cold, "{restored:?} ms from a template, {cold} ms cold");
 
     a_share_reaches_a_restored_machine(&outer);
+    a_guest_reaches_its_host_over_vsock(&outer);
     nothing_is_left_behind(&outer);
 }
 
@@ -80,6 +81,12 @@ fn a_share_reaches_a_restored_machine(outer: &Outer) {
     let done = outer.vmette(&["run", "-v", "/run/granted:/data", "--", "sh", "-c", script]);
     assert_eq!((done.status.code(), text(&done.stdout).as_str()), (0, "granted\n"), "{}", text(&done.stderr));
     assert_eq!(outer.shell("cat /run/granted/out"), "written\n");
+}
+
+fn a_guest_reaches_its_host_over_vsock(outer: &Outer) {
+    let script = "head -c 1000000 /dev/zero | vsock-send $VMETTE_VSOCK_PORT | wc -c";
+    let done = outer.vmette(&["run", "--vsock-port", "0", "--", "sh", "-c", script]);
+    assert_eq!((done.status.code(), text(&done.stdout).as_str()), (0, "1000000\n"), "{}", text(&done.stderr));
 }
 
 fn nothing_is_left_behind(outer: &Outer) {
