@@ -51,6 +51,7 @@ impl Bench {
             shares: Vec::new(),
             vsock: false,
             console: Console::Discard,
+            savable: true,
             accelerator: AcceleratorChoice::Auto,
             origin: Origin::Cold,
         }
