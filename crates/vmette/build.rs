@@ -20,6 +20,11 @@ const PREBUILT: &str = "VMETTE_GUEST_BIN";
 /// Separated by 0x1f, as `CARGO_ENCODED_RUSTFLAGS` asks.
 const RUSTFLAGS: &str = "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static\u{1f}-Cpanic=abort";
 
+/// Elsewhere than on Linux there is no linker for Linux but the one that comes with Rust, and no C library but the one
+/// that comes with this kind of target.
+const CROSS_LINKER: &str = "-Clinker=rust-lld";
+const CROSS_SYSTEM: &str = "unknown-linux-musl";
+
 /// What the outer cargo, clippy or a coverage tool set for the host's crates and must not reach the guest's.
 /// The wrappers are emptied, not removed: an empty value also outranks one in a configuration file.
 const EMPTIED: [&str; 2] = ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"];
@@ -41,9 +46,10 @@ fn main() {
             println!("cargo:rerun-if-changed={}", Path::new(&path).display());
             read(Path::new(&path))
         }
-        // A host that cannot build for Linux embeds nothing; the library then says so when a machine is started.
-        None if !var("HOST").contains("linux") || var("CARGO_CFG_TARGET_OS") != "linux" => Vec::new(),
-        None => read(&build(&out)),
+        None if var("HOST").contains("linux") && var("CARGO_CFG_TARGET_OS") == "linux" => {
+            read(&build(&out, &var("TARGET"), RUSTFLAGS))
+        }
+        None => cross_built(&out),
     };
     let mut digest = String::new();
     for byte in Sha256::digest(&guest) {
@@ -54,8 +60,25 @@ fn main() {
     fs::write(&embedded, guest).unwrap_or_else(|error| panic!("{}: {error}", embedded.display()));
 }
 
+/// The guest for a host that is not Linux. Where Rust cannot build for Linux nothing is embedded; the library then says so
+/// when a machine is started.
+fn cross_built(out: &Path) -> Vec<u8> {
+    let triple = format!("{}-{CROSS_SYSTEM}", var("CARGO_CFG_TARGET_ARCH"));
+    let sysroot = Command::new(var("RUSTC")).args(["--print", "sysroot"]).output();
+    let sysroot = sysroot.unwrap_or_else(|error| panic!("rustc --print sysroot: {error}")).stdout;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot).trim());
+    if !sysroot.join("lib/rustlib").join(&triple).exists() {
+        println!(
+            "cargo:warning=no guest is built in, and vmette will not start machines without --initramfs; \
+             `rustup target add {triple}` and a rebuild change that"
+        );
+        return Vec::new();
+    }
+    read(&build(out, &triple, &format!("{RUSTFLAGS}\u{1f}{CROSS_LINKER}")))
+}
+
 /// Runs the nested cargo and returns the binary's path.
-fn build(out: &Path) -> PathBuf {
+fn build(out: &Path, triple: &str, rustflags: &str) -> PathBuf {
     let workspace = PathBuf::from(var("CARGO_MANIFEST_DIR")).join("../..");
     for input in [
         "Cargo.toml",
@@ -67,16 +90,15 @@ fn build(out: &Path) -> PathBuf {
     ] {
         println!("cargo:rerun-if-changed={}", workspace.join(input).display());
     }
-    let triple = var("TARGET");
     let target_dir = guest_target_dir(out);
     let mut cargo = Command::new(var("CARGO"));
     cargo
         .current_dir(&workspace)
         .args(["build", "--release", "--locked", "-p", "vmette-guest", "--bin", "vmette-guest"])
-        .args(["--target", &triple])
+        .args(["--target", triple])
         .arg("--target-dir")
         .arg(&target_dir)
-        .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS);
+        .env("CARGO_ENCODED_RUSTFLAGS", rustflags);
     for name in EMPTIED {
         cargo.env(name, "");
     }

@@ -7,7 +7,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -55,12 +55,17 @@ impl Port {
     /// The kernel's; a host that refuses.
     pub(crate) fn open(self, uevents: &Uevents, limit: Duration) -> io::Result<Option<(OwnedFd, Listener)>> {
         let Self(port) = self;
+        let deadline = Instant::now() + limit;
         let host = uevents.wait_for(limit, || {
-            match sys::vsock_connect(VsockAddr { cid: CID_HOST, port }) {
-                Ok(stream) => Ok(Some(stream)),
-                // The driver is there before the device is, or not yet either.
-                Err(e) if is_missing(&e) => Ok(None),
-                Err(e) => Err(e),
+            loop {
+                match sys::vsock_connect(VsockAddr { cid: CID_HOST, port }) {
+                    Ok(stream) => return Ok(Some(stream)),
+                    // The driver is there before the device is, or not yet either.
+                    Err(e) if is_missing(&e) => return Ok(None),
+                    // A host that is busy; the kernel has given up after two seconds.
+                    Err(e) if e.kind() == io::ErrorKind::TimedOut && Instant::now() < deadline => {}
+                    Err(e) => return Err(e),
+                }
             }
         })?;
         let Some(host) = host else { return Ok(None) };

@@ -96,7 +96,11 @@ fn kernel(config: &Config, cache: &CacheRoot) -> Finding {
         }
         Ok(None) if config.offline || !is_on_path("apt-get") => Finding::bad(
             "kernel",
-            "none: install linux-image-cloud-amd64, name one with --kernel, or set VMETTE_ASSETS_DIR",
+            if cfg!(target_os = "linux") {
+                "none: install linux-image-cloud-amd64, name one with --kernel, or set VMETTE_ASSETS_DIR"
+            } else {
+                "none: name one with --kernel, or set VMETTE_ASSETS_DIR to a folder that has one"
+            },
         ),
         Ok(None) => {
             Finding::good("kernel", "none yet; the first run fetches the distribution's with apt-get")

@@ -474,6 +474,14 @@ static void machine_start(struct machine *self, sel selector, void *handler) {
     require(can_start(self, selector), "a start");
     handler = _Block_copy(handler);
     if (machine_has(self, "standin.start=hang")) {
+        /* For those who wait for it to hang. */
+        char *marker = NULL;
+        int file = asprintf(&marker, "%s.starting", path_of(slot(slot(self->configuration, BOOT_LOADER), INITRAMFS)));
+        file = file < 0 ? file : open(marker, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+        if (file < 0)
+            fault("no marker");
+        close(file);
+        free(marker);
         self->state = STARTING;
         self->stop_handler = handler;
         return;

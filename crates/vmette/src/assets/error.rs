@@ -128,8 +128,8 @@ pub enum AssetError {
     },
     /// This library carries no guest.
     #[error(
-        "this build of vmette has no guest program: it was not built on Linux; build it with VMETTE_GUEST_BIN set to a \
-         vmette-guest for {arch} Linux, or name an initramfs with --initramfs",
+        "this build of vmette has no guest program: build it again after `rustup target add {arch}-unknown-linux-musl`, \
+         or with VMETTE_GUEST_BIN set to a vmette-guest for {arch} Linux, or name an initramfs with --initramfs",
         arch = super::ARCH
     )]
     NoGuest,

@@ -50,6 +50,10 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(3)
         }
         "silent" => {
+            if let Some(root) = word("root=") {
+                // Who looks for it learns that the machine runs; who does not has no use for the reason either.
+                let _ = std::fs::write(format!("{root}/machine"), arguments.join("\n"));
+            }
             // The wire's end is the machine's.
             while receive().is_ok_and(|message| message.is_some()) {}
             ExitCode::SUCCESS
