@@ -1,8 +1,8 @@
 //! The folder of a saved machine: `state` (VZ's own file) and `meta.json` (written last).
 
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -27,10 +27,9 @@ struct Meta {
     fingerprint: String,
     /// VZ restores a state into a machine of the same identity only.
     identifier: Vec<u8>,
-    /// The state has the machine's memory and is too large to be read before every start: that it is as long as the file
-    /// that was written, and was not written to since, must do. What is inside is for VZ to judge.
+    /// The state has the machine's memory and is too large to be read before every start. A file that was cut short is
+    /// found by its length; that the rest is what was written is for the caller to know, and for VZ to judge.
     state_len: u64,
-    state_modified: (i64, i64),
 }
 
 /// A saved machine that fits.
@@ -59,7 +58,7 @@ impl Snapshot {
             return Err(refused("the machine's identity is damaged".into()));
         }
         let state = fs::symlink_metadata(dir.join(STATE)).map_err(|e| refused(format!("{STATE}: {e}")))?;
-        if !state.is_file() || state.len() != meta.state_len || modified(&state) != meta.state_modified {
+        if !state.is_file() || state.len() != meta.state_len {
             return Err(refused(format!("{STATE} is not the file that was saved")));
         }
         Ok(Self { dir, identifier: meta.identifier })
@@ -68,10 +67,6 @@ impl Snapshot {
     pub(crate) fn state(&self) -> PathBuf {
         self.dir.join(STATE)
     }
-}
-
-fn modified(meta: &Metadata) -> (i64, i64) {
-    (meta.mtime(), meta.mtime_nsec())
 }
 
 fn read_meta(path: &Path) -> io::Result<Meta> {
@@ -113,13 +108,7 @@ impl Writer {
             // On the disk before the folder gets its name: after a power failure it is all there or not there.
             state.sync_all()?;
             let state = state.metadata()?;
-            let meta = Meta {
-                format: FORMAT,
-                fingerprint,
-                identifier,
-                state_len: state.len(),
-                state_modified: modified(&state),
-            };
+            let meta = Meta { format: FORMAT, fingerprint, identifier, state_len: state.len() };
             let mut file =
                 OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.staging.join(META))?;
             file.write_all(&serde_json::to_vec(&meta)?)?;
