@@ -52,6 +52,7 @@ impl Bench {
             vsock: false,
             console: Console::Discard,
             accelerator: AcceleratorChoice::Auto,
+            savable: false,
             origin: Origin::Cold,
         }
     }

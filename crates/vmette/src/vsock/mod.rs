@@ -5,7 +5,7 @@ mod echo;
 mod relay;
 
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -132,7 +132,7 @@ impl Drop for Open {
 }
 
 /// Connects a guest with a UNIX socket of the host. A guest that finds nobody there sees its connection end.
-fn to_socket(guest: UnixStream, path: &PathBuf, relays: &Arc<Relays>, _: &Notices) -> std::io::Result<()> {
+fn to_socket(guest: UnixStream, path: &Path, relays: &Arc<Relays>, _: &Notices) -> std::io::Result<()> {
     let host = connect(path)?;
     relays.start(guest, host)
 }
