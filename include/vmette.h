@@ -492,7 +492,7 @@ VmetteStatus vmette_session_start_command(const vmette_config_t *config,
                                           vmette_session_t **out,
                                           vmette_process_t **process);
 
-// Ends the machine, if it still runs, and frees the session; everything that belonged to it is gone when this returns.
+// Ends the machine, if it still runs, and frees the session; its processes and files are gone when this returns.
 // Its processes fail from then on, and still have to be freed. NULL is ignored.
 void vmette_session_free(vmette_session_t *session);
 

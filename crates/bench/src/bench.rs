@@ -90,7 +90,7 @@ pub(crate) fn run(vmette: &Path, plan: Plan, lane: Option<&Path>) -> anyhow::Res
 /// Makes the template and proves that it is used.
 fn first_session() -> anyhow::Result<Report> {
     let observer = Arc::new(|notice: &Notice| match notice {
-        Notice::Progress(line) => step(line),
+        Notice::Progress(line) | Notice::Vsock(line) => step(line),
         Notice::Warning(line) => step(&format!("warning: {line}")),
     });
     let session = Session::builder(&live::config()).observer(observer).start()?;
@@ -223,13 +223,14 @@ impl Setting<'_> {
         const FRESH: &str = "Python, fresh: imports, then an answer";
         const RESUMED: &str = "Python, resumed with its imports: an answer";
         step("a Python that has its libraries imported");
-        let python = match snapshots::python(self.vmette, folder) {
-            Ok(python) => python,
+        let image = match snapshots::image() {
+            Ok(image) => image,
             Err(error) => {
-                self.table.skip(RESUMED, &format!("{error:#}"));
+                self.table.skip(RESUMED, &format!("no image with Python: {error}"));
                 return Ok(());
             }
         };
+        let python = snapshots::python(self.vmette, &image, folder)?;
         let mut fresh = Contender::new(python.fresh, Until::Output(snapshots::ANSWER));
         let mut resumed = Contender::new(python.resumed, Until::Output(snapshots::ANSWER));
         take_turns(self.plan.short, &mut [&mut fresh, &mut resumed], || Ok(()))?;

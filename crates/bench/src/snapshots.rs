@@ -62,10 +62,10 @@ pub(crate) struct Python {
 /// What both print.
 pub(crate) const ANSWER: &[u8] = b"answer 42";
 
-/// Makes the image, once, and a snapshot in which Python waits for something to run.
-pub(crate) fn python(vmette: &Path, folder: &Path) -> anyhow::Result<Python> {
-    let image = image()?;
-    let image = image.to_str().context("a path that is no text")?;
+/// Makes a snapshot of the image in which Python waits for something to run.
+pub(crate) fn python(vmette: &Path, image: &Path, folder: &Path) -> anyhow::Result<Python> {
+    let image = format!("squashfs+file://{}", image.display());
+    let image = image.as_str();
     let fresh = format!("{IMPORTS}\nprint('answer', 42)");
     let fresh = Program::new(vmette, ["run", "-m", MEMORY, image, "--", "python3", "-c", &fresh]);
     fresh.time_to_output(ANSWER)?;
@@ -87,8 +87,8 @@ pub(crate) fn python(vmette: &Path, folder: &Path) -> anyhow::Result<Python> {
     Ok(Python { fresh, resumed })
 }
 
-/// A small Debian with Python, of the host's own suite.
-fn image() -> anyhow::Result<PathBuf> {
+/// A small Debian with Python, of the host's own suite, made once.
+pub(crate) fn image() -> anyhow::Result<PathBuf> {
     let context = vmette::provider_context(&live::config(), Arc::new(|_| {}), &StopHandle::new())?;
     let images = Images::open(&context)?;
     if let Ok(details) = images.inspect(IMAGE)

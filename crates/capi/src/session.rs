@@ -99,7 +99,7 @@ pub extern "C" fn vmette_session_start_command(
     })
 }
 
-/// Ends the machine, if it still runs, and frees the session; everything that belonged to it is gone when this returns.
+/// Ends the machine, if it still runs, and frees the session; its processes and files are gone when this returns.
 /// Its processes fail from then on, and still have to be freed. NULL is ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_session_free(session: Option<Box<VmetteSession>>) {

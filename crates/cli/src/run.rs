@@ -109,7 +109,8 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
 fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<(), vmette::Error> {
     let Some(process) = session.process() else { return Ok(()) };
     let _raw = if request.tty { RawMode::enter()? } else { None };
-    let how = Stop { signal: request.config.stop_signal(), grace: request.stop_timeout };
+    let followed = request.config.build_snapshot.is_some();
+    let how = Stop { signal: request.config.stop_signal(), grace: request.stop_timeout, followed };
     signals.command_runs(process, request.tty, how);
     if request.stdin {
         stdio::forward_stdin(process)?;

@@ -38,6 +38,8 @@ pub(crate) struct Stop {
     pub(crate) signal: i32,
     /// How long it may take.
     pub(crate) grace: Duration,
+    /// Whether its end is not the run's: what follows takes long enough to be called off.
+    pub(crate) followed: bool,
 }
 
 /// The signals of one run.
@@ -108,6 +110,9 @@ impl State {
         let mut target = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         let process = target.as_ref().and_then(|t| t.process.upgrade());
         let (Some(target), Some(process)) = (target.as_mut(), process) else { return signal == SIGWINCH };
+        if target.stop.followed && process.has_ended() {
+            return signal == SIGWINCH;
+        }
         match signal {
             SIGWINCH => {
                 if target.tty {

@@ -19,6 +19,7 @@ use vmette_wire::frame::{self, Frame};
 use vmette_wire::{Action, ResponseHeader};
 
 use crate::Error;
+use crate::identity::now_ns;
 use crate::stream::StreamQueue;
 
 /// How long a request waits for its answer.
@@ -166,11 +167,14 @@ impl Connection {
         let pending = Pending { connection: self.clone(), id, receiver };
         let mut writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
         self.write(&mut writer, &encode(id, &Op::Hold)?)?;
-        let (header, _) = pending.wait(REQUEST_TIMEOUT)?;
-        if !header.ok {
-            return Err(Error::Agent("the guest did not hold its stream still".into()));
+        match pending.wait(REQUEST_TIMEOUT) {
+            Ok((header, _)) if header.ok => Ok(Standstill { connection: self, writer }),
+            other => {
+                // It may come to it later, when nobody would tell it to go on.
+                self.write(&mut writer, &encode(id, &Op::Release { realtime_ns: now_ns() })?)?;
+                Err(other.err().unwrap_or_else(|| Error::Agent("the guest does not hold its stream".into())))
+            }
         }
-        Ok(Standstill { connection: self, writer })
     }
 
     /// Why the connection is unusable, if it is.
@@ -487,6 +491,30 @@ mod tests {
         assert!(receiver.recv().unwrap().contains("the machine was stopped"));
         writer.join().unwrap();
         drop(guest);
+    }
+
+    #[test]
+    fn while_the_stream_is_held_nobody_else_sends() {
+        let (connection, mut guest) = pair();
+        let served = thread::spawn(move || {
+            let mut ops = Vec::new();
+            for _ in 0..3 {
+                let frame = next(&mut guest);
+                ops.push(String::from_utf8(frame.header.clone()).unwrap());
+                answer(&mut guest, frame.id, &[]);
+            }
+            ops
+        });
+        let still = connection.hold().unwrap();
+        let other = connection.clone();
+        let waiting = thread::spawn(move || other.request(&Op::Ping, &[], REQUEST_TIMEOUT).map(drop));
+        while connection.inner.lock().waiters.is_empty() {
+            thread::yield_now();
+        }
+        still.release(7).unwrap();
+        waiting.join().unwrap().unwrap();
+        let ops = served.join().unwrap();
+        assert!(ops[0].contains("hold") && ops[1].contains("release") && ops[2].contains("ping"), "{ops:?}");
     }
 
     #[test]

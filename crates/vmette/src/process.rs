@@ -139,6 +139,12 @@ impl Process {
         self.pid
     }
 
+    /// Whether it has ended, be all of its output taken or not.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.queue.has_ended()
+    }
+
     /// Waits for output. `None` when the command has ended and everything was taken.
     ///
     /// # Errors

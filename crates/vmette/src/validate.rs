@@ -371,6 +371,26 @@ mod tests {
     }
 
     #[test]
+    fn vsock_ports_and_sockets_are_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _server = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let to = |port, path: &Path| crate::VsockForward { port, path: path.to_owned() };
+        check(&Config { vsock_forwards: vec![to(1, &path), to(u32::MAX - 1, &path)], ..Config::default() })
+            .unwrap();
+        for port in [0, u32::MAX] {
+            assert!(refused(|c| c.vsock_port = VsockPort::Fixed(port)).contains("choose 1 to 4294967294"));
+            assert!(refused(|c| c.vsock_forwards = vec![to(port, &path)]).contains("choose 1 to 4294967294"));
+        }
+        assert!(refused(|c| c.vsock_forwards = vec![to(1, &path), to(1, &path)]).contains("named twice"));
+        assert!(refused(|c| c.vsock_forwards = vec![to(1, Path::new("/tmp"))]).contains("not a UNIX socket"));
+        assert!(refused(|c| c.vsock_forwards = vec![to(1, &dir.path().join("x"))]).contains("No such file"));
+        let many = || (1..=33).map(|port| to(port, &path)).collect();
+        assert!(refused(|c| c.vsock_forwards = many()).contains("up to 32"));
+        assert!(refused(|c| (c.vsock, c.vsock_port) = (true, VsockPort::Disabled)).contains("disabled"));
+    }
+
+    #[test]
     fn what_this_version_cannot_guarantee_is_refused() {
         assert!(refused(|c| c.net = true).contains("network access"));
     }

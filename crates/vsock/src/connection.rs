@@ -150,6 +150,16 @@ impl Connection {
         self.window
     }
 
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.is_empty() && !self.host_deaf
+    }
+
+    /// Bytes of memory that what waits for the host takes.
+    #[cfg(test)]
+    pub(crate) fn buffered(&self) -> usize {
+        self.pending.capacity()
+    }
+
     pub(crate) fn forwarded(&self) -> u32 {
         self.forwarded
     }

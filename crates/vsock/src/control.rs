@@ -228,7 +228,7 @@ mod tests {
         owner.send(ToDevice::Connect { id, port: u32::MAX }, Some(theirs.as_fd())).unwrap();
         owner.send(ToDevice::Refuse { id: 3 }, None).unwrap();
         drop((theirs, owner));
-        assert_eq!(device.receive().unwrap().unwrap().0, ToDevice::Listen { port: 7 });
+        assert_eq!(device.receive::<ToDevice>().unwrap().unwrap().0, ToDevice::Listen { port: 7 });
         let (message, fd) = device.receive::<ToDevice>().unwrap().unwrap();
         assert_eq!(message, ToDevice::Connect { id, port: u32::MAX });
         UnixStream::from(fd.unwrap()).write_all(b"through").unwrap();

@@ -92,7 +92,7 @@ impl Device {
     }
 
     /// What the owner wants, with the socket that came with it.
-    pub(crate) fn from_owner(&mut self, message: ToDevice, socket: Option<OwnedFd>) -> io::Result<()> {
+    pub(crate) fn hear_owner(&mut self, message: ToDevice, socket: Option<OwnedFd>) -> io::Result<()> {
         match (message, socket) {
             (ToDevice::Listen { port }, None) => drop(self.listening.insert(port)),
             (ToDevice::Unlisten { port }, None) => drop(self.listening.remove(&port)),
@@ -166,7 +166,7 @@ impl Device {
     }
 
     /// A packet of the guest's; `data` has as many bytes as the header says.
-    pub(crate) fn from_guest(&mut self, header: &Header, data: &[u8]) {
+    pub(crate) fn take_packet(&mut self, header: &Header, data: &[u8]) {
         // Not this guest, or not this host: nobody to answer to.
         if header.src_cid != GUEST_CID {
             return;
@@ -224,7 +224,7 @@ impl Device {
     }
 
     /// The next packet for the guest, with up to `buffer.len()` bytes of payload in the buffer, at least one.
-    pub(crate) fn to_guest(&mut self, buffer: &mut [u8]) -> Option<Header> {
+    pub(crate) fn next_packet(&mut self, buffer: &mut [u8]) -> Option<Header> {
         if let Some(ports) = self.resets.pop_front() {
             return Some(header(ports, Outgoing { op: Op::Reset, flags: 0, len: 0 }, 0, 0));
         }
@@ -246,6 +246,11 @@ impl Device {
             return Some(packet);
         }
         None
+    }
+
+    /// Whether the host has yet to take something that the guest has sent.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.connections.values().any(Connection::has_pending)
     }
 
     /// Ends all connections: the owner is gone.

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::size_of_val;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::OwnedFd;
@@ -57,6 +58,8 @@ pub(crate) struct Queues {
     again: OwnedFd,
     event_idx: bool,
     buffer: Vec<u8>,
+    /// Where the guest's packets are, once it has sent any.
+    transmitting: Option<VringRwLock>,
 }
 
 impl Queues {
@@ -76,8 +79,30 @@ impl Queues {
             again,
             event_idx: false,
             buffer: vec![0; PAYLOAD_MAX],
+            transmitting: None,
         };
         Ok((Arc::new(Mutex::new(queues)), events))
+    }
+
+    /// Passes on what a guest that is gone had sent before, as far as the host takes it until the deadline.
+    pub(crate) fn finish(&mut self, deadline: Instant) -> io::Result<()> {
+        if let Some(vring) = self.transmitting.take() {
+            let mut state = vring.get_mut();
+            // A queue holds no more packets than that, and nobody adds any.
+            for _ in 0..=QUEUE_SIZE / TURN {
+                if state.is_enabled() && state.get_queue().ready() {
+                    self.transmit(&mut state)?;
+                }
+            }
+        }
+        while self.device.has_pending() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.others(left)?;
+        }
+        Ok(())
     }
 
     fn put_off(&self) {
@@ -120,7 +145,7 @@ impl Queues {
         let len = usize::try_from(header.len).unwrap_or(usize::MAX);
         let data = self.buffer.get_mut(..len).filter(|_| len <= reader.available_bytes());
         match data.map(|data| reader.read_exact(data).map(|()| &*data)) {
-            Some(Ok(data)) => self.device.from_guest(&header, data),
+            Some(Ok(data)) => self.device.take_packet(&header, data),
             _ => self.device.malformed(&header),
         }
     }
@@ -145,7 +170,7 @@ impl Queues {
                 && let Some(room) = writer.available_bytes().checked_sub(HEADER_LEN).filter(|room| *room > 0)
             {
                 let room = room.min(self.buffer.len());
-                let Some(header) = self.device.to_guest(&mut self.buffer[..room]) else {
+                let Some(header) = self.device.next_packet(&mut self.buffer[..room]) else {
                     vring.get_queue_mut().go_to_previous_position();
                     break;
                 };
@@ -168,10 +193,14 @@ impl Queues {
     }
 
     /// The owner's messages and the sockets' events.
-    fn others(&mut self) -> io::Result<()> {
+    fn others(&mut self, patience: Duration) -> io::Result<()> {
         let mut events = Vec::with_capacity(EVENTS);
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        match epoll::wait(self.device.epoll(), rustix::buffer::spare_capacity(&mut events), Some(&now)) {
+        let patience = rustix::event::Timespec {
+            tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: patience.subsec_nanos().into(),
+        };
+        let events_now = rustix::buffer::spare_capacity(&mut events);
+        match epoll::wait(self.device.epoll(), events_now, Some(&patience)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
@@ -191,7 +220,7 @@ impl Queues {
     fn hear_owner(&mut self) -> io::Result<()> {
         while let Some(control) = &self.control {
             match control.receive::<ToDevice>() {
-                Ok(Some((message, socket))) => self.device.from_owner(message, socket)?,
+                Ok(Some((message, socket))) => self.device.hear_owner(message, socket)?,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(None) | Err(_) => {
                     self.control = None;
@@ -217,7 +246,10 @@ impl Queues {
 
     fn handle(&mut self, event: u16, vrings: &[VringRwLock]) -> io::Result<()> {
         if event == OTHERS {
-            self.others()?;
+            self.others(Duration::ZERO)?;
+        }
+        if self.transmitting.is_none() {
+            self.transmitting = vrings.get(TX).cloned();
         }
         let mut served = |which: usize, serve: fn(&mut Self, &mut VringState) -> io::Result<()>| {
             let Some(vring) = vrings.get(which) else { return Ok(()) };

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use vhost::vhost_user::Error::{Disconnected, PartialMessage};
 use vhost::vhost_user::Listener;
@@ -14,6 +16,10 @@ use vmm_sys_util::epoll::EventSet;
 use crate::control::Channel;
 use crate::queues::{OTHERS, Queues};
 use crate::sandbox::{self, SandboxError};
+
+/// How long the last bytes of a guest that is gone may take to reach the host's sockets. Whoever waits for this program
+/// has a little more patience than that.
+const LAST_BYTES: Duration = Duration::from_millis(500);
 
 /// Why the device is not served.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +71,8 @@ pub fn run() -> Result<(), ServerError> {
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let (queues, events) =
         Queues::new(memory.clone(), Channel::new(control)).map_err(inherited("the device's events"))?;
-    let mut daemon =
-        VhostUserDaemon::new("vhost-user".into(), queues, memory).map_err(vhost("create the device"))?;
+    let mut daemon = VhostUserDaemon::new("vhost-user".into(), queues.clone(), memory)
+        .map_err(vhost("create the device"))?;
     for handler in daemon.get_epoll_handlers() {
         handler
             .register_listener(events.as_raw_fd(), EventSet::IN, OTHERS.into())
@@ -74,7 +80,10 @@ pub fn run() -> Result<(), ServerError> {
     }
     sandbox::filter()?;
     daemon.start(&mut listener).map_err(vhost("accept the machine's connection"))?;
-    match daemon.wait() {
+    let ended = daemon.wait();
+    let finished = queues.lock().unwrap_or_else(PoisonError::into_inner).finish(Instant::now() + LAST_BYTES);
+    finished.map_err(vhost("pass on the last bytes"))?;
+    match ended {
         // The machine has ended.
         Ok(()) | Err(HandleRequest(Disconnected | PartialMessage)) => Ok(()),
         Err(error) => Err(vhost("serve")(error)),

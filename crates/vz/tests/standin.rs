@@ -303,7 +303,7 @@ fn a_saved_machine_is_restored_and_is_the_same_machine() {
         (0..3).map(|_| restored(&|s| s.rootfs = Some(bench.path("image"))).unwrap()).collect();
     let streams: Vec<_> = machines.iter().map(|machine| machine.start().unwrap()).collect();
     streams.iter().for_each(assert_answers);
-    assert!(bench.given().contains(&"restored".to_owned()));
+    assert!(bench.given().contains(&"restored=0".to_owned()));
     // Another shape is another machine.
     let error = restored(&|s| s.vcpus = 1).err().expect("refused").to_string();
     assert!(error.contains("vcpus=2") && error.contains("vcpus=1"), "{error}");

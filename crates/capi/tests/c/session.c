@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -190,6 +191,10 @@ int main(void) {
     config = vmette_config_new_default();
     own_command(config);
     vmette_config_free(config);
-    CHECK(open_descriptors() == descriptors);
+    // The library's own threads close theirs a moment after a session is freed: there is nothing to wait for but that.
+    alarm(60);
+    while (open_descriptors() != descriptors) {
+        sched_yield();
+    }
     return 0;
 }

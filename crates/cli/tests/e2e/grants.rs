@@ -190,6 +190,7 @@ fn variables_folder_and_user_are_the_ones_that_were_asked_for() {
 fn there_is_no_vsock_port_where_there_is_no_vsock() {
     let args = ["--rootfs", "builtin", "--vsock-port", "-1", "--exec", "echo [${VMETTE_VSOCK_PORT-unset}]"];
     Vmette::new(args).exits(0).printed("[]\n");
+    Vmette::script("echo [${VMETTE_VSOCK_PORT-unset}]; command -v vsock-send").exits(127).printed("[]\n");
 }
 
 #[test]

@@ -126,7 +126,6 @@ fn absurd_sizes_are_refused_with_what_is_possible() {
 #[test]
 fn what_is_not_supported_is_refused_and_never_ignored() {
     fails(&["--net"], ["network", "--net"]);
-    fails(&["--vsock-port", "5000"], ["vsock"]);
 }
 
 #[test]

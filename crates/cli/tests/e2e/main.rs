@@ -29,3 +29,4 @@ mod terminal;
 mod trees;
 mod usage;
 mod users;
+mod vsock;

@@ -266,6 +266,15 @@ fn what_cannot_be_saved_is_refused_before_anything_runs() {
     build(&shelf.path("no/such/folder"), &ran).exits(1).printed("").said(["no/such"]);
 }
 
+/// Waits until something is there, which must come before `never`.
+fn await_path(path: &Path, never: &Path) {
+    let deadline = std::time::Instant::now() + crate::machine::LIMIT;
+    while !path.exists() {
+        assert!(std::time::Instant::now() < deadline && !never.exists(), "{} was never seen", path.display());
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn whoever_is_killed_while_it_saves_leaves_nothing_that_is_taken() {
     let shelf = Shelf::new();
@@ -273,11 +282,7 @@ fn whoever_is_killed_while_it_saves_leaves_nothing_that_is_taken() {
     let running =
         build(&path, &["--", "sh", "-c", "dd if=/dev/urandom of=/x bs=1M count=100 2>/dev/null"]).start();
     let partial = shelf.path(".snapshot.partial");
-    let deadline = std::time::Instant::now() + crate::machine::LIMIT;
-    while !partial.exists() {
-        assert!(std::time::Instant::now() < deadline && !path.exists(), "it was never seen");
-        std::thread::yield_now();
-    }
+    await_path(&partial, &path);
     running.signal(Signal::KILL);
     let outcome = running.wait();
     assert_eq!(outcome.signal, Some(9), "{outcome:?}");
@@ -285,6 +290,46 @@ fn whoever_is_killed_while_it_saves_leaves_nothing_that_is_taken() {
     refused(&partial, &[], "never finished");
     made(&shelf);
     assert_eq!(shelf.names(), ["snapshot"], "the next one has removed what was left");
+}
+
+#[test]
+fn whoever_is_asked_to_end_while_it_saves_leaves_nothing() {
+    let shelf = Shelf::new();
+    let path = shelf.path("snapshot");
+    let fill = ["--", "sh", "-c", "dd if=/dev/urandom of=/x bs=1M count=100 2>/dev/null"];
+    let running = build(&path, &fill).start();
+    await_path(&shelf.path(".snapshot.partial"), &path);
+    running.signal(Signal::TERM);
+    let outcome = running.wait();
+    assert_eq!(outcome.code, Some(143), "{outcome:?}");
+    assert!(shelf.names().is_empty(), "{:?}", shelf.names());
+}
+
+#[test]
+fn a_full_disk_makes_no_snapshot() {
+    let Some(disk) = crate::templates::SmallDisk::mount("size=40m,mode=700") else { return };
+    let path = disk.0.path().join("snapshot");
+    build(&path, &["--", "true"]).exits(1).said(["save failed", "No space left"]);
+    assert!(entries(disk.0.path()).is_empty());
+}
+
+#[test]
+fn certificates_that_are_new_are_trusted_from_then_on() {
+    let shelf = Shelf::new();
+    let path = shelf.path("snapshot");
+    let certs = tempfile::tempdir().unwrap();
+    let pem = |mark: &str| format!("-----BEGIN CERTIFICATE-----\n{mark}\n-----END CERTIFICATE-----\n");
+    let folder = certs.path().to_str().unwrap();
+    fs::write(certs.path().join("one.pem"), pem("b25l")).unwrap();
+    let show =
+        ["--", "sh", "-c", "cat /etc/ssl/certs/vmette-host-ca.pem | grep -v -- -; echo $NODE_EXTRA_CA_CERTS"];
+    build(&path, &["--ca-certs", folder, "--", "true"]).exits(0);
+    let place = "/etc/ssl/certs/vmette-host-ca.pem";
+    resume(&path, &show).exits(0).printed(format!("b25l\n{place}\n"));
+    fs::write(certs.path().join("one.pem"), pem("dHdv")).unwrap();
+    resume(&path, &[&["--ca-certs", folder], &show[..]].concat())
+        .exits(0)
+        .printed(format!("dHdv\n{place}\n"));
 }
 
 fn inspected(path: &Path, args: &[&str]) -> Outcome {

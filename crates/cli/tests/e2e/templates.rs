@@ -126,10 +126,10 @@ fn a_cache_that_others_can_write_to_is_refused() {
 }
 
 /// A file system of that size at the cache's place, gone with its guard. Needs root; without it there is none.
-struct SmallDisk(tempfile::TempDir);
+pub(crate) struct SmallDisk(pub(crate) tempfile::TempDir);
 
 impl SmallDisk {
-    fn mount(options: &str) -> Option<Self> {
+    pub(crate) fn mount(options: &str) -> Option<Self> {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let mounted = rustix::process::geteuid().is_root()
             && Command::new("mount")

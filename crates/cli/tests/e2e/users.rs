@@ -29,7 +29,7 @@ impl Host {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         }
         let built = Path::new(VMETTE).parent().unwrap();
-        for program in ["vmette", "vmette-virtiofsd"] {
+        for program in ["vmette", "vmette-virtiofsd", "vmette-vsockd"] {
             fs::copy(built.join(program), host.dir.path().join("bin").join(program))
                 .unwrap_or_else(|e| panic!("{program}: {e}; `cargo build --workspace` makes it"));
         }
@@ -120,7 +120,7 @@ fn administer(command: &[&str]) {
 }
 
 #[test]
-fn an_ordinary_user_runs_a_command_and_shares_a_folder() {
+fn an_ordinary_user_runs_a_command_shares_a_folder_and_has_vsock() {
     let Some(host) = Host::new() else { return };
     let user = host.user("one");
     let first = user.vmette(&["run", "--", "sh", "-c", "id -u; uname -s; exit 7"]).exits(7);
@@ -146,6 +146,8 @@ fn an_ordinary_user_runs_a_command_and_shares_a_folder() {
         user.vmette(&["run", "-v", "./work:/data:ro", "--", "sh", "-c", "echo x > /data/new"]).outcome();
     assert_ne!(read_only.code, Some(0), "{read_only:?}");
     user.vmette(&["run", "--scratch", "64M", "--", "true"]).exits(0);
+    let script = "echo ping | vsock-send $VMETTE_VSOCK_PORT";
+    user.vmette(&["run", "--vsock-port", "0", "--", "sh", "-c", script]).exits(0).printed("ping\n");
     user.vmette(&["doctor"]).exits(0);
     assert!(entries(&host.temp()).is_empty(), "{:?}", entries(&host.temp()));
 }

@@ -23,8 +23,8 @@ pub(crate) struct Client {
     pub(crate) root: tempfile::TempDir,
     pub(crate) record: Arc<Mutex<Record>>,
     server: Option<JoinHandle<Result<(), ServeError>>>,
-    pending: HashMap<u32, VecDeque<(Reply, Vec<u8>)>>,
-    last_id: u32,
+    pub(crate) pending: HashMap<u32, VecDeque<(Reply, Vec<u8>)>>,
+    pub(crate) last_id: u32,
 }
 
 /// Everything a command has said.

@@ -168,6 +168,9 @@ impl Manifest {
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
+        if text.len() as u64 > MANIFEST_MAX {
+            return Err(io::Error::other(format!("{MANIFEST} would have more than {MANIFEST_MAX} bytes")));
+        }
         let mut file =
             File::options().write(true).create_new(true).mode(0o600).open(folder.join(MANIFEST))?;
         file.write_all(&text)?;
@@ -188,4 +191,111 @@ pub(super) fn own(meta: &fs::Metadata, what: &str) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use vmette_wire::agent::{Overlay, Root};
+
+    fn manifest() -> Manifest {
+        let file = || BootFile { digest: "0".repeat(64), path: None };
+        let content = || Content { size: 1, digest: "1".repeat(64) };
+        Manifest {
+            format: FORMAT,
+            vmette: "1.2.3".into(),
+            made: 1,
+            arch: "x86_64".into(),
+            engine: Engine { name: "e".into(), accelerator: "tcg".into(), fingerprint: "f".into() },
+            protocol: 1,
+            machine: Shape { vcpus: 1, memory_mib: 512, slots: 0, cmdline: "quiet".into() },
+            kernel: file(),
+            initramfs: file(),
+            extra_modules: Vec::new(),
+            rootfs: BaseImage {
+                kind: RootfsKind::Image,
+                name: "alpine".into(),
+                key: None,
+                path: "/i".into(),
+                fstype: "squashfs".into(),
+                content: content(),
+            },
+            boot: Boot {
+                root: Root::Block { fstype: "squashfs".into() },
+                overlay: Overlay::Tmpfs,
+                shares: Vec::new(),
+                disks: Vec::new(),
+                volumes: Vec::new(),
+                working_dir: None,
+                ca_bundle: false,
+                switch_root: false,
+                payload_len: 0,
+            },
+            ca_bundle: None,
+            scratch_mib: Some(64),
+            image: ImageConfig::default(),
+            files: BTreeMap::from([("machine/state".into(), content())]),
+        }
+    }
+
+    fn folder() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        manifest().write(dir.path()).unwrap();
+        dir
+    }
+
+    fn refused(dir: &Path, word: &str) {
+        let reason = Manifest::read(dir).unwrap_err();
+        assert!(reason.contains(word), "{word}: {reason}");
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        assert_eq!(Manifest::read(folder().path()).unwrap(), manifest());
+    }
+
+    #[test]
+    fn damage_other_formats_and_paths_that_lead_elsewhere_are_refused() {
+        let changed = |from: &str, to: &str, word: &str| {
+            let dir = folder();
+            let path = dir.path().join(MANIFEST);
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.contains(from), "{text}");
+            fs::write(&path, text.replacen(from, to, 1)).unwrap();
+            refused(dir.path(), word);
+        };
+        changed("\"format\": 1", "\"format\": 2, \"new\": 1", "format 2");
+        changed("\"made\"", "\"made_by\"", "damaged");
+        changed("}", "", "damaged");
+        for path in ["../state", "/machine/state", "machine/../../state"] {
+            changed("machine/state", path, "damaged");
+        }
+        let dir = folder();
+        fs::remove_file(dir.path().join(MANIFEST)).unwrap();
+        refused(dir.path(), "never finished");
+        fs::write(dir.path().join(MANIFEST), vec![b' '; usize::try_from(MANIFEST_MAX).unwrap() + 1]).unwrap();
+        refused(dir.path(), "damaged");
+        refused(&dir.path().join(MANIFEST), "no folder");
+        refused(&dir.path().join("none"), "No such file");
+    }
+
+    #[test]
+    fn what_others_may_write_is_refused() {
+        let dir = folder();
+        let manifest = dir.path().join(MANIFEST);
+        fs::set_permissions(&manifest, fs::Permissions::from_mode(0o666)).unwrap();
+        refused(dir.path(), "may be written by others");
+        fs::set_permissions(&manifest, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o770)).unwrap();
+        refused(dir.path(), "may be written by others");
+    }
+
+    #[test]
+    fn one_that_nobody_would_read_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut large = manifest();
+        large.vmette = "x".repeat(usize::try_from(MANIFEST_MAX).unwrap());
+        assert!(large.write(dir.path()).is_err());
+    }
 }

@@ -143,7 +143,7 @@ impl Saver {
     fn save_machine(&self, folder: &Path, then: Then) -> Result<(), Error> {
         let still = self.connection.hold()?;
         let saved = self.machine.pause().map_err(Error::from).and_then(|()| {
-            self.machine.save(&folder.join(MACHINE))?;
+            self.machine.save(&folder.join(MACHINE)).map_err(|e| Error::SaveFailed(e.to_string()))?;
             self.save_scratch(&folder.join(SCRATCH))
         });
         match then {

@@ -89,11 +89,7 @@ impl Open {
         for forward in &config.vsock_forwards {
             let listener = machine.vsock_listen(forward.port)?;
             let path = std::path::absolute(&forward.path)?;
-            open.serve(
-                listener,
-                move |stream, relays, notices| to_socket(stream, &path, relays, notices),
-                notices,
-            )?;
+            open.serve(listener, move |stream, relays| to_socket(stream, &path, relays), notices)?;
         }
         if let Some(port) = port
             && runs
@@ -102,7 +98,7 @@ impl Open {
             let echo = echo::Echo::new(port, notices.clone());
             open.serve(
                 machine.vsock_listen(port)?,
-                move |stream, relays, _| echo.serve(stream, relays),
+                move |stream, relays| echo.serve(stream, relays),
                 notices,
             )?;
         }
@@ -111,12 +107,12 @@ impl Open {
 
     fn serve<F>(&self, listener: VsockListener, serve: F, notices: &Arc<Notices>) -> Result<(), Error>
     where
-        F: Fn(UnixStream, &Arc<Relays>, &Notices) -> std::io::Result<()> + Send + 'static,
+        F: Fn(UnixStream, &Arc<Relays>) -> std::io::Result<()> + Send + 'static,
     {
         let (relays, notices) = (self.relays.clone(), notices.clone());
         thread::Builder::new().name("vmette-vsock".into()).spawn(move || {
             while let Some(stream) = listener.accept() {
-                if let Err(e) = serve(stream, &relays, &notices) {
+                if let Err(e) = serve(stream, &relays) {
                     notices.warn(format!("vsock port {}: {e}", listener.port()));
                 }
             }
@@ -132,7 +128,7 @@ impl Drop for Open {
 }
 
 /// Connects a guest with a UNIX socket of the host. A guest that finds nobody there sees its connection end.
-fn to_socket(guest: UnixStream, path: &Path, relays: &Arc<Relays>, _: &Notices) -> std::io::Result<()> {
+fn to_socket(guest: UnixStream, path: &Path, relays: &Arc<Relays>) -> std::io::Result<()> {
     let host = connect(path)?;
     relays.start(guest, host)
 }

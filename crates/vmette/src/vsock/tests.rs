@@ -1,1 +1,121 @@
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::sync::Mutex;
 
+use super::relay::RELAYS_MAX;
+use super::*;
+use crate::{Notice, VsockForward};
+
+fn config(port: VsockPort, forwards: &[u32]) -> Config {
+    let forward = |port: &u32| VsockForward { port: *port, path: "/s".into() };
+    Config { vsock_port: port, vsock_forwards: forwards.iter().map(forward).collect(), ..Config::default() }
+}
+
+#[test]
+fn a_device_is_there_for_who_asks_and_the_port_is_who_asked_first() {
+    let of = |config: &Config| (is_wanted(config), port_of(config).unwrap());
+    assert_eq!(of(&config(VsockPort::Auto, &[])), (false, None));
+    assert_eq!(of(&config(VsockPort::Disabled, &[])), (false, None));
+    assert_eq!(of(&config(VsockPort::Auto, &[7, 8])), (true, Some(7)));
+    assert_eq!(of(&config(VsockPort::Fixed(9), &[7])), (true, Some(9)));
+    for _ in 0..100 {
+        let (wanted, port) = of(&Config { vsock: true, ..Config::default() });
+        assert!(wanted && AUTO_PORTS.contains(&port.unwrap()));
+    }
+}
+
+#[test]
+fn only_a_port_that_nobody_else_serves_echoes() {
+    let echo = |config: &Config, runs| grant(config, port_of(config).unwrap(), runs).unwrap().echo;
+    assert!(echo(&config(VsockPort::Fixed(9), &[7]), true));
+    assert!(!echo(&config(VsockPort::Fixed(9), &[7]), false), "without a command");
+    assert!(!echo(&config(VsockPort::Auto, &[7]), true));
+    assert!(!echo(&config(VsockPort::Fixed(7), &[7]), true));
+    assert!(!echo(&Config { vsock_echo: false, ..config(VsockPort::Fixed(9), &[]) }, true));
+    assert_eq!(grant(&config(VsockPort::Auto, &[]), None, true), None);
+}
+
+/// A relay between two sockets, and their other ends.
+fn relayed(relays: &Arc<Relays>) -> (UnixStream, UnixStream) {
+    let ((guest, one), (host, other)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+    relays.start(one, other).unwrap();
+    (guest, host)
+}
+
+fn read(stream: &mut UnixStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn half_closing_passes_through_a_relay_in_either_direction() {
+    let relays = Arc::new(Relays::default());
+    let (mut guest, mut host) = relayed(&relays);
+    guest.write_all(b"question").unwrap();
+    guest.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read(&mut host), "question");
+    host.write_all(b"answer").unwrap();
+    host.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read(&mut guest), "answer");
+    relays.wait_idle(Instant::now() + Duration::from_secs(60));
+
+    let (mut guest, host) = relayed(&relays);
+    drop(host);
+    // Whoever sends learns that nobody reads, at the latest when no buffer has room any more.
+    while guest.write_all(&[0; 4096]).is_ok() {}
+    drop(guest);
+    relays.wait_idle(Instant::now() + Duration::from_secs(60));
+}
+
+#[test]
+fn relays_are_limited_and_make_room_when_they_end() {
+    let relays = Arc::new(Relays::default());
+    let ends: Vec<_> = (0..RELAYS_MAX).map(|_| relayed(&relays)).collect();
+    let (_, one) = UnixStream::pair().unwrap();
+    let (_, other) = UnixStream::pair().unwrap();
+    let error = relays.start(one, other).unwrap_err().to_string();
+    assert!(error.contains("256"), "{error}");
+    drop(ends);
+    relays.wait_idle(Instant::now() + Duration::from_secs(60));
+    drop(relayed(&relays));
+}
+
+#[test]
+fn an_echo_shows_a_bounded_amount_and_nothing_that_a_terminal_obeys() {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let shown = lines.clone();
+    let observer: crate::Observer = Arc::new(move |notice: &Notice| {
+        if let Notice::Vsock(line) = notice {
+            shown.lock().unwrap().push(line.clone());
+        }
+    });
+    let relays = Arc::new(Relays::default());
+    let echo = echo::Echo::new(7, Arc::new(Notices::new(Some(observer))));
+    let talk = |sent: &[u8]| {
+        let (mut guest, stream) = UnixStream::pair().unwrap();
+        echo.serve(stream, &relays).unwrap();
+        let mut writer = guest.try_clone().unwrap();
+        let sent = sent.to_vec();
+        let writing = thread::spawn(move || {
+            writer.write_all(&sent).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut back = Vec::new();
+        guest.read_to_end(&mut back).unwrap();
+        writing.join().unwrap();
+        relays.wait_idle(Instant::now() + Duration::from_secs(60));
+        back
+    };
+    assert_eq!(talk(b"\x1b[2Jhi\n"), b"\x1b[2Jhi\n");
+    let expected = ["[vsock] guest connected on port 7", "[vsock 7] \\u{1b}[2Jhi", "[vsock 7] end"];
+    assert_eq!(*lines.lock().unwrap(), expected);
+    let flood = vec![b'x'; 1 << 20];
+    assert!(talk(&flood) == flood);
+    for _ in 0..2000 {
+        talk(b"");
+    }
+    let lines = lines.lock().unwrap();
+    assert!(lines.iter().map(String::len).sum::<usize>() < 70_000 && lines.len() < 2000, "{}", lines.len());
+    assert_eq!(lines.iter().filter(|line| line.contains("not shown")).count(), 1);
+}

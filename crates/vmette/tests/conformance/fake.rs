@@ -222,3 +222,19 @@ fn a_guest_that_never_answers_is_ended_by_the_timeout() {
     assert_eq!(session.wait(), SessionEnd::TimedOut);
     assert_eq!(session.wait().exit_code(), 124);
 }
+
+#[test]
+fn an_engine_that_saves_no_machines_says_so_before_anything_runs() {
+    let bench = bench();
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("snapshot");
+    let config =
+        Config { exec_cmd: Some("true".into()), build_snapshot: Some(target.clone()), ..bench.config() };
+    let error = bench.start(&config).unwrap_err();
+    assert!(matches!(&error, Error::SaveFailed(reason) if reason.contains("fake")), "{error}");
+    let session = bench.start(&Config { allow_snapshot: true, ..bench.config() }).unwrap();
+    let error = session.snapshot(&target).unwrap_err();
+    assert!(matches!(&error, Error::SaveFailed(reason) if reason.contains("fake")), "{error}");
+    session.ping().unwrap();
+    assert!(!target.exists());
+}

@@ -15,5 +15,7 @@ mod qemu;
 #[cfg(target_os = "linux")]
 mod snapshot;
 mod suite;
+#[cfg(all(target_os = "linux", not(vz_check)))]
+mod vsock;
 #[cfg(all(vz_check, not(target_vendor = "apple")))]
 mod vz;

@@ -1,0 +1,90 @@
+//! What the agent does while its machine is saved, and in the copy that another host starts from it.
+
+#![allow(clippy::unwrap_used, reason = "all of it is test code")]
+
+mod client;
+
+use client::{Client, hello};
+use vmette_wire::agent::{Attach, ENTROPY_LEN, Exec, Hello, Share, WINDOW};
+use vmette_wire::{Op, frame};
+
+/// Makes the agent believe that this is another host, of a machine that was restored. Its numbers begin anew.
+fn copied(client: &mut Client) {
+    assert!(client.ask(&Op::Hold, b"").ok);
+    client.pending.clear();
+    client.last_id = 0;
+    let greeting =
+        client.request(&Op::Hello(Hello { hostname: "copy".into(), ..hello() }), &[1; ENTROPY_LEN]);
+    let first = frame::read_frame(&mut client.stream).unwrap().unwrap();
+    assert_eq!(first.id, greeting, "nothing that was meant for the other host");
+    assert_eq!(client.record.lock().unwrap().hello.as_ref().unwrap().hostname, "copy");
+}
+
+#[test]
+fn a_host_that_goes_on_gets_everything() {
+    let mut client = Client::booted();
+    let id = client.shell(Exec { stdin: true, ..Exec::default() }, "echo before; read x; echo after");
+    client.started(id);
+    assert!(client.ask(&Op::Hold, b"").ok);
+    client.send(id, &Op::Data, b"x\n");
+    let ping = client.request(&Op::Ping, b"");
+    assert!(client.ask(&Op::Release { realtime_ns: 1 }, b"").ok);
+    assert!(client.response(ping).0.ok);
+    assert_eq!(client.finish(id).text(), "before\nafter\n");
+    assert!(client.ask(&Op::Release { realtime_ns: 1 }, b"").ok, "nothing is held");
+}
+
+#[test]
+fn a_new_host_hears_nothing_of_the_old_ones_commands_and_they_go_on() {
+    let mut client = Client::booted();
+    let path = client.root.path().display().to_string();
+    // More than a window and a pipe hold, to nobody: it must not wait, and not fail.
+    let blocks = 4 * WINDOW / 65536;
+    let noisy = format!("dd if=/dev/zero bs=65536 count={blocks} 2>/dev/null && echo ok > {path}/noisy");
+    let noisy = client.shell(Exec::default(), &noisy);
+    let reader = format!("cat > /dev/null; echo ok > {path}/reader");
+    let reader = client.shell(Exec { stdin: true, ..Exec::default() }, &reader);
+    client.started(noisy);
+    client.started(reader);
+    copied(&mut client);
+    // Under the same numbers as theirs.
+    for file in ["noisy", "reader"] {
+        let wait = format!("until [ -s {path}/{file} ]; do sleep 0.01; done; cat {path}/{file}");
+        assert_eq!(client.sh(&wait).text(), "ok\n");
+    }
+    assert_eq!(client.sh("echo mine").text(), "mine\n");
+    client.leave().unwrap();
+}
+
+#[test]
+fn unfinished_transfers_are_given_up() {
+    let mut client = Client::booted();
+    let id = client.request(&Op::Put(vmette_wire::agent::Put { path: "/half".into(), mode: 0o644 }), b"");
+    client.send(id, &Op::Data, b"half");
+    copied(&mut client);
+    client.send(id, &Op::Data, b"of nothing");
+    client.send(id, &Op::Eof, b"");
+    assert!(client.ask(&Op::Ping, b"").ok);
+    assert_eq!(std::fs::read_dir(client.root.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn shares_come_and_go_and_are_checked() {
+    let share = |tag: &str, target: &str| Share { tag: tag.into(), target: target.into(), read_only: false };
+    let attach = |shares: &[Share]| Attach { shares: shares.to_vec(), ..Attach::default() };
+    let mut client = Client::raw();
+    let early = client.ask(&Op::Attach(attach(&[])), b"");
+    assert!(early.error.unwrap().contains("hello comes first"));
+    let mut client = Client::booted();
+    let (one, two) = (share("a", "/a"), share("b", "/b"));
+    assert!(client.ask(&Op::Attach(attach(&[one.clone(), two.clone()])), b"").ok);
+    assert!(client.ask(&Op::Detach(attach(std::slice::from_ref(&one))), b"").ok);
+    assert_eq!(client.record.lock().unwrap().attached, [two]);
+    for bad in [share("a b", "/a"), share("a", "a"), share("a", "/a/../b")] {
+        assert!(!client.ask(&Op::Attach(attach(std::slice::from_ref(&bad))), b"").ok, "{bad:?}");
+        assert!(!client.ask(&Op::Detach(attach(&[bad])), b"").ok);
+    }
+    assert!(!client.ask(&Op::Attach(attach(&[])), b"-----BEGIN CERTIFICATE-----").ok, "not announced");
+    let trust = Attach { ca_bundle: true, ..Attach::default() };
+    assert!(client.ask(&Op::Attach(trust), b"-----BEGIN CERTIFICATE-----").ok);
+}
