@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use vmette_guest::world::{Booting, Place, Purpose, World, WorldError};
 use vmette_guest::{Hosted, serve};
-use vmette_wire::agent::{Boot, Command, ENTROPY_LEN, Exec, Hello, Overlay, PROTOCOL_VERSION, Root};
+use vmette_wire::agent::{Boot, Command, ENTROPY_LEN, Exec, Hello, Overlay, PROTOCOL_VERSION, Root, Share};
 use vmette_wire::{Event, Op, Reply, frame};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,6 +22,18 @@ struct Found {
 impl World for Found {
     fn hello(&mut self, hello: &Hello, entropy: &[u8; ENTROPY_LEN]) -> Result<(), WorldError> {
         self.hosted.hello(hello, entropy)
+    }
+
+    fn set_clock(&mut self, realtime_ns: u64) -> Result<(), WorldError> {
+        self.hosted.set_clock(realtime_ns)
+    }
+
+    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError> {
+        self.hosted.attach(shares, ca_bundle)
+    }
+
+    fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError> {
+        self.hosted.detach(shares)
     }
 
     fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
@@ -115,6 +127,7 @@ fn the_next_host_takes_the_place_of_one_that_seems_to_be_there_still() {
         volumes: Vec::new(),
         working_dir: None,
         ca_bundle: false,
+        vsock: false,
         switch_root: false,
         payload_len: 0,
     };

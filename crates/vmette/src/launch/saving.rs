@@ -110,9 +110,7 @@ pub(crate) fn possible(config: &Config, capabilities: &Capabilities) -> Result<(
         ));
     }
     if vsock::is_wanted(config) {
-        return Err("the engine cannot save a vsock device: leave vsock out of the session that is saved; those that \
-                    start from the snapshot may have it"
-            .into());
+        return Err("the engine cannot save a vsock device: leave vsock out".into());
     }
     if let Some(disk) = config.disks.first() {
         return Err(format!(

@@ -229,6 +229,7 @@ mod tests {
                 volumes: Vec::new(),
                 working_dir: None,
                 ca_bundle: false,
+                vsock: false,
                 switch_root: false,
                 payload_len: 0,
             },
