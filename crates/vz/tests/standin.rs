@@ -340,7 +340,7 @@ fn what_cannot_be_saved_says_why_and_leaves_nothing() {
     let bench = Bench::new();
     let share = Share { tag: "a".into(), path: bench.path("root"), read_only: true };
     let with_share = MachineSpec { shares: vec![share], ..bench.spec("") };
-    assert!(!bench.engine.probe(&with_share).unwrap().snapshots);
+    assert!(bench.engine.probe(&with_share).unwrap().no_snapshots.unwrap().contains("shares or disks"));
     let machine = bench.engine.create(with_share).unwrap();
     let _stream = machine.start().unwrap();
     machine.pause().unwrap();
@@ -461,7 +461,7 @@ fn capabilities_say_what_this_mac_offers() {
     let bench = Bench::new();
     let capabilities = bench.engine.probe(&bench.spec("")).unwrap();
     assert!(capabilities.engine.contains("macOS Version 14.5"), "{}", capabilities.engine);
-    assert!(capabilities.snapshots && capabilities.boots);
+    assert!(capabilities.no_snapshots.is_none() && capabilities.boots);
     assert_eq!(capabilities.max_vcpus, 8);
     assert_eq!((capabilities.no_shares, capabilities.no_vsock), (None, None));
     let kvm = MachineSpec { accelerator: AcceleratorChoice::Kvm, ..bench.spec("") };
