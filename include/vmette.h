@@ -99,6 +99,8 @@ enum VmetteNoticeKind
   VMETTE_NOTICE_KIND_WARNING = 1,
   // Something is being downloaded; `text` is its name.
   VMETTE_NOTICE_KIND_DOWNLOAD = 2,
+  // What the guest sent to the port that answers with it: escaped, and bounded.
+  VMETTE_NOTICE_KIND_VSOCK = 3,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -315,10 +317,16 @@ VmetteStatus vmette_config_set_capture_output(vmette_config_t *config,
 // Ends the session after that many seconds, counted from its start; 0 for no limit.
 VmetteStatus vmette_config_set_timeout(vmette_config_t *config, uint32_t seconds);
 
-// A snapshot to make; NULL for none.
-VmetteStatus vmette_config_set_build_snapshot(vmette_config_t *config, const char *path);
+// Whether vmette_session_snapshot() may save the session. Its start copies memory for that, and takes a little longer.
+VmetteStatus vmette_config_set_allow_snapshot(vmette_config_t *config,
+                                              bool allow);
 
-// A snapshot to start from; NULL for none.
+// The new folder into which the machine is saved when its command has ended with 0; NULL for none. Any other end leaves
+// no snapshot.
+VmetteStatus vmette_config_set_build_snapshot(vmette_config_t *config,
+                                              const char *path);
+
+// The folder of a snapshot to start from; NULL for none.
 VmetteStatus vmette_config_set_resume_snapshot(vmette_config_t *config, const char *path);
 
 // Grants a host folder, writable, at `/mnt/<tag>`. Tags are letters, digits, `-`, `_` and `.`; `ctl`, `rootfs`,
@@ -522,6 +530,11 @@ VmetteStatus vmette_session_shutdown(const vmette_session_t *session);
 
 // Asks the guest whether it is there.
 VmetteStatus vmette_session_ping(const vmette_session_t *session);
+
+// Saves the whole machine into the new folder `path`; needs vmette_config_set_allow_snapshot(). The session goes on. A
+// failure leaves nothing at `path`: SaveFailed, with the reason as the text.
+VmetteStatus vmette_session_snapshot(const vmette_session_t *session,
+                                     const char *path);
 
 // Runs one more command and stores it in `out`; the caller frees it with vmette_process_free(). Environment, folder and
 // user are the configuration's and the image's but for what `command` says.

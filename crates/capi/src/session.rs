@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use library::{Session, SessionEnd, StopHandle};
 
-use crate::arguments::required;
+use crate::arguments::{Text, required};
 use crate::command::VmetteCommand;
 use crate::config::VmetteConfig;
 use crate::entry::{entry, entry_or};
@@ -192,6 +192,13 @@ pub extern "C" fn vmette_session_shutdown(session: Option<&VmetteSession>) -> Vm
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_session_ping(session: Option<&VmetteSession>) -> VmetteStatus {
     with(session, |session| Ok(session.ping()?))
+}
+
+/// Saves the whole machine into the new folder `path`; needs vmette_config_set_allow_snapshot(). The session goes on. A
+/// failure leaves nothing at `path`: SaveFailed, with the reason as the text.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_session_snapshot(session: Option<&VmetteSession>, path: Text) -> VmetteStatus {
+    with(session, |session| Ok(session.snapshot(path.required("path")?)?))
 }
 
 /// Runs one more command and stores it in `out`; the caller frees it with vmette_process_free(). Environment, folder and

@@ -11,12 +11,16 @@ use vmette_vmm::{Error, Result, Share};
 use crate::boot::failed;
 use crate::plan::Plugged;
 use crate::process::Process;
-use crate::qmp::Qmp;
+use crate::qmp::{Qmp, QmpError};
 use crate::share;
 use vmette_vmm::console::LastLines;
 
 /// How long the guest may take to let go of a device.
 const UNPLUG_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long QEMU may take to release the connection of a device that is gone, and how often it is asked.
+const TIDY_LIMIT: Duration = Duration::from_secs(5);
+const TIDY_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a server may take to notice that its connection is gone. It is two processes, and killing the one that is
 /// known here would leave the other to die a moment later.
@@ -87,7 +91,7 @@ impl Shares {
             state.plugged = index;
             state.turns[index] += 1;
             // The server ends with its connection.
-            qmp.execute("chardev-remove", json!({ "id": format!("share{index}") })).map_err(failed)?;
+            disconnect(qmp, index)?;
             for server in state.servers.extract_if(.., |server| server.index == index) {
                 server.process.wait_or_kill(Instant::now() + SERVER_LIMIT);
             }
@@ -129,6 +133,23 @@ impl Shares {
     pub(crate) fn end_servers(&self, deadline: Instant) {
         for server in self.servers() {
             server.process.wait_or_kill(deadline);
+        }
+    }
+}
+
+/// Ends the connection of a device that is gone. QEMU may still have to tidy up behind it, and no event tells when that
+/// is done.
+fn disconnect(qmp: &Qmp, index: usize) -> Result<()> {
+    let deadline = Instant::now() + TIDY_LIMIT;
+    loop {
+        match qmp.execute("chardev-remove", json!({ "id": format!("share{index}") })) {
+            Ok(_) => return Ok(()),
+            Err(QmpError::Refused { message, .. })
+                if message.contains("busy") && Instant::now() < deadline =>
+            {
+                std::thread::sleep(TIDY_PAUSE);
+            }
+            Err(e) => return Err(failed(e)),
         }
     }
 }

@@ -503,7 +503,8 @@ mod tests {
                 ops.push(String::from_utf8(frame.header.clone()).unwrap());
                 answer(&mut guest, frame.id, &[]);
             }
-            ops
+            // Open until everything was looked at.
+            (ops, guest)
         });
         let still = connection.hold().unwrap();
         let other = connection.clone();
@@ -513,7 +514,7 @@ mod tests {
         }
         still.release(7).unwrap();
         waiting.join().unwrap().unwrap();
-        let ops = served.join().unwrap();
+        let (ops, _guest) = served.join().unwrap();
         assert!(ops[0].contains("hold") && ops[1].contains("release") && ops[2].contains("ping"), "{ops:?}");
     }
 

@@ -124,6 +124,7 @@ mod tests {
             shares: vec![Share { tag: "work.1".into(), path: dir.into(), read_only: true }],
             vsock: false,
             console: Console::Discard,
+            savable: false,
             accelerator: AcceleratorChoice::Auto,
             origin: Origin::Cold,
         }

@@ -59,6 +59,11 @@ fn vhost<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> ServerEr
 /// What was inherited is no socket, no sandbox can be had, or the machine breaks the protocol.
 pub fn run() -> Result<(), ServerError> {
     log_errors()?;
+    // A device of which one thread is gone would hang its guest: the whole of it ends, and the machine with it.
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("vmette-vsockd: {info}");
+        std::process::abort()
+    }));
     let socket = io::stdin().as_fd().try_clone_to_owned().map_err(inherited("standard input"))?;
     let mut listener = Listener::from(UnixListener::from(socket));
     let control = io::stdout().as_fd().try_clone_to_owned().map_err(inherited("standard output"))?;

@@ -120,7 +120,20 @@ pub extern "C" fn vmette_config_set_timeout(config: Option<&mut VmetteConfig>, s
     })
 }
 
-/// A snapshot to make; NULL for none.
+/// Whether vmette_session_snapshot() may save the session. Its start copies memory for that, and takes a little longer.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_config_set_allow_snapshot(
+    config: Option<&mut VmetteConfig>,
+    allow: bool,
+) -> VmetteStatus {
+    set(config, "vmette_config_set_allow_snapshot", |config| {
+        config.allow_snapshot = allow;
+        Ok(())
+    })
+}
+
+/// The new folder into which the machine is saved when its command has ended with 0; NULL for none. Any other end leaves
+/// no snapshot.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_build_snapshot(
     config: Option<&mut VmetteConfig>,
@@ -132,7 +145,7 @@ pub extern "C" fn vmette_config_set_build_snapshot(
     })
 }
 
-/// A snapshot to start from; NULL for none.
+/// The folder of a snapshot to start from; NULL for none.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_resume_snapshot(
     config: Option<&mut VmetteConfig>,

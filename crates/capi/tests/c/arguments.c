@@ -47,6 +47,7 @@ static void configurations_with_null(void) {
     CHECK(vmette_config_set_offline(NULL, true) == NullArg);
     CHECK(vmette_config_set_pull(NULL, 0) == NullArg);
     CHECK(vmette_config_set_registry_ca(NULL, NULL) == NullArg);
+    CHECK(vmette_config_set_allow_snapshot(NULL, true) == NullArg);
     CHECK(vmette_config_set_build_snapshot(NULL, NULL) == NullArg);
     CHECK(vmette_config_set_resume_snapshot(NULL, NULL) == NullArg);
     CHECK(vmette_config_set_notice_fn(NULL, NULL, NULL) == NullArg);
@@ -100,6 +101,7 @@ static void the_rest_with_null(void) {
     CHECK(vmette_session_stop(NULL) == NullArg && vmette_session_stop_gently(NULL, 0) == NullArg);
     CHECK(vmette_session_shutdown(NULL) == NullArg && vmette_session_ping(NULL) == NullArg);
     CHECK(vmette_session_exec(NULL, command, &process) == NullArg);
+    CHECK(vmette_session_snapshot(NULL, "/x") == NullArg);
     CHECK(vmette_session_put(NULL, "/x", 0, 0, NULL) == NullArg);
     CHECK(vmette_session_get(NULL, "/x", 0, NULL, NULL) == NullArg);
     char *json = NULL;

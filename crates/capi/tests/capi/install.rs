@@ -82,6 +82,7 @@ fn a_package_is_staged_below_destdir_and_says_where_it_will_be() {
         &format!("lib/libvmette.so.{version}"),
         "lib/pkgconfig/vmette.pc",
         "libexec/vmette/vmette-virtiofsd",
+        "libexec/vmette/vmette-vsockd",
     ]
     .map(str::to_owned)
     .into();

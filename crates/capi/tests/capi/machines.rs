@@ -39,3 +39,11 @@ fn roots_are_resolved_and_folders_shared() {
     assert!(share.join("root.tar").exists(), "the guest wrote it");
     assert!(!share.join("forbidden").exists());
 }
+
+#[test]
+fn a_session_is_saved_and_others_start_from_it() {
+    let program = Program::new("snapshot");
+    let mut command = program.command();
+    command.arg(program.dir.path());
+    succeeds(command);
+}

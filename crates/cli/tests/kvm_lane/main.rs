@@ -44,6 +44,8 @@ fn kvm_lane_runs_the_stock_kernel_cold_and_from_a_template() {
     assert!(median < cold, "{restored:?} ms from a template, {cold} ms cold");
 
     a_share_reaches_a_restored_machine(&outer);
+    a_guest_reaches_its_host_over_vsock(&outer);
+    a_snapshot_starts_again(&outer);
     nothing_is_left_behind(&outer);
 }
 
@@ -80,6 +82,29 @@ fn a_share_reaches_a_restored_machine(outer: &Outer) {
     let done = outer.vmette(&["run", "-v", "/run/granted:/data", "--", "sh", "-c", script]);
     assert_eq!((done.status.code(), text(&done.stdout).as_str()), (0, "granted\n"), "{}", text(&done.stderr));
     assert_eq!(outer.shell("cat /run/granted/out"), "written\n");
+}
+
+fn a_guest_reaches_its_host_over_vsock(outer: &Outer) {
+    let script = "head -c 1000000 /dev/zero | vsock-send $VMETTE_VSOCK_PORT | wc -c";
+    let done = outer.vmette(&["run", "--vsock-port", "0", "--", "sh", "-c", script]);
+    assert_eq!((done.status.code(), text(&done.stdout).as_str()), (0, "1000000\n"), "{}", text(&done.stderr));
+}
+
+/// Made of a machine with a share, which leaves it first, and started with one.
+fn a_snapshot_starts_again(outer: &Outer) {
+    let saved = "/run/snapshot";
+    let script = "(while :; do sleep 1; done) > /dev/null 2>&1 & echo $! > /pid; cp /data/in /kept";
+    let build = ["run", "--build-snapshot", saved, "-v", "/run/granted:/data", "--", "sh", "-c", script];
+    let done = outer.vmette(&build);
+    assert_eq!(done.status.code(), 0, "{}", text(&done.stderr));
+    let script = "cat /kept /data/out; kill -0 $(cat /pid) && echo runs";
+    let resume = ["run", "--resume-snapshot", saved, "-v", "/run/granted:/data", "--", "sh", "-c", script];
+    for _ in 0..2 {
+        let done = outer.vmette(&resume);
+        let printed = "granted\nwritten\nruns\n";
+        assert_eq!((done.status.code(), text(&done.stdout).as_str()), (0, printed), "{}", text(&done.stderr));
+    }
+    outer.shell("rm -r /run/snapshot");
 }
 
 fn nothing_is_left_behind(outer: &Outer) {

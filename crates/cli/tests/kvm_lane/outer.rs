@@ -77,7 +77,7 @@ impl Outer {
             "set -e
              echo 0 > /proc/sys/kernel/randomize_va_space
              mkdir -p {PROGRAMS} {CHANGES}/upper {CHANGES}/work
-             cp /mnt/programs/vmette /mnt/programs/vmette-virtiofsd {PROGRAMS}
+             cp /mnt/programs/vmette /mnt/programs/vmette-virtiofsd /mnt/programs/vmette-vsockd {PROGRAMS}
              cp \"$(command -v mount)\" {PROGRAMS}
              PATH={PROGRAMS}:$PATH
              mount -t overlay -o 'lowerdir={cache},upperdir={CHANGES}/upper,workdir={CHANGES}/work' overlay '{cache}'

@@ -63,6 +63,7 @@ impl Saver {
     /// Writes a snapshot to the new folder `target`, unless the session ends first.
     pub(crate) fn save(&self, target: &Path, then: Then, session: &Shared) -> Result<(), Error> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        goes_on(session)?;
         let staging = Staging::begin(target)?;
         // What takes time and needs no machine comes first.
         let mut manifest = self.identified()?;
@@ -77,6 +78,7 @@ impl Saver {
         manifest.files = self.seal(staging.path(), session)?;
         let failed = |e: std::io::Error| Error::SaveFailed(format!("{}: {e}", target.display()));
         manifest.write(staging.path()).map_err(failed)?;
+        goes_on(session)?;
         let folder = staging.publish().map_err(failed)?;
         for (name, content) in &manifest.files {
             self.digests.remember(&folder.join(name), &content.digest);
@@ -174,9 +176,7 @@ impl Saver {
             .collect::<std::io::Result<Vec<_>>>()?;
         let scratch = self.scratch.as_ref().map(|_| SCRATCH.to_owned());
         for name in names.into_iter().chain(scratch) {
-            if let Some(end) = session.ended() {
-                return Err(Error::SaveFailed(format!("the session has ended: {end:?}")));
-            }
+            goes_on(session)?;
             let path = folder.join(&name);
             let failed = |e: std::io::Error| Error::SaveFailed(format!("{}: {e}", path.display()));
             let file = File::open(&path).map_err(failed)?;
@@ -185,5 +185,13 @@ impl Saver {
             files.insert(name, Content { size: file.metadata().map_err(failed)?.size(), digest });
         }
         Ok(files)
+    }
+}
+
+/// Whoever ends a session does not wait for more than what is under way.
+fn goes_on(session: &Shared) -> Result<(), Error> {
+    match session.ended() {
+        Some(end) => Err(Error::SaveFailed(format!("the session has ended: {end:?}"))),
+        None => Ok(()),
     }
 }

@@ -34,10 +34,10 @@ impl Echo {
     /// Serves a connection on a thread of its own.
     pub(super) fn serve(&self, stream: UnixStream, relays: &Arc<Relays>) -> io::Result<()> {
         let echo = self.clone();
-        relays.run(move || echo.answer(stream))
+        relays.run(stream, move |stream| echo.answer(stream))
     }
 
-    fn answer(&self, mut stream: UnixStream) {
+    fn answer(&self, mut stream: &UnixStream) {
         let port = self.port;
         self.show(&format!("[vsock] guest connected on port {port}"));
         let mut piece = vec![0; PIECE];

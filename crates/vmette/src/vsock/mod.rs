@@ -123,7 +123,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.relays.wait_idle(Instant::now() + LINGER);
+        self.relays.end(Instant::now() + LINGER);
     }
 }
 

@@ -69,6 +69,27 @@ fn half_closing_passes_through_a_relay_in_either_direction() {
 }
 
 #[test]
+fn the_guests_last_bytes_arrive_and_a_host_that_keeps_its_side_open_holds_nothing_up() {
+    let relays = Arc::new(Relays::default());
+    let (mut guest, mut host) = relayed(&relays);
+    guest.write_all(b"last words").unwrap();
+    drop(guest);
+    relays.end(Instant::now() + Duration::from_secs(60));
+    assert_eq!(read(&mut host), "last words");
+    relays.wait_idle(Instant::now() + Duration::from_secs(60));
+    // A host that reads nothing is waited for until the deadline and no longer.
+    let relays = Arc::new(Relays::default());
+    let (mut guest, host) = relayed(&relays);
+    guest.set_nonblocking(true).unwrap();
+    while guest.write(&[0; 4096]).is_ok() {}
+    relays.end(Instant::now());
+    relays.wait_idle(Instant::now() + Duration::from_secs(60));
+    drop((guest, host));
+    let ((one, _), (other, _)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+    assert!(relays.start(one, other).is_err(), "no more after the end");
+}
+
+#[test]
 fn relays_are_limited_and_make_room_when_they_end() {
     let relays = Arc::new(Relays::default());
     let ends: Vec<_> = (0..RELAYS_MAX).map(|_| relayed(&relays)).collect();

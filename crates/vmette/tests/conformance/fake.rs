@@ -238,3 +238,16 @@ fn an_engine_that_saves_no_machines_says_so_before_anything_runs() {
     session.ping().unwrap();
     assert!(!target.exists());
 }
+
+#[test]
+fn an_engine_without_vsock_refuses_who_asks_for_it_and_nobody_else() {
+    let bench = bench();
+    for config in [
+        Config { vsock: true, ..bench.config() },
+        Config { vsock_port: vmette::VsockPort::Fixed(5), ..bench.config() },
+    ] {
+        let started = bench.start(&config);
+        assert!(matches!(started, Err(vmette::Error::Vsock(_))));
+    }
+    drop(bench.start(&bench.config()).unwrap());
+}
