@@ -103,6 +103,20 @@ fn guest_and_host_reach_each_others_ports_and_half_closing_passes_through() {
     drop(host);
     assert_eq!(output(&guest), "7\n");
 
+    let guest = shell(&session, "echo served | vsock-listen 82");
+    // Nothing says when it listens: until then it refuses.
+    let deadline = Instant::now() + PATIENCE;
+    let mut host = loop {
+        match session.vsock_connect(82) {
+            Ok(stream) => break stream,
+            Err(e) => assert!(Instant::now() < deadline, "{e}"),
+        }
+    };
+    host.write_all(b"asked\n").unwrap();
+    host.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(ended(&mut host), b"served\n");
+    assert_eq!(output(&guest), "asked\n");
+
     session.stop();
     assert!(any.accept().is_none(), "the machine's end is the listener's");
 }
