@@ -51,8 +51,8 @@ impl Bench {
             shares: Vec::new(),
             vsock: false,
             console: Console::Discard,
+            savable: true,
             accelerator: AcceleratorChoice::Auto,
-            savable: false,
             origin: Origin::Cold,
         }
     }
