@@ -2,7 +2,7 @@
 //!
 //! Each machine has a serial dispatch queue of its own, and every object of VZ is touched on that queue only: what other
 //! threads hold are handles that put closures there. VZ reports through delegates and completion handlers; each ends in
-//! a write-once slot that someone waits on, for a limited time. [`Vz`] is the engine.
+//! a write-once slot that someone waits on, for a limited time. `Vz` is the engine.
 //!
 //! Nothing in here could live above the seam: this crate cannot be run on Linux, so it must be thin enough to be read.
 //! It is type-checked there all the same, and run against a stand-in for the system's frameworks (`--cfg vz_check`).
