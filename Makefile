@@ -1,6 +1,8 @@
 # `make run` and `make test` do everything from a fresh machine on, and only what is not done yet.
 
 PREFIX ?= $(HOME)/.local
+# On a Mac the engine is the system's: what belongs to QEMU and to the guest is for Linux.
+PROGRAMS := $(if $(filter Darwin,$(shell uname -s)),-p vmette-cli -p vmette-capi,--workspace --exclude xtask)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A shell that did not log in has no Cargo in its PATH, nor one that has just installed it.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
@@ -15,7 +17,7 @@ setup: ## Install what is missing to build and run; sudo only for apt-get, and i
 	@scripts/setup
 
 build: setup ## Build in release mode
-	cargo build --release --locked --workspace --exclude xtask
+	cargo build --release --locked $(PROGRAMS)
 
 run: build ## Do real work in a machine and show what it can and cannot reach
 	@scripts/demo $(TARGET)/release/vmette

@@ -72,6 +72,7 @@ fn engine_findings(config: &Config, cache: &CacheRoot) -> Vec<Finding> {
             let mut finding =
                 Finding::good("accelerator", format!("{accelerator}: {}", accelerator.isolation()));
             finding.details = capabilities.reasons;
+            finding.details.extend(capabilities.no_snapshots.map(|reason| format!("no templates: {reason}")));
             let mut shares = Finding::good("shares", "host folders can be shared");
             if let Some(reason) = capabilities.no_shares {
                 // A run without shares works all the same.

@@ -73,8 +73,9 @@ pub struct Capabilities {
     /// Whether a machine boots the spec's kernel and mounts its rootfs. The in-process engine does not, and needs
     /// neither to be there.
     pub boots: bool,
-    /// Whether [`Machine::save`](crate::Machine::save) and [`Origin::Snapshot`](crate::Origin::Snapshot) work.
-    pub snapshots: bool,
+    /// Why [`Machine::save`](crate::Machine::save) and [`Origin::Snapshot`](crate::Origin::Snapshot) do not work for such
+    /// a machine here; `None` when they do.
+    pub no_snapshots: Option<String>,
     /// Why host folders cannot be shared here, and the remedy; `None` when they can.
     pub no_shares: Option<String>,
     /// Why machines have no vsock device here, and the remedy; `None` when [`MachineSpec::vsock`](crate::MachineSpec)

@@ -38,7 +38,7 @@ impl Hypervisor for FakeHypervisor {
             accelerator: Accelerator::None,
             reasons: vec!["the in-process engine of the test suite isolates nothing".into()],
             boots: false,
-            snapshots: false,
+            no_snapshots: Some("there is no machine that could be saved".into()),
             no_shares: None,
             no_vsock: Some("the in-process engine has no devices".into()),
             max_vcpus: 1,

@@ -40,15 +40,13 @@ impl Hypervisor for Vz {
     fn probe(&self, spec: &MachineSpec) -> Result<Capabilities> {
         let host = Host::look();
         host.check(spec.accelerator)?;
-        let mut reasons = vec![format!("{ENGINE} runs guests on the Mac's own virtualisation")];
-        let no_snapshots = host.no_snapshots().or_else(|| no_snapshots_of(spec));
-        reasons.extend(no_snapshots.iter().map(|reason| format!("no templates: {reason}")));
+        let reasons = vec![format!("{ENGINE} runs guests on the Mac's own virtualisation")];
         Ok(Capabilities {
             engine: format!("{ENGINE} (macOS {})", host.version),
             accelerator: Accelerator::Hvf,
             reasons,
             boots: true,
-            snapshots: no_snapshots.is_none(),
+            no_snapshots: host.no_snapshots().or_else(|| no_snapshots_of(spec)),
             no_shares: None,
             no_vsock: None,
             max_vcpus: host::max_vcpus(),

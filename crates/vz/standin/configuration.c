@@ -261,7 +261,7 @@ __attribute__((format(printf, 2, 3))) static void add(char ***arguments, const c
     (*arguments)[count + 1] = NULL;
 }
 
-char **arguments_of(id configuration, bool restored) {
+char **arguments_of(id configuration, bool restored, unsigned memory) {
     char **arguments = NULL;
     id loader = slot(configuration, BOOT_LOADER);
     add(&arguments, "%s", path_of(slot(loader, KERNEL)));
@@ -283,6 +283,6 @@ char **arguments_of(id configuration, bool restored) {
             path_of(slot(directory, 0)));
     }
     if (restored)
-        add(&arguments, "restored");
+        add(&arguments, "restored=%u", memory);
     return arguments;
 }

@@ -28,6 +28,6 @@ bool switched(id configuration, const char *word);
 /* All that a state depends on, as a line of text to be freed. */
 char *shape_of(id configuration);
 /* The arguments of the guest's program, ending with null, each to be freed. */
-char **arguments_of(id configuration, bool restored);
+char **arguments_of(id configuration, bool restored, unsigned memory);
 
 #endif

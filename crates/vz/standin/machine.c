@@ -21,8 +21,9 @@ enum { GUEST_END_MS = 5000 };
 
 enum state { STOPPED, RUNNING, PAUSED, FAILED, STARTING, PAUSING, RESUMING, STOPPING, SAVING, RESTORING };
 
-/* What is said on the wire to a guest; a connection's descriptor goes with it. */
-enum kind { DIAL = 1, CONNECT, ACCEPTED, REFUSED };
+/* What is said on the wire to a guest; a connection's descriptor goes with it. A guest that is to be paused answers with
+ * its memory. */
+enum kind { DIAL = 1, CONNECT, ACCEPTED, REFUSED, PAUSE, PAUSE_NOW };
 struct message {
     uint32_t kind, port, number;
 };
@@ -55,7 +56,9 @@ struct machine {
     enum state state;
     struct guest *guest;
     bool restored;
-    void *stop_handler;
+    /* What the guest wants to know again when it is restored: a number of its own. */
+    uint32_t memory;
+    void *stop_handler, *pause_handler;
 };
 
 /* A running program. Its thread, its machine and each event on the way hold it. */
@@ -291,6 +294,9 @@ static void ended(struct machine *machine, int status) {
     for (int i = 0; i < PORTS; i++)
         if (machine->device->calls[i].handler)
             call_back(machine->device, i, false);
+    if (machine->pause_handler)
+        complete(machine, machine->pause_handler, vz_error(1, "The virtual machine stopped while it was paused."));
+    machine->pause_handler = NULL;
     bool asked = machine->state == STOPPING;
     bool well = WIFEXITED(status) && WEXITSTATUS(status) == 0;
     machine->state = asked || well ? STOPPED : FAILED;
@@ -317,6 +323,12 @@ static void happen(void *context) {
     } else if (machine && event->message.kind == DIAL && event->fd >= 0) {
         dialled(machine, event->message.port, event->fd);
         event->fd = -1;
+    } else if (machine && machine->state == PAUSING && event->message.kind == PAUSE_NOW) {
+        machine->memory = event->message.number;
+        kill(event->guest->pid, SIGSTOP);
+        machine->state = PAUSED;
+        complete(machine, machine->pause_handler, NULL);
+        machine->pause_handler = NULL;
     } else if (machine && (event->message.kind == ACCEPTED || event->message.kind == REFUSED)) {
         for (int i = 0; i < PORTS; i++)
             if (machine->device->calls[i].handler && machine->device->calls[i].number == event->message.number)
@@ -387,7 +399,7 @@ static bool boot(struct machine *machine) {
     posix_spawn_file_actions_adddup2(&actions, ends[1], 0);
     posix_spawn_file_actions_adddup2(&actions, console, 1);
     posix_spawn_file_actions_adddup2(&actions, console, 2);
-    char **arguments = arguments_of(machine->configuration, machine->restored);
+    char **arguments = arguments_of(machine->configuration, machine->restored, machine->memory);
     pid_t pid = 0;
     int failed = posix_spawn(&pid, arguments[0], &actions, NULL, arguments, environ);
     for (char **argument = arguments; *argument; argument++)
@@ -433,6 +445,7 @@ static void machine_dealloc(struct machine *self, sel selector) {
         guest_release(self->guest);
     }
     _Block_release(self->stop_handler);
+    _Block_release(self->pause_handler);
     for (int i = 0; i < PORTS; i++)
         if (self->device->calls[i].handler)
             call_back(self->device, i, false);
@@ -492,9 +505,10 @@ static void machine_start(struct machine *self, sel selector, void *handler) {
 }
 static void machine_pause(struct machine *self, sel selector, void *handler) {
     require(can_pause(self, selector), "a pause");
-    kill(self->guest->pid, SIGSTOP);
-    self->state = PAUSED;
-    complete(self, _Block_copy(handler), NULL);
+    self->state = PAUSING;
+    self->pause_handler = _Block_copy(handler);
+    /* Fails when the guest has ended, which is said in a moment. */
+    send_message(self->guest, (struct message){PAUSE, 0, 0}, -1);
 }
 static void machine_resume(struct machine *self, sel selector, void *handler) {
     require(can_resume(self, selector), "a resumption");
@@ -519,7 +533,7 @@ static void machine_save(struct machine *self, sel selector, id url, void *handl
     require(can_resume(self, selector), "a save");
     char *shape = shape_of(self->configuration);
     FILE *file = machine_has(self, "standin.save=fail") ? NULL : fopen(path_of(url), "wxe");
-    bool well = file && fputs(shape, file) >= 0;
+    bool well = file && fprintf(file, "%smemory %u\n", shape, self->memory) > 0;
     well = file && fclose(file) == 0 && well;
     free(shape);
     complete(self, _Block_copy(handler), well ? NULL : vz_error(11, "The virtual machine failed to save."));
@@ -528,7 +542,8 @@ static void machine_restore(struct machine *self, sel selector, id url, void *ha
     require(can_start(self, selector), "a restoration");
     char saved[256] = "", *shape = shape_of(self->configuration);
     FILE *file = fopen(path_of(url), "re");
-    bool well = file && fgets(saved, sizeof saved, file) && strcmp(saved, shape) == 0;
+    bool well = file && fgets(saved, sizeof saved, file) && strcmp(saved, shape) == 0 &&
+                fscanf(file, "memory %u", &self->memory) == 1;
     if (file)
         fclose(file);
     free(shape);

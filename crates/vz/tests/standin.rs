@@ -303,7 +303,7 @@ fn a_saved_machine_is_restored_and_is_the_same_machine() {
         (0..3).map(|_| restored(&|s| s.rootfs = Some(bench.path("image"))).unwrap()).collect();
     let streams: Vec<_> = machines.iter().map(|machine| machine.start().unwrap()).collect();
     streams.iter().for_each(assert_answers);
-    assert!(bench.given().contains(&"restored".to_owned()));
+    assert!(bench.given().contains(&"restored=0".to_owned()));
     // Another shape is another machine.
     let error = restored(&|s| s.vcpus = 1).err().expect("refused").to_string();
     assert!(error.contains("vcpus=2") && error.contains("vcpus=1"), "{error}");
@@ -340,7 +340,7 @@ fn what_cannot_be_saved_says_why_and_leaves_nothing() {
     let bench = Bench::new();
     let share = Share { tag: "a".into(), path: bench.path("root"), read_only: true };
     let with_share = MachineSpec { shares: vec![share], ..bench.spec("") };
-    assert!(!bench.engine.probe(&with_share).unwrap().snapshots);
+    assert!(bench.engine.probe(&with_share).unwrap().no_snapshots.unwrap().contains("shares or disks"));
     let machine = bench.engine.create(with_share).unwrap();
     let _stream = machine.start().unwrap();
     machine.pause().unwrap();
@@ -461,7 +461,7 @@ fn capabilities_say_what_this_mac_offers() {
     let bench = Bench::new();
     let capabilities = bench.engine.probe(&bench.spec("")).unwrap();
     assert!(capabilities.engine.contains("macOS Version 14.5"), "{}", capabilities.engine);
-    assert!(capabilities.snapshots && capabilities.boots);
+    assert!(capabilities.no_snapshots.is_none() && capabilities.boots);
     assert_eq!(capabilities.max_vcpus, 8);
     assert_eq!((capabilities.no_shares, capabilities.no_vsock), (None, None));
     let kvm = MachineSpec { accelerator: AcceleratorChoice::Kvm, ..bench.spec("") };

@@ -50,7 +50,7 @@ impl Launcher<'_> {
             return Ok((self.resume(saved, prepared)?, StartedFrom::Snapshot));
         }
         if self.config.template
-            && capabilities.snapshots
+            && capabilities.no_snapshots.is_none()
             && let Some(up) = self.via_template(prepared)?
         {
             return Ok((up, StartedFrom::Template));

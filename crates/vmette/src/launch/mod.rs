@@ -65,8 +65,10 @@ impl Launcher<'_> {
         if self.config.build_snapshot.is_some() {
             saving::possible(self.config, &capabilities).map_err(Error::SaveFailed)?;
         }
-        if let Some(saved) = self.saved.filter(|_| !capabilities.snapshots) {
-            return Err(saved.refused(&format!("{} restores no machines here", capabilities.engine)));
+        if let (Some(saved), Some(reason)) = (self.saved, &capabilities.no_snapshots) {
+            return Err(
+                saved.refused(&format!("{} cannot restore this machine: {reason}", capabilities.engine))
+            );
         }
         let mut prepared = self.prepare(capabilities.boots)?;
         let assets_ms = self.elapsed_ms();

@@ -100,8 +100,8 @@ impl Launcher<'_> {
 
 /// Whether a session of that configuration can be saved; if not, why not.
 pub(crate) fn possible(config: &Config, capabilities: &Capabilities) -> Result<(), String> {
-    if !capabilities.snapshots {
-        return Err(format!("{} cannot save machines here", capabilities.engine));
+    if let Some(reason) = &capabilities.no_snapshots {
+        return Err(format!("{} cannot save this machine: {reason}", capabilities.engine));
     }
     if let Some(Rootfs::Share(share)) = &config.rootfs {
         return Err(format!(

@@ -221,3 +221,45 @@ fn concurrent_first_runs_share_a_template_and_none_fails() {
         assert_eq!(run.join().unwrap(), StartedFrom::Template);
     }
 }
+
+#[test]
+fn a_session_is_saved_goes_on_and_is_resumed_as_often_as_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    fs::write(&image, vec![0; 4096]).unwrap();
+    let rootfs = vmette::RootfsBlock { path: image, fstype: vmette::BlockFs::Squashfs };
+    let config = Config { rootfs: Some(Rootfs::Block(rootfs)), ..config(dir.path(), "") };
+    let saved = dir.path().join("saved");
+    let session = Session::start(&Config { allow_snapshot: true, ..config.clone() }).unwrap();
+    session.snapshot(&saved).unwrap();
+    session.ping().unwrap();
+    session.stop();
+    let resumed = |change: &dyn Fn(&mut Config)| {
+        let mut config = Config {
+            resume_snapshot: Some(saved.clone()),
+            exec_cmd: Some("echo resumed; exit 5".into()),
+            rootfs: None,
+            ..config.clone()
+        };
+        change(&mut config);
+        Session::start(&config)
+    };
+    for _ in 0..2 {
+        let output = resumed(&|_| ()).unwrap().wait_captured();
+        assert_eq!((output.exit_code, output.output.as_str()), (5, "resumed\n"));
+    }
+    let error =
+        resumed(&|c| c.shares = vec![ShareMount::new("in", dir.path())]).expect_err("no place for it");
+    assert!(error.to_string().contains("shares or disks"), "{error}");
+}
+
+#[test]
+fn a_session_with_a_share_says_why_it_is_not_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = Session::start(&Config { allow_snapshot: true, ..config(dir.path(), "") });
+    let error = session
+        .and_then(|session| session.snapshot(dir.path().join("saved")))
+        .expect_err("a share is its root");
+    assert!(error.to_string().contains("shares or disks"), "{error}");
+    assert!(!dir.path().join("saved").exists());
+}

@@ -28,10 +28,17 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
+use vmette_guest::World;
+
 const DIAL: u32 = 1;
 const CONNECT: u32 = 2;
 const ACCEPTED: u32 = 3;
 const REFUSED: u32 = 4;
+const PAUSE: u32 = 5;
+const PAUSE_NOW: u32 = 6;
+
+/// The memory of a guest whose root was built, of which a file beside it has the details.
+const BOOTED: u32 = 1;
 
 const ECHO_PORT: u32 = 7;
 
@@ -55,7 +62,11 @@ pub(crate) fn main() -> ExitCode {
                 let _ = std::fs::write(format!("{root}/machine"), arguments.join("\n"));
             }
             // The wire's end is the machine's.
-            while receive().is_ok_and(|message| message.is_some()) {}
+            while let Ok(Some(([kind, ..], _))) = receive() {
+                if kind == PAUSE && send([PAUSE_NOW, 0, 0], None).is_err() {
+                    break;
+                }
+            }
             ExitCode::SUCCESS
         }
         _ => match agent(&arguments, word("root="), word("vmette.agent=vsock:"), word("dial=")) {
@@ -73,7 +84,15 @@ fn agent(arguments: &[String], root: Option<&str>, port: Option<&str>, dial: Opt
     let root = root.ok_or_else(missing("root"))?;
     let port: u32 = port.and_then(|port| port.parse().ok()).ok_or_else(missing("agent's port"))?;
     std::fs::write(format!("{root}/machine"), arguments.join("\n"))?;
-    let restored = arguments.iter().any(|argument| argument == "restored");
+    let restored = arguments.iter().find_map(|argument| argument.strip_prefix("restored="));
+    let mut world = vmette_guest::Hosted::new(root)?;
+    let boot = format!("{root}/boot");
+    if restored == Some(&BOOTED.to_string()) {
+        let saved = serde_json::from_slice(&std::fs::read(&boot)?)?;
+        world.boot(&saved, b"").map_err(io::Error::other)?;
+    }
+    let restored = restored.is_some();
+    let record = world.record();
     let (sender, hosts) = mpsc::channel();
     if !restored {
         sender.send(connect(port)?).map_err(io::Error::other)?;
@@ -82,7 +101,11 @@ fn agent(arguments: &[String], root: Option<&str>, port: Option<&str>, dial: Opt
     let for_wire = host.clone();
     thread::spawn(move || {
         // However it ends, the plug is pulled: the agent ends, and what it has started with it.
-        let _ = attend(restored.then_some((port, sender)));
+        let memory = || match &record.lock().expect("nobody panics with it").boot {
+            None => Ok(0),
+            Some(told) => std::fs::write(&boot, serde_json::to_vec(told)?).map(|()| BOOTED),
+        };
+        let _ = attend(restored.then_some((port, sender)), memory);
         let mut host = for_wire.lock().expect("nobody panics with it");
         host.gone = true;
         host.hang_up();
@@ -99,7 +122,6 @@ fn agent(arguments: &[String], root: Option<&str>, port: Option<&str>, dial: Opt
             host.hang_up();
         }
     }
-    let world = vmette_guest::Hosted::new(root)?;
     vmette_guest::serve(OwnedFd::from(stream), world).map_err(io::Error::other)
 }
 
@@ -128,8 +150,14 @@ fn connect(port: u32) -> io::Result<UnixStream> {
 
 /// Answers connections of the host until the wire is cut. The first to the agent's port of a restored machine is its
 /// host.
-fn attend(mut agent: Option<(u32, mpsc::Sender<UnixStream>)>) -> io::Result<()> {
+fn attend(
+    mut agent: Option<(u32, mpsc::Sender<UnixStream>)>,
+    memory: impl Fn() -> io::Result<u32>,
+) -> io::Result<()> {
     while let Some(([kind, port, number], fd)) = receive()? {
+        if kind == PAUSE {
+            send([PAUSE_NOW, 0, memory()?], None)?;
+        }
         let Some(fd) = fd.filter(|_| kind == CONNECT) else { continue };
         let stream = UnixStream::from(fd);
         if let Some((_, sender)) = agent.take_if(|(agent, _)| *agent == port) {
