@@ -14,6 +14,7 @@ mod exec;
 mod files;
 mod hosted;
 mod log;
+mod memory;
 mod modules;
 mod mounts;
 mod net;

@@ -17,7 +17,7 @@ use crate::devices::{self, Uevents};
 use crate::sys::{self, Forked, Namespaces};
 use crate::vm::Vm;
 use crate::vsock_host::Port;
-use crate::{log, modules, net, serve};
+use crate::{log, memory, modules, net, serve};
 
 /// How long the machine waits for the port to the host.
 const PORT_DEADLINE: Duration = Duration::from_secs(30);
@@ -80,6 +80,7 @@ fn bring_up() -> Result<(OwnedFd, Vm), InitError> {
     fill_standard_descriptors().map_err(failed("open /dev/null"))?;
     machine_mount("proc", "/proc").map_err(failed("mount /proc"))?;
     machine_mount("sysfs", "/sys").map_err(failed("mount /sys"))?;
+    memory::kill_rather_than_thrash().map_err(failed("set up what happens when memory runs out"))?;
     let missing = modules::load();
     for module in &missing {
         log::error(format_args!("cannot load module {module}"));
