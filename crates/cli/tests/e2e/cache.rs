@@ -9,6 +9,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::machine::{Vmette, entries, private_folder, shared_cache};
+use crate::roots::is_builtin;
 
 /// A cache of a test's own, with everything that takes long to get.
 pub(crate) struct Cache {
@@ -84,12 +85,11 @@ const KERNEL_SHELVES: [&str; 2] = ["vmlinux", "initramfs"];
 fn fill_shelves(folder: &Path, shelves: &[&str]) {
     let shared = shared_cache();
     Vmette::run(["--quiet", "--", "true"]).exits(0);
-    for shelf in shelves {
-        if shared.join(shelf).exists() {
-            let copied = Command::new("cp")
-                .args(["-a", "--reflink=auto"])
-                .args([&shared.join(shelf), folder])
-                .status();
+    for shelf in shelves.iter().filter(|shelf| shared.join(shelf).exists()) {
+        private_folder(&folder.join(shelf));
+        for file in needed(&shared.join(shelf)) {
+            let copied =
+                Command::new("cp").args(["-a", "--reflink=auto"]).args([&file, &folder.join(shelf)]).status();
             assert!(copied.unwrap().success());
         }
     }
@@ -100,4 +100,22 @@ fn fill_shelves(folder: &Path, shelves: &[&str]) {
                 .unwrap();
         }
     }
+}
+
+/// What of a shelf is of use to a test's own cache: each build of the guest has left an initramfs in the shared one, and
+/// other tests keep their images there.
+fn needed(shelf: &Path) -> Vec<PathBuf> {
+    let files = || entries(shelf).into_iter().map(|name| shelf.join(name));
+    if shelf.ends_with("images") {
+        return files().filter(|file| is_builtin(file)).collect();
+    }
+    if !shelf.ends_with("initramfs") {
+        return files().collect();
+    }
+    let made = |file: &PathBuf| file.metadata().unwrap().modified().unwrap();
+    let newest =
+        files().filter(|file| file.extension().is_some_and(|e| e == "cpio")).max_by_key(made).unwrap();
+    files()
+        .filter(|file| file.file_stem() == newest.file_stem() || file.file_stem() == newest.file_name())
+        .collect()
 }

@@ -27,8 +27,8 @@ pub(crate) fn folder() -> (TempDir, PathBuf) {
     (dir, root)
 }
 
-/// Other tests keep converted archives in the same folder.
-fn is_builtin(image: &Path) -> bool {
+/// Whether it is the built-in root's image, or its record: other tests keep converted archives in the same folder.
+pub(crate) fn is_builtin(image: &Path) -> bool {
     fs::read_to_string(image.with_extension("json")).is_ok_and(|record| record.contains("\"builtin\""))
 }
 
