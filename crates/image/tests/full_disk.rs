@@ -50,16 +50,19 @@ fn a_full_disk() {
     let place = Place::new();
     fs::create_dir(place.cache()).unwrap();
     // Cannot be compressed.
-    let noise = |mib: usize| {
+    let noise = |bytes: usize| {
         let mut state = 1_u64;
         let mut next = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 33).to_le_bytes()[0]
         };
-        Archive::default().file("f", &(0..mib << 20).map(|_| next()).collect::<Vec<_>>()).end()
+        Archive::default().file("f", &(0..bytes).map(|_| next()).collect::<Vec<_>>()).end()
     };
-    fs::write(place.root.path().join("content-does-not-fit"), noise(DISK + 1)).unwrap();
-    fs::write(place.root.path().join("image-does-not-fit"), noise(DISK - 1)).unwrap();
+    fs::write(place.root.path().join("content-does-not-fit"), noise((DISK + 1) << 20)).unwrap();
+    // What is put aside may be given back before the image is complete: the content alone has just enough room, and the
+    // image, which has tables beside it, has not.
+    let page = 4096;
+    fs::write(place.root.path().join("image-does-not-fit"), noise((DISK << 20) - page)).unwrap();
     let output = Command::new("unshare")
         .arg("--mount")
         .arg(env::current_exe().unwrap())
