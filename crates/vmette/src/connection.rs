@@ -141,12 +141,12 @@ impl Connection {
         self.write(&mut self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner), &bytes)
     }
 
-    /// Writes a whole frame.
+    /// Writes a whole frame. What has been written is no failure, even if the connection ends because of it.
     fn write(&self, writer: &mut ControlStream, bytes: &[u8]) -> Result<(), Error> {
         // Looked at under the write lock, so that nothing is written behind a frame that was cut.
         self.inner.check()?;
         match write_all_until(writer, bytes, Instant::now() + WRITE_TIMEOUT) {
-            Ok(()) => {}
+            Ok(()) => return Ok(()),
             Err(WriteError::Stuck(message)) => self.inner.poison(&message),
             Err(WriteError::Closed(message)) => {
                 // The reader is about to see the end as well, and knows its cause better than "broken pipe".
@@ -469,6 +469,16 @@ mod tests {
         assert!(matches!(queue.wait_file(), Err(Error::Agent(cause)) if cause == "first"));
         assert!(matches!(connection.send_request(&Op::Ping, &[]), Err(Error::Agent(c)) if c == "first"));
         drop(guest);
+    }
+
+    #[test]
+    fn what_was_written_is_no_failure_when_the_connection_ends_because_of_it() {
+        for _ in 0..2000 {
+            let (connection, mut guest) = pair();
+            let reader = thread::spawn(move || next(&mut guest));
+            connection.send(0, &Op::Signal { signal: 15 }, &[]).unwrap();
+            reader.join().unwrap();
+        }
     }
 
     #[test]
