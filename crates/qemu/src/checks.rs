@@ -69,34 +69,11 @@ fn host_memory_mib() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-    use std::path::Path;
-    use vmette_vmm::{AcceleratorChoice, Console, Disk, Origin, Share};
+    use vmette_vmm::Share;
 
-    fn spec(dir: &Path) -> MachineSpec {
-        let file = dir.join("file");
-        fs::write(&file, "x").unwrap();
-        MachineSpec {
-            kernel: file.clone(),
-            initramfs: file.clone(),
-            cmdline: "quiet".into(),
-            vcpus: 1,
-            memory_mib: 256,
-            rootfs: Some(file.clone()),
-            slots: 0,
-            disks: vec![Disk { serial: "scratch".into(), path: file, read_only: false }],
-            shares: vec![Share { tag: "work.1".into(), path: dir.into(), read_only: true }],
-            vsock: false,
-            console: Console::Discard,
-            accelerator: AcceleratorChoice::Auto,
-            savable: false,
-            origin: Origin::Cold,
-        }
-    }
-
+    /// These come before anything that looks at files, of which there are none.
     fn refused(change: impl FnOnce(&mut MachineSpec), word: &str) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spec = spec(dir.path());
+        let mut spec = MachineSpec::new("/nonexistent/kernel", "/nonexistent/initramfs");
         change(&mut spec);
         let error = checked(spec).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
@@ -114,8 +91,8 @@ mod tests {
     #[test]
     fn there_are_only_so_many_places() {
         let many = |spec: &mut MachineSpec| {
-            let share = spec.shares[0].clone();
-            spec.shares = (0..40).map(|i| Share { tag: format!("t{i}"), ..share.clone() }).collect();
+            let share = |i| Share { tag: format!("t{i}"), path: "/s".into(), read_only: true };
+            spec.shares = (0..40).map(share).collect();
         };
         refused(many, "at most 32");
     }

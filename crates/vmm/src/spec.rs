@@ -41,6 +41,29 @@ pub struct MachineSpec {
     pub origin: Origin,
 }
 
+impl MachineSpec {
+    /// The least that boots: one virtual CPU, 256 MiB of memory, no device but those that every machine has.
+    #[must_use]
+    pub fn new(kernel: impl Into<PathBuf>, initramfs: impl Into<PathBuf>) -> Self {
+        Self {
+            kernel: kernel.into(),
+            initramfs: initramfs.into(),
+            cmdline: String::new(),
+            vcpus: 1,
+            memory_mib: 256,
+            rootfs: None,
+            slots: 0,
+            disks: Vec::new(),
+            shares: Vec::new(),
+            vsock: false,
+            console: Console::Discard,
+            accelerator: AcceleratorChoice::Auto,
+            savable: false,
+            origin: Origin::Cold,
+        }
+    }
+}
+
 /// A raw image as a block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {

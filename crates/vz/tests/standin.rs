@@ -40,20 +40,10 @@ impl Bench {
 
     fn spec(&self, words: &str) -> MachineSpec {
         MachineSpec {
-            kernel: guest(),
-            initramfs: self.path("initramfs"),
             cmdline: format!("root={} {words}", self.path("root").display()).trim_end().to_owned(),
             vcpus: 2,
-            memory_mib: 256,
-            rootfs: None,
-            slots: 0,
-            disks: Vec::new(),
-            shares: Vec::new(),
-            vsock: false,
-            console: Console::Discard,
             savable: true,
-            accelerator: AcceleratorChoice::Auto,
-            origin: Origin::Cold,
+            ..MachineSpec::new(guest(), self.path("initramfs"))
         }
     }
 

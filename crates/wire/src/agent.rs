@@ -173,6 +173,25 @@ pub struct Boot {
     pub payload_len: u32,
 }
 
+impl Boot {
+    /// That root with an overlay in memory, and nothing else.
+    #[must_use]
+    pub fn new(root: Root) -> Self {
+        Self {
+            root,
+            overlay: Overlay::Tmpfs,
+            shares: Vec::new(),
+            disks: Vec::new(),
+            volumes: Vec::new(),
+            working_dir: None,
+            ca_bundle: false,
+            switch_root: false,
+            vsock: false,
+            payload_len: 0,
+        }
+    }
+}
+
 /// The rootfs as the guest finds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]

@@ -99,7 +99,6 @@ impl Launcher<'_> {
             read_only: share.read_only,
         }));
         let boot = Boot {
-            root,
             overlay,
             shares: self.guest_shares(),
             disks: disks.iter().map(|disk| disk.serial.clone()).collect(),
@@ -108,7 +107,7 @@ impl Launcher<'_> {
             ca_bundle: ca_bundle.is_some(),
             switch_root: config.switch_root,
             vsock: vsock::is_wanted(config),
-            payload_len: 0,
+            ..Boot::new(root)
         };
         let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
         let store = vmette_image::Store::open(self.cache.path())?;
@@ -171,20 +170,15 @@ fn slots_of(config: &Config) -> usize {
 /// The bare machine of a configuration.
 pub(crate) fn spec_of(config: &Config, kernel: PathBuf, initramfs: PathBuf) -> MachineSpec {
     MachineSpec {
-        kernel,
-        initramfs,
         cmdline: config.cmdline.clone(),
         vcpus: u32::from(config.vcpus),
         memory_mib: config.mem_mib,
-        rootfs: None,
         slots: slots_of(config),
-        disks: Vec::new(),
-        shares: Vec::new(),
         vsock: vsock::is_wanted(config),
         console: config.console.clone(),
         accelerator: config.accelerator,
         savable: config.allow_snapshot || config.build_snapshot.is_some(),
-        origin: Origin::Cold,
+        ..MachineSpec::new(kernel, initramfs)
     }
 }
 
