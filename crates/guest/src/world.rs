@@ -310,6 +310,7 @@ mod tests {
             ca_bundle: false,
             switch_root: false,
             vsock: false,
+            network: false,
             payload_len: 0,
         }
     }

@@ -128,6 +128,7 @@ fn the_next_host_takes_the_place_of_one_that_seems_to_be_there_still() {
         working_dir: None,
         ca_bundle: false,
         vsock: false,
+        network: false,
         switch_root: false,
         payload_len: 0,
     };

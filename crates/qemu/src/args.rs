@@ -155,7 +155,7 @@ mod tests {
     use super::*;
     use std::fmt::Write;
     use std::path::Path;
-    use vmette_vmm::{AcceleratorChoice, Console, Disk, MachineSpec, Origin, Share};
+    use vmette_vmm::{AcceleratorChoice, Console, Disk, MachineSpec, Network, Origin, Share};
 
     fn spec() -> MachineSpec {
         MachineSpec {
@@ -169,6 +169,7 @@ mod tests {
             disks: Vec::new(),
             shares: Vec::new(),
             vsock: false,
+            network: Network::None,
             console: Console::Discard,
             accelerator: AcceleratorChoice::Auto,
             savable: false,

@@ -101,6 +101,7 @@ impl Hypervisor for Qemu {
             boots: true,
             no_shares: self.locate_share_server().err().map(|e| e.to_string()),
             no_vsock: self.vsock_server().err().map(|e| e.to_string()),
+            no_network: Some(checks::NO_NETWORK.into()),
             no_snapshots: (!cfg!(target_os = "linux")).then(|| "QEMU saves machines on Linux only".into()),
             max_vcpus: checks::max_vcpus(),
         })
@@ -183,7 +184,7 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use vmette_vmm::Console;
+    use vmette_vmm::{Console, Network};
 
     fn spec() -> MachineSpec {
         MachineSpec {
@@ -197,6 +198,7 @@ mod tests {
             disks: Vec::new(),
             shares: Vec::new(),
             vsock: false,
+            network: Network::None,
             console: Console::Discard,
             accelerator: AcceleratorChoice::Tcg,
             savable: false,

@@ -107,7 +107,7 @@ fn tag(tag: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AcceleratorChoice, Console, Disk, Origin, Share};
+    use crate::{AcceleratorChoice, Console, Disk, Network, Origin, Share};
 
     fn spec(dir: &Path) -> MachineSpec {
         let file = dir.join("file");
@@ -123,6 +123,7 @@ mod tests {
             disks: vec![Disk { serial: "scratch".into(), path: file, read_only: false }],
             shares: vec![Share { tag: "work.1".into(), path: dir.into(), read_only: true }],
             vsock: false,
+            network: Network::None,
             console: Console::Discard,
             savable: false,
             accelerator: AcceleratorChoice::Auto,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vmette_vmm::{Console, Disk, MachineSpec, Origin, Share};
+use vmette_vmm::{Console, Disk, MachineSpec, Network, Origin, Share};
 use vmette_wire::agent::{self, Boot, Overlay, Root};
 
 use super::scratch::Scratch;
@@ -108,6 +108,7 @@ impl Launcher<'_> {
             ca_bundle: ca_bundle.is_some(),
             switch_root: config.switch_root,
             vsock: vsock::is_wanted(config),
+            network: config.net,
             payload_len: 0,
         };
         let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
@@ -181,6 +182,7 @@ pub(crate) fn spec_of(config: &Config, kernel: PathBuf, initramfs: PathBuf) -> M
         disks: Vec::new(),
         shares: Vec::new(),
         vsock: vsock::is_wanted(config),
+        network: if config.net { Network::Nat } else { Network::None },
         console: config.console.clone(),
         accelerator: config.accelerator,
         savable: config.allow_snapshot || config.build_snapshot.is_some(),
