@@ -1,6 +1,6 @@
 //! Refuses a spec that no machine could be made from, before anything is started.
 
-use vmette_vmm::{Error, MachineSpec, Result};
+use vmette_vmm::{Error, MachineSpec, Network, Result};
 
 use crate::plan;
 
@@ -16,6 +16,10 @@ const VCPUS_PER_CPU: u32 = 4;
 /// Longest kernel command line, in bytes: `COMMAND_LINE_SIZE` of x86, without what the engine adds.
 const CMDLINE_MAX: usize = 2048 - 64;
 
+/// Why no machine of this engine has a network.
+pub(crate) const NO_NETWORK: &str = "QEMU's user-mode network cannot be kept away from the host's loopback and private \
+                                     addresses, so this engine grants none";
+
 /// Most virtual CPUs on this host.
 pub(crate) fn max_vcpus() -> u32 {
     let cpus =
@@ -25,6 +29,9 @@ pub(crate) fn max_vcpus() -> u32 {
 
 /// The checked spec with absolute paths: QEMU runs in another folder.
 pub(crate) fn checked(spec: MachineSpec) -> Result<MachineSpec> {
+    if spec.network != Network::None {
+        return invalid(format!("network: {NO_NETWORK}"));
+    }
     sizes(&spec)?;
     plan::ports(&spec)?;
     vmette_vmm::checks::checked(spec)

@@ -101,6 +101,7 @@ impl Hypervisor for Qemu {
             boots: true,
             no_shares: self.locate_share_server().err().map(|e| e.to_string()),
             no_vsock: self.vsock_server().err().map(|e| e.to_string()),
+            no_network: Some(checks::NO_NETWORK.into()),
             no_snapshots: (!cfg!(target_os = "linux")).then(|| "QEMU saves machines on Linux only".into()),
             max_vcpus: checks::max_vcpus(),
         })

@@ -47,7 +47,8 @@ pub extern "C" fn vmette_config_add_disk(config: Option<&mut VmetteConfig>, path
     })
 }
 
-/// Whether the guest has a network. This version refuses it when the session starts.
+/// Whether the guest has a network: it then reaches what the host's own network reaches. An engine that cannot keep it away
+/// from the host's loopback refuses that when the session starts, and a machine with a network cannot be saved.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_net(config: Option<&mut VmetteConfig>, net: bool) -> VmetteStatus {
     set(config, "vmette_config_set_net", |config| {

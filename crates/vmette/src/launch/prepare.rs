@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vmette_vmm::{Console, Disk, MachineSpec, Origin, Share};
+use vmette_vmm::{Console, Disk, MachineSpec, Network, Origin, Share};
 use vmette_wire::agent::{self, Boot, Overlay, Root};
 
 use super::scratch::Scratch;
@@ -107,6 +107,7 @@ impl Launcher<'_> {
             ca_bundle: ca_bundle.is_some(),
             switch_root: config.switch_root,
             vsock: vsock::is_wanted(config),
+            network: config.net,
             ..Boot::new(root)
         };
         let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
@@ -175,6 +176,7 @@ pub(crate) fn spec_of(config: &Config, kernel: PathBuf, initramfs: PathBuf) -> M
         memory_mib: config.mem_mib,
         slots: slots_of(config),
         vsock: vsock::is_wanted(config),
+        network: if config.net { Network::Nat } else { Network::None },
         console: config.console.clone(),
         accelerator: config.accelerator,
         savable: config.allow_snapshot || config.build_snapshot.is_some(),
