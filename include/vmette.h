@@ -12,8 +12,8 @@
 //   unless it says otherwise.
 // - NULL for what must be there is the status NullArg, a string that is no UTF-8 the status InvalidUtf8. Other pointers
 //   that are not valid are a mistake that no function can notice.
-// - Every call blocks until it is done. Sessions, processes and stop handles may be used from any thread, by several at
-//   once; configurations, commands and outputs by one at a time. No handle may be freed while a call uses it.
+// - Every call blocks until it is done. Sessions, processes, listeners and stop handles may be used from any thread, by
+//   several at once; configurations, commands and outputs by one at a time. No handle may be freed while a call uses it.
 // - Callbacks may call any function but those that free or change what the running call uses. They return: they must
 //   not throw, longjmp or end their thread.
 // - No signal handler is installed and none is called because of vmette: a SIGPIPE of its own is kept from the program.
@@ -32,7 +32,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// What a call came to. vmette_last_error_message() has the text.
+// What a call came to. vmette_last_error_message() has the text. There may be more in a later version.
 enum VmetteStatus
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : int32_t
@@ -129,7 +129,7 @@ typedef int32_t VmetteStream;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
-// How a session ended. The first cause wins.
+// How a session ended. The first cause wins. There may be more in a later version.
 enum VmetteSessionEnd
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : int32_t
@@ -224,6 +224,10 @@ typedef struct vmette_session_t vmette_session_t;
 // Ends one session from any thread, from the first moment of its start. Until then it calls off the resolving of a
 // root.
 typedef struct vmette_stop_t vmette_stop_t;
+
+// A port of the host that is open to the guest of one session. Its functions may be called from any thread, but only
+// one at a time may wait for a connection.
+typedef struct vmette_vsock_listener_t vmette_vsock_listener_t;
 
 // Something that a person may want to know while a root is resolved or a session starts.
 typedef struct {
@@ -349,8 +353,28 @@ VmetteStatus vmette_config_add_disk(vmette_config_t *config, const char *path);
 // Whether the guest has a network. This version refuses it when the session starts.
 VmetteStatus vmette_config_set_net(vmette_config_t *config, bool net);
 
-// The host's vsock port for the guest: below 0 none, 0 one that is free, above 0 this one.
-VmetteStatus vmette_config_set_vsock_port(vmette_config_t *config, int32_t port);
+// The host's vsock port that the guest is told of: below 0 none, and no vsock device; 0 one of 50000 to 59999, or the
+// first of vmette_config_add_vsock_forward(); above 0 this one. Unless set there is a device only if one of the functions
+// below asks for it.
+VmetteStatus vmette_config_set_vsock_port(vmette_config_t *config,
+                                          int32_t port);
+
+// Whether the machine has a vsock device although no port asks for one: for vmette_session_vsock_listen() and
+// vmette_session_vsock_connect().
+VmetteStatus vmette_config_set_vsock(vmette_config_t *config,
+                                     bool vsock);
+
+// Whether the session's command finds, at the port that it is told of, somebody who sends back what it sends; the
+// notice function is shown that as VMETTE_NOTICE_KIND_VSOCK. True unless set, but not where a forward has that port, nor
+// without a command. False leaves the port to vmette_session_vsock_listen().
+VmetteStatus vmette_config_set_vsock_echo(vmette_config_t *config,
+                                          bool echo);
+
+// Grants a UNIX socket of the host, on which somebody listens: each connection of the guest to that vsock port of the
+// host, 1 to 4294967294, becomes one to it.
+VmetteStatus vmette_config_add_vsock_forward(vmette_config_t *config,
+                                             uint32_t port,
+                                             const char *path);
 
 // The guest's vsock port for snapshots; 1025 unless set.
 VmetteStatus vmette_config_set_guest_vsock_port(vmette_config_t *config, uint32_t port);
@@ -633,6 +657,40 @@ VmetteStatus vmette_session_get(const vmette_session_t *session,
                                 int32_t fd,
                                 uint32_t *mode,
                                 uint64_t *copied);
+
+// Opens a port of the host to the session's guest (context id 2 there) and stores it in `out`; the caller frees it with
+// vmette_vsock_listener_free(). `port` is 1 to 4294967294, or 0 for one of 50000 to 59999 that is free. The guest may
+// connect from now on; up to 256 connections (64 on macOS) wait for being accepted, further ones are refused. Vsock
+// when the machine has no vsock device, see vmette_config_set_vsock(), or when the port is open already; AgentLost when
+// the session has ended.
+VmetteStatus vmette_session_vsock_listen(const vmette_session_t *session,
+                                         uint32_t port,
+                                         vmette_vsock_listener_t **out);
+
+// Connects to a port of the guest, 1 to 4294967294, and stores the connection in `fd`: a socket that blocks and that is
+// closed on exec. The caller closes it, with close(). Shutting down either direction reaches the other side. Writing
+// to it once the guest is gone raises SIGPIPE as with any socket, unless MSG_NOSIGNAL says otherwise. Vsock when nobody
+// listens there, or when the machine has no vsock device; Timeout when the guest has not answered within 10 s; AgentLost
+// when the session has ended.
+VmetteStatus vmette_session_vsock_connect(const vmette_session_t *session,
+                                          uint32_t port,
+                                          int32_t *fd);
+
+// The listener's port; 0 for NULL.
+uint32_t vmette_vsock_listener_port(const vmette_vsock_listener_t *listener);
+
+// Waits for the next connection of the guest and stores it in `fd`, as vmette_session_vsock_connect() does. AgentLost
+// when the session has ended: connections that came before are still handed out.
+VmetteStatus vmette_vsock_listener_accept(const vmette_vsock_listener_t *listener,
+                                          int32_t *fd);
+
+// As vmette_vsock_listener_accept(), for up to `milliseconds`; Timeout when nobody has connected.
+VmetteStatus vmette_vsock_listener_accept_for(const vmette_vsock_listener_t *listener,
+                                              uint32_t milliseconds,
+                                              int32_t *fd);
+
+// Closes the port and frees the listener; connections that were accepted go on. NULL is ignored.
+void vmette_vsock_listener_free(vmette_vsock_listener_t *listener);
 
 // Stores what the session had, as JSON: root, engine, accelerator, isolation, reasons, grants, timings. Free it with
 // vmette_string_free().

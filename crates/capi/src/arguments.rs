@@ -2,6 +2,7 @@
 //! has to ensure for each.
 
 use std::ffi::{CStr, CString, c_char};
+use std::ptr::NonNull;
 use std::slice;
 
 use crate::status::{Failure, VmetteStatus};
@@ -93,15 +94,22 @@ impl Bytes {
 }
 
 impl Room {
+    /// The room, if it is there; NULL is an error.
+    pub(crate) fn required(self, name: &str) -> Result<Writable, Failure> {
+        Ok(Writable(NonNull::new(self.0).ok_or_else(|| Failure::null(name))?))
+    }
+}
+
+/// Room that is not NULL.
+pub(crate) struct Writable(NonNull<u8>);
+
+impl Writable {
     /// Copies as much of `bytes` as has room; returns how much.
-    pub(crate) fn fill(&self, length: usize, bytes: &[u8], name: &str) -> Result<usize, Failure> {
-        if self.0.is_null() {
-            return Err(Failure::null(name));
-        }
+    pub(crate) fn fill(self, length: usize, bytes: &[u8]) -> usize {
         let count = length.min(bytes.len());
         // SAFETY: there is room for `length` bytes and no more are written; what C gave us is not ours already.
-        unsafe { self.0.copy_from_nonoverlapping(bytes.as_ptr(), count) };
-        Ok(count)
+        unsafe { self.0.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), count) };
+        count
     }
 }
 
@@ -168,9 +176,9 @@ mod tests {
     #[test]
     fn no_more_is_written_than_has_room() {
         let mut buffer = [0; 3];
-        let room = Room(buffer.as_mut_ptr());
-        assert_eq!(room.fill(2, &[1, 2, 3], "buffer").unwrap(), 2);
-        assert_eq!(room.fill(3, &[7], "buffer").unwrap(), 1);
+        let room = |buffer: &mut [u8; 3]| Room(buffer.as_mut_ptr()).required("buffer").unwrap();
+        assert_eq!(room(&mut buffer).fill(2, &[1, 2, 3]), 2);
+        assert_eq!(room(&mut buffer).fill(3, &[7]), 1);
         assert_eq!(buffer, [7, 2, 0]);
     }
 }

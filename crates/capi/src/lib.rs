@@ -5,6 +5,11 @@
 //! and turns the answer into a status. [`entry`] keeps panics and `SIGPIPE` from the caller.
 #![allow(unsafe_code, reason = "C has nothing else; xtask checks that each use says why it holds")]
 
+#[cfg(panic = "abort")]
+compile_error!(
+    "entry.rs turns panics into statuses, so they have to unwind: a library does not end its program"
+);
+
 mod broken_pipe;
 mod installed;
 mod start;
@@ -35,6 +40,8 @@ pub mod command;
 pub mod process;
 
 pub mod files;
+
+pub mod vsock;
 
 pub mod report;
 

@@ -63,6 +63,8 @@ pub extern "C" fn vmette_process_read(
                 "a capacity of 0: that would look like the end",
             ));
         }
+        // Before anything is taken, which would be lost.
+        let buffer = buffer.required("buffer")?;
         let mut rest = process.rest.lock().unwrap_or_else(PoisonError::into_inner);
         let (output, from) = match rest.take() {
             Some(rest) => rest,
@@ -77,7 +79,7 @@ pub extern "C" fn vmette_process_read(
         };
         let (which, bytes) = split(&output);
         let left = &bytes[from..];
-        let count = buffer.fill(capacity, left, "buffer")?;
+        let count = buffer.fill(capacity, left);
         stream.write(which);
         length.write(count);
         if count < left.len() {

@@ -15,7 +15,7 @@ use crate::start::{Streams, failed, start};
 use crate::status::{Failure, VmetteStatus};
 use crate::stop::VmetteStop;
 
-/// How a session ended. The first cause wins.
+/// How a session ended. The first cause wins. There may be more in a later version.
 /// cbindgen:prefix-with-name
 /// cbindgen:rename-all=ScreamingSnakeCase
 #[repr(i32)]

@@ -2,7 +2,7 @@
 
 use library::provider::ProviderError;
 
-/// What a call came to. vmette_last_error_message() has the text.
+/// What a call came to. vmette_last_error_message() has the text. There may be more in a later version.
 #[repr(i32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VmetteStatus {

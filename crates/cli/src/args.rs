@@ -227,7 +227,7 @@ pub(crate) struct MachineArgs {
     /// Make the command PID 1
     #[arg(long)]
     pub(crate) switch_root: bool,
-    /// Grant a network
+    /// Grant a network: all that this host's own network reaches
     #[arg(long)]
     pub(crate) net: bool,
     /// When to ask for a newer version of an image that is in the cache

@@ -180,6 +180,9 @@ fn banner(report: &Report, scratch_mib: Option<u64>) {
     for disk in &report.grants.disks {
         line.push_str(&format!("; disk {disk} read-write"));
     }
+    if report.grants.network {
+        line.push_str("; network behind this host's address translation");
+    }
     if let Some(vsock) = &report.grants.vsock {
         for forward in &vsock.forwards {
             line.push_str(&format!("; {} at vsock port {}", forward.host, forward.port));

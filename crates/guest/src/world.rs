@@ -282,7 +282,7 @@ fn is_serial(serial: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmette_wire::agent::{Overlay, Root, Share};
+    use vmette_wire::agent::{Root, Share};
 
     fn hello() -> Hello {
         Hello {
@@ -301,16 +301,8 @@ mod tests {
             read_only: false,
         };
         Boot {
-            root: Root::Block { fstype: "squashfs".into() },
-            overlay: Overlay::Tmpfs,
             shares: shares.iter().map(share).collect(),
-            disks: Vec::new(),
-            volumes: Vec::new(),
-            working_dir: None,
-            ca_bundle: false,
-            switch_root: false,
-            vsock: false,
-            payload_len: 0,
+            ..Boot::new(Root::Block { fstype: "squashfs".into() })
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use vmette_guest::world::{Booting, Place, Purpose, World, WorldError};
 use vmette_guest::{Hosted, serve};
-use vmette_wire::agent::{Boot, Command, ENTROPY_LEN, Exec, Hello, Overlay, PROTOCOL_VERSION, Root, Share};
+use vmette_wire::agent::{Boot, Command, ENTROPY_LEN, Exec, Hello, PROTOCOL_VERSION, Root, Share};
 use vmette_wire::{Event, Op, Reply, frame};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -119,18 +119,7 @@ fn the_next_host_takes_the_place_of_one_that_seems_to_be_there_still() {
     std::thread::spawn(move || serve(guest.into(), world));
     first.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(ask(&mut first, &hello(), &[7; ENTROPY_LEN]));
-    let boot = Boot {
-        root: Root::Block { fstype: "squashfs".into() },
-        overlay: Overlay::Tmpfs,
-        shares: Vec::new(),
-        disks: Vec::new(),
-        volumes: Vec::new(),
-        working_dir: None,
-        ca_bundle: false,
-        vsock: false,
-        switch_root: false,
-        payload_len: 0,
-    };
+    let boot = Boot::new(Root::Block { fstype: "squashfs".into() });
     assert!(ask(&mut first, &Op::Boot(boot), b""));
     assert_eq!(first_line(&mut first, "echo first; exec sleep 1000"), b"first\n");
 

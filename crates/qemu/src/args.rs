@@ -155,24 +155,14 @@ mod tests {
     use super::*;
     use std::fmt::Write;
     use std::path::Path;
-    use vmette_vmm::{AcceleratorChoice, Console, Disk, MachineSpec, Origin, Share};
+    use vmette_vmm::{Disk, MachineSpec, Share};
 
     fn spec() -> MachineSpec {
         MachineSpec {
-            kernel: "/k/vmlinux".into(),
-            initramfs: "/k/initramfs".into(),
             cmdline: "quiet".into(),
             vcpus: 2,
             memory_mib: 512,
-            rootfs: None,
-            slots: 0,
-            disks: Vec::new(),
-            shares: Vec::new(),
-            vsock: false,
-            console: Console::Discard,
-            accelerator: AcceleratorChoice::Auto,
-            savable: false,
-            origin: Origin::Cold,
+            ..MachineSpec::new("/k/vmlinux", "/k/initramfs")
         }
     }
 

@@ -1,6 +1,6 @@
 //! Refuses a spec that no machine could be made from, before anything is started.
 
-use vmette_vmm::{Error, MachineSpec, Result};
+use vmette_vmm::{Error, MachineSpec, Network, Result};
 
 use crate::plan;
 
@@ -16,6 +16,10 @@ const VCPUS_PER_CPU: u32 = 4;
 /// Longest kernel command line, in bytes: `COMMAND_LINE_SIZE` of x86, without what the engine adds.
 const CMDLINE_MAX: usize = 2048 - 64;
 
+/// Why no machine of this engine has a network.
+pub(crate) const NO_NETWORK: &str = "QEMU's user-mode network cannot be kept away from the host's loopback and private \
+                                     addresses, so this engine grants none";
+
 /// Most virtual CPUs on this host.
 pub(crate) fn max_vcpus() -> u32 {
     let cpus =
@@ -25,6 +29,9 @@ pub(crate) fn max_vcpus() -> u32 {
 
 /// The checked spec with absolute paths: QEMU runs in another folder.
 pub(crate) fn checked(spec: MachineSpec) -> Result<MachineSpec> {
+    if spec.network != Network::None {
+        return invalid(format!("network: {NO_NETWORK}"));
+    }
     sizes(&spec)?;
     plan::ports(&spec)?;
     vmette_vmm::checks::checked(spec)
@@ -69,34 +76,11 @@ fn host_memory_mib() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-    use std::path::Path;
-    use vmette_vmm::{AcceleratorChoice, Console, Disk, Origin, Share};
+    use vmette_vmm::Share;
 
-    fn spec(dir: &Path) -> MachineSpec {
-        let file = dir.join("file");
-        fs::write(&file, "x").unwrap();
-        MachineSpec {
-            kernel: file.clone(),
-            initramfs: file.clone(),
-            cmdline: "quiet".into(),
-            vcpus: 1,
-            memory_mib: 256,
-            rootfs: Some(file.clone()),
-            slots: 0,
-            disks: vec![Disk { serial: "scratch".into(), path: file, read_only: false }],
-            shares: vec![Share { tag: "work.1".into(), path: dir.into(), read_only: true }],
-            vsock: false,
-            console: Console::Discard,
-            accelerator: AcceleratorChoice::Auto,
-            savable: false,
-            origin: Origin::Cold,
-        }
-    }
-
+    /// These come before anything that looks at files, of which there are none.
     fn refused(change: impl FnOnce(&mut MachineSpec), word: &str) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spec = spec(dir.path());
+        let mut spec = MachineSpec::new("/nonexistent/kernel", "/nonexistent/initramfs");
         change(&mut spec);
         let error = checked(spec).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
@@ -114,8 +98,8 @@ mod tests {
     #[test]
     fn there_are_only_so_many_places() {
         let many = |spec: &mut MachineSpec| {
-            let share = spec.shares[0].clone();
-            spec.shares = (0..40).map(|i| Share { tag: format!("t{i}"), ..share.clone() }).collect();
+            let share = |i| Share { tag: format!("t{i}"), path: "/s".into(), read_only: true };
+            spec.shares = (0..40).map(share).collect();
         };
         refused(many, "at most 32");
     }

@@ -101,6 +101,7 @@ impl Hypervisor for Qemu {
             boots: true,
             no_shares: self.locate_share_server().err().map(|e| e.to_string()),
             no_vsock: self.vsock_server().err().map(|e| e.to_string()),
+            no_network: Some(checks::NO_NETWORK.into()),
             no_snapshots: (!cfg!(target_os = "linux")).then(|| "QEMU saves machines on Linux only".into()),
             max_vcpus: checks::max_vcpus(),
         })
@@ -183,25 +184,9 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
-    use vmette_vmm::Console;
 
     fn spec() -> MachineSpec {
-        MachineSpec {
-            kernel: "/bin/sh".into(),
-            initramfs: "/bin/sh".into(),
-            cmdline: String::new(),
-            vcpus: 1,
-            memory_mib: 256,
-            rootfs: None,
-            slots: 0,
-            disks: Vec::new(),
-            shares: Vec::new(),
-            vsock: false,
-            console: Console::Discard,
-            accelerator: AcceleratorChoice::Tcg,
-            savable: false,
-            origin: Origin::Cold,
-        }
+        MachineSpec { accelerator: AcceleratorChoice::Tcg, ..MachineSpec::new("/bin/sh", "/bin/sh") }
     }
 
     /// A "QEMU" that answers to `-version` and otherwise does what the script says.

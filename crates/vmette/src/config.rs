@@ -130,7 +130,9 @@ pub struct Config {
     pub user: Option<String>,
     /// Whether the command is PID 1 of its namespace, as an init system wants to be.
     pub switch_root: bool,
-    /// Whether the guest has a network.
+    /// Whether the guest has a network, behind the host's address translation: it reaches the internet, and whatever
+    /// else the host's own network reaches, the host's services included unless they listen on its loopback only. An
+    /// engine that cannot keep the guest away from that loopback refuses. Such a machine boots cold, and cannot be saved.
     pub net: bool,
     /// Whether vmette prints nothing of its own.
     pub quiet: bool,

@@ -82,7 +82,11 @@ fn engine_findings(config: &Config, cache: &CacheRoot) -> Vec<Finding> {
             if let Some(reason) = capabilities.no_vsock {
                 vsock.value = format!("guests cannot talk to the host: {reason}");
             }
-            vec![Finding::good("engine", capabilities.engine), finding, shares, vsock]
+            let mut network = Finding::good("network", "guests can be granted a network");
+            if let Some(reason) = capabilities.no_network {
+                network.value = format!("no guest is granted a network: {reason}");
+            }
+            vec![Finding::good("engine", capabilities.engine), finding, shares, vsock, network]
         }
         Err(e) => vec![Finding::bad("engine", e)],
     }

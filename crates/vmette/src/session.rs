@@ -287,7 +287,7 @@ impl Session {
     }
 
     /// Opens a port of the host to the guest: this one, or for 0 one of 50000 to 59999 that is free. A guest may connect
-    /// from now on; up to 256 connections wait for being accepted, further ones are refused.
+    /// from now on; up to 256 connections (64 on macOS) wait for being accepted, further ones are refused.
     ///
     /// # Errors
     /// [`Error::Vsock`] when the machine has no vsock device ([`Config::vsock`] asks for one); the port is taken in this

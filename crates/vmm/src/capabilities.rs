@@ -81,6 +81,9 @@ pub struct Capabilities {
     /// Why machines have no vsock device here, and the remedy; `None` when [`MachineSpec::vsock`](crate::MachineSpec)
     /// may be set.
     pub no_vsock: Option<String>,
+    /// Why machines have no network here; `None` when [`MachineSpec::network`](crate::MachineSpec) may be
+    /// [`Network::Nat`](crate::Network).
+    pub no_network: Option<String>,
     /// Most virtual CPUs of one machine.
     pub max_vcpus: u32,
 }

@@ -107,26 +107,17 @@ fn tag(tag: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AcceleratorChoice, Console, Disk, Origin, Share};
+    use crate::{Disk, Share};
 
     fn spec(dir: &Path) -> MachineSpec {
         let file = dir.join("file");
         fs::write(&file, "x").unwrap();
         MachineSpec {
-            kernel: file.clone(),
-            initramfs: file.clone(),
             cmdline: "quiet".into(),
-            vcpus: 1,
-            memory_mib: 256,
             rootfs: Some(file.clone()),
-            slots: 0,
-            disks: vec![Disk { serial: "scratch".into(), path: file, read_only: false }],
+            disks: vec![Disk { serial: "scratch".into(), path: file.clone(), read_only: false }],
             shares: vec![Share { tag: "work.1".into(), path: dir.into(), read_only: true }],
-            vsock: false,
-            console: Console::Discard,
-            savable: false,
-            accelerator: AcceleratorChoice::Auto,
-            origin: Origin::Cold,
+            ..MachineSpec::new(file.clone(), file)
         }
     }
 

@@ -41,6 +41,7 @@ impl Hypervisor for FakeHypervisor {
             no_snapshots: Some("there is no machine that could be saved".into()),
             no_shares: None,
             no_vsock: Some("the in-process engine has no devices".into()),
+            no_network: None,
             max_vcpus: 1,
         })
     }
@@ -145,7 +146,7 @@ impl Drop for FakeMachine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AcceleratorChoice, Console, Origin};
+    use crate::{AcceleratorChoice, Console, Network, Origin};
     use std::io::{Read, Write};
 
     fn spec() -> MachineSpec {
@@ -160,6 +161,7 @@ mod tests {
             disks: Vec::new(),
             shares: Vec::new(),
             vsock: false,
+            network: Network::None,
             console: Console::Discard,
             accelerator: AcceleratorChoice::Auto,
             savable: false,

@@ -21,5 +21,5 @@ pub use capabilities::{Accelerator, Capabilities, Isolation};
 pub use error::{Error, Result};
 pub use machine::{ControlStream, Hypervisor, Machine, MachineEnd};
 pub use slot::Slot;
-pub use spec::{AcceleratorChoice, Console, Disk, MachineSpec, Origin, Share};
+pub use spec::{AcceleratorChoice, Console, Disk, MachineSpec, Network, Origin, Share};
 pub use vsock::{TimedOut, VsockListener, VsockStream};

@@ -30,6 +30,8 @@ pub struct MachineSpec {
     pub shares: Vec<Share>,
     /// Whether there is a vsock device.
     pub vsock: bool,
+    /// What network there is.
+    pub network: Network,
     /// Where the guest kernel's console goes.
     pub console: Console,
     /// What may execute the guest.
@@ -39,6 +41,30 @@ pub struct MachineSpec {
     pub savable: bool,
     /// From power-on or from a saved state.
     pub origin: Origin,
+}
+
+impl MachineSpec {
+    /// The least that boots: one virtual CPU, 256 MiB of memory, no device but those that every machine has.
+    #[must_use]
+    pub fn new(kernel: impl Into<PathBuf>, initramfs: impl Into<PathBuf>) -> Self {
+        Self {
+            kernel: kernel.into(),
+            initramfs: initramfs.into(),
+            cmdline: String::new(),
+            vcpus: 1,
+            memory_mib: 256,
+            rootfs: None,
+            slots: 0,
+            disks: Vec::new(),
+            shares: Vec::new(),
+            vsock: false,
+            network: Network::None,
+            console: Console::Discard,
+            accelerator: AcceleratorChoice::Auto,
+            savable: false,
+            origin: Origin::Cold,
+        }
+    }
 }
 
 /// A raw image as a block device.
@@ -61,6 +87,17 @@ pub struct Share {
     pub path: PathBuf,
     /// Whether the host refuses writes, whatever the guest does.
     pub read_only: bool,
+}
+
+/// What network a machine has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Network {
+    /// None, and no device for one.
+    #[default]
+    None,
+    /// One device, with a link address of its own, behind the host's address translation. A DHCP server on the host's
+    /// side gives the guest its address.
+    Nat,
 }
 
 /// Where the guest kernel's messages go.

@@ -9,7 +9,7 @@ use objc2::rc::Retained;
 use objc2_foundation::{NSArray, NSData, NSFileHandle, NSString, NSURL};
 use objc2_virtualization::*;
 use vmette_vmm::checks::ROOTFS_SERIAL;
-use vmette_vmm::{Error, MachineSpec, Result};
+use vmette_vmm::{Error, MachineSpec, Network, Result};
 
 use crate::failure::Failure;
 use crate::vsock::AGENT_PORT;
@@ -64,7 +64,7 @@ pub(crate) fn build(plan: Plan) -> Result<Configured> {
         configuration.setSocketDevices(&NSArray::from_retained_slice(&[socket]));
         configuration.setStorageDevices(&NSArray::from_retained_slice(&disks(&spec, &rootfs)?));
         configuration.setDirectorySharingDevices(&NSArray::from_retained_slice(&shares(&spec)?));
-        // No network device: nothing grants one yet.
+        configuration.setNetworkDevices(&NSArray::from_retained_slice(&network(spec.network)));
         configuration.validateWithError().map_err(|error| {
             Failure::of(&error)
                 .into_error(|text| Error::InvalidSpec(format!("VZ does not accept this machine: {text}")))
@@ -181,6 +181,24 @@ unsafe fn disk(
         );
         device.setBlockDeviceIdentifier(&serial);
         Ok(Retained::into_super(device))
+    }
+}
+
+/// Behind the Mac's address translation, with a link address that no other machine has: the Mac's DHCP server tells
+/// machines apart by it.
+///
+/// # Safety
+/// On the machine's queue.
+unsafe fn network(wanted: Network) -> Vec<Retained<VZNetworkDeviceConfiguration>> {
+    match wanted {
+        Network::None => Vec::new(),
+        // SAFETY: the caller's, and new objects.
+        Network::Nat => unsafe {
+            let device = VZVirtioNetworkDeviceConfiguration::new();
+            device.setMACAddress(&VZMACAddress::randomLocallyAdministeredAddress());
+            device.setAttachment(Some(&VZNATNetworkDeviceAttachment::new()));
+            vec![Retained::into_super(device)]
+        },
     }
 }
 

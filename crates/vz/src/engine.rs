@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vmette_vmm::{
-    Accelerator, Capabilities, Error, Hypervisor, Machine, MachineSpec, Origin, Result, checks,
+    Accelerator, Capabilities, Error, Hypervisor, Machine, MachineSpec, Network, Origin, Result, checks,
 };
 
 use crate::ENGINE;
@@ -49,6 +49,7 @@ impl Hypervisor for Vz {
             no_snapshots: host.no_snapshots().or_else(|| no_snapshots_of(spec)),
             no_shares: None,
             no_vsock: None,
+            no_network: None,
             max_vcpus: host::max_vcpus(),
         })
     }
@@ -92,8 +93,11 @@ impl Vz {
 }
 
 /// A restored machine has the devices that it was saved with: nothing can be plugged in, and a share's state cannot be
-/// saved.
+/// saved. Neither can a network's: the address is leased to one machine.
 fn no_snapshots_of(spec: &MachineSpec) -> Option<String> {
+    if spec.network != Network::None {
+        return Some("the machine has a network, whose address is leased to it alone".into());
+    }
     let devices = spec.slots.max(spec.disks.len() + spec.shares.len());
     (devices > 0)
         .then(|| "the machine has shares or disks, which cannot be plugged into a restored one".into())

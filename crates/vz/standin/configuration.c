@@ -36,7 +36,7 @@ static void thing_dealloc(struct thing *self, sel selector) {
         (void)selector;                                                                                                \
         self->numbers[PLACE] = value;                                                                                  \
     }
-ID(0) ID(1) ID(2) ID(3) ID(4) ID(5) ID(6) ID(7)
+ID(0) ID(1) ID(2) ID(3) ID(4) ID(5) ID(6) ID(7) ID(8)
 NUMBER(0) NUMBER(1)
 
 static id init_with_0(struct thing *self, sel selector, id value) {
@@ -76,6 +76,8 @@ BASE(VZStorageDeviceAttachment)
 BASE(VZDirectorySharingDeviceConfiguration)
 BASE(VZDirectoryShare)
 BASE(VZSocketDeviceConfiguration)
+BASE(VZNetworkDeviceConfiguration)
+BASE(VZNetworkDeviceAttachment)
 THING(VZVirtioEntropyDeviceConfiguration, &VZEntropyDeviceConfiguration, NULL, NULL)
 THING(VZVirtioTraditionalMemoryBalloonDeviceConfiguration, &VZMemoryBalloonDeviceConfiguration, NULL, NULL)
 THING(VZVirtioSocketDeviceConfiguration, &VZSocketDeviceConfiguration, NULL, NULL)
@@ -183,6 +185,35 @@ static struct method file_system_class_methods[] = {{"validateTag:error:", (imp)
 THING(VZVirtioFileSystemDeviceConfiguration, &VZDirectorySharingDeviceConfiguration, file_system_methods,
       file_system_class_methods)
 
+/* A link address: six bytes as one number, the first byte the highest. */
+static id new_mac(long address);
+static id mac_random(struct class *class, sel selector) {
+    (void)class, (void)selector;
+    unsigned char bytes[6];
+    FILE *random = fopen("/dev/urandom", "rbe");
+    if (!random || fread(bytes, sizeof bytes, 1, random) != 1)
+        fault("no random numbers");
+    fclose(random);
+    /* Locally administered, of one machine. */
+    bytes[0] = (bytes[0] & 0xfc) | 2;
+    long address = 0;
+    for (int i = 0; i < 6; i++)
+        address = address << 8 | bytes[i];
+    return autorelease(new_mac(address));
+}
+static struct method mac_methods[] = {{"dealloc", (imp)thing_dealloc}, {0}};
+static struct method mac_class_methods[] = {{"randomLocallyAdministeredAddress", (imp)mac_random}, {0}};
+THING(VZMACAddress, &NSObject, mac_methods, mac_class_methods)
+static id new_mac(long address) {
+    struct thing *mac = (struct thing *)new_object(&VZMACAddress);
+    mac->numbers[0] = address;
+    return (id)mac;
+}
+THING(VZNATNetworkDeviceAttachment, &VZNetworkDeviceAttachment, NULL, NULL)
+/* A device without an address of its own would get one from VZ; that is not what the engine relies on. */
+static struct method network_methods[] = {{"setAttachment:", (imp)set_id_0}, {"setMACAddress:", (imp)set_id_1}, {0}};
+THING(VZVirtioNetworkDeviceConfiguration, &VZNetworkDeviceConfiguration, network_methods, NULL)
+
 /* The whole machine. */
 static bool valid(struct thing *self, sel selector, id *error) {
     (void)selector;
@@ -193,6 +224,11 @@ static bool valid(struct thing *self, sel selector, id *error) {
         return fail(error, 2, "Invalid virtual machine configuration.",
                     "The process doesn\xe2\x80\x99t have the \xe2\x80\x9c"
                     "com.apple.security.virtualization\xe2\x80\x9d entitlement.");
+    for (size_t i = 0; i < items(self->ids[NETWORK]); i++) {
+        id device = item(self->ids[NETWORK], i);
+        if (!slot(device, ATTACHMENT) || !slot(device, ADDRESS) || switched((id)self, "standin.no-network"))
+            return fail(error, 2, "Invalid virtual machine configuration.", "The network device has no attachment.");
+    }
     if (switched((id)self, "standin.invalid"))
         return fail(error, 2, "Invalid virtual machine configuration.", "It was asked not to like it.");
     return true;
@@ -213,6 +249,7 @@ static struct method configuration_methods[] = {
     {"setStorageDevices:", (imp)set_id_5},
     {"setDirectorySharingDevices:", (imp)set_id_6},
     {"setSocketDevices:", (imp)set_id_7},
+    {"setNetworkDevices:", (imp)set_id_8},
     {"setCPUCount:", (imp)set_number_0},
     {"setMemorySize:", (imp)set_number_1},
     {"validateWithError:", (imp)valid},
@@ -282,6 +319,9 @@ char **arguments_of(id configuration, bool restored, unsigned memory) {
         add(&arguments, "share=%s:%s:%s", text_of(slot(share, 1)), number(directory, 0) ? "ro" : "rw",
             path_of(slot(directory, 0)));
     }
+    id networks = slot(configuration, NETWORK);
+    for (size_t i = 0; i < items(networks); i++)
+        add(&arguments, "network=nat:%012lx", number(slot(item(networks, i), ADDRESS), 0));
     if (restored)
         add(&arguments, "restored=%u", memory);
     return arguments;

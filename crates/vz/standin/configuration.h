@@ -12,8 +12,10 @@ struct thing {
 };
 
 /* Places in the machine's configuration. */
-enum { BOOT_LOADER, PLATFORM, SERIAL_PORTS, ENTROPY, BALLOONS, STORAGE, SHARES, SOCKETS };
+enum { BOOT_LOADER, PLATFORM, SERIAL_PORTS, ENTROPY, BALLOONS, STORAGE, SHARES, SOCKETS, NETWORK };
 enum { CPUS, MEMORY };
+/* In a network device. */
+enum { ATTACHMENT, ADDRESS };
 /* In the boot loader. */
 enum { KERNEL, INITRAMFS, CMDLINE };
 

@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vmette_vmm::{
-    AcceleratorChoice, Console, Disk, Error, Hypervisor, Machine, MachineEnd, MachineSpec, Origin, Share,
+    AcceleratorChoice, Console, Disk, Error, Hypervisor, Machine, MachineEnd, MachineSpec, Network, Origin,
+    Share,
 };
 use vmette_vz::Vz;
 
@@ -40,20 +41,10 @@ impl Bench {
 
     fn spec(&self, words: &str) -> MachineSpec {
         MachineSpec {
-            kernel: guest(),
-            initramfs: self.path("initramfs"),
             cmdline: format!("root={} {words}", self.path("root").display()).trim_end().to_owned(),
             vcpus: 2,
-            memory_mib: 256,
-            rootfs: None,
-            slots: 0,
-            disks: Vec::new(),
-            shares: Vec::new(),
-            vsock: false,
-            console: Console::Discard,
             savable: true,
-            accelerator: AcceleratorChoice::Auto,
-            origin: Origin::Cold,
+            ..MachineSpec::new(guest(), self.path("initramfs"))
         }
     }
 
@@ -159,6 +150,43 @@ fn the_guest_gets_the_devices_of_its_spec() {
 }
 
 #[test]
+fn a_network_is_there_when_it_is_granted_and_has_an_address_of_its_own() {
+    let network = |bench: &Bench, network| {
+        let machine = bench.engine.create(MachineSpec { network, ..bench.spec("") }).unwrap();
+        let _stream = machine.start().unwrap();
+        let given = bench.given();
+        let found: Vec<_> =
+            given.iter().filter_map(|line| line.strip_prefix("network=")).map(str::to_owned).collect();
+        found
+    };
+    let bench = Bench::new();
+    assert_eq!(network(&bench, Network::None), [""; 0]);
+    let [first] = &network(&bench, Network::Nat)[..] else { panic!("one device") };
+    let address = u64::from_str_radix(first.strip_prefix("nat:").unwrap(), 16).unwrap();
+    // Locally administered, and of one machine rather than a group.
+    assert_eq!(address >> 40 & 3, 2, "{first}");
+    assert_ne!(network(&bench, Network::Nat), std::slice::from_ref(first));
+}
+
+#[test]
+fn a_machine_with_a_network_is_neither_saved_nor_restored() {
+    let bench = Bench::new();
+    let spec = MachineSpec { network: Network::Nat, ..bench.spec("") };
+    let capabilities = bench.engine.probe(&spec).unwrap();
+    assert!(capabilities.no_network.is_none());
+    assert!(capabilities.no_snapshots.unwrap().contains("has a network"));
+    let machine = bench.engine.create(spec.clone()).unwrap();
+    let _stream = machine.start().unwrap();
+    machine.pause().unwrap();
+    let error = machine.save(&bench.path("saved")).unwrap_err();
+    assert!(matches!(&error, Error::Unsupported { operation: "save", .. }), "{error}");
+    assert!(error.to_string().contains("has a network") && !bench.path("saved").exists());
+    let spec = MachineSpec { origin: Origin::Snapshot(bench.path("saved")), ..spec };
+    let error = bench.engine.create(spec).err().expect("refused").to_string();
+    assert!(error.contains("restore") && error.contains("has a network"), "{error}");
+}
+
+#[test]
 fn without_an_image_the_rootfs_is_an_empty_disk() {
     let bench = Bench::new();
     let _stream = bench.machine("").start().unwrap();
@@ -192,6 +220,11 @@ fn a_refused_configuration_names_what_is_wrong() {
     };
     assert!(refused(&many).contains("at most 16"));
     assert!(refused(&|s| s.cmdline = "standin.invalid".into()).contains("asked not to like it"));
+    let no_network = |s: &mut MachineSpec| {
+        s.network = Network::Nat;
+        s.cmdline = "standin.no-network".into();
+    };
+    assert!(refused(&no_network).contains("network device"));
 }
 
 #[test]
@@ -463,7 +496,8 @@ fn capabilities_say_what_this_mac_offers() {
     assert!(capabilities.engine.contains("macOS Version 14.5"), "{}", capabilities.engine);
     assert!(capabilities.no_snapshots.is_none() && capabilities.boots);
     assert_eq!(capabilities.max_vcpus, 8);
-    assert_eq!((capabilities.no_shares, capabilities.no_vsock), (None, None));
+    let none = (None, None, None);
+    assert_eq!((capabilities.no_shares, capabilities.no_vsock, capabilities.no_network), none);
     let kvm = MachineSpec { accelerator: AcceleratorChoice::Kvm, ..bench.spec("") };
     assert!(matches!(bench.engine.probe(&kvm), Err(Error::Unavailable { .. })));
     let base = bench.engine.fingerprint(&bench.spec("")).unwrap();

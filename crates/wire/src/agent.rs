@@ -29,7 +29,7 @@ use crate::strings::{self, StringsError};
 
 /// Version of everything in this module. Host and guest are built together; a difference means a stale template or a
 /// foreign initramfs.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Unconfirmed payload bytes that a stream may have under way in one direction.
 pub const WINDOW: u32 = 1 << 20;
@@ -168,9 +168,33 @@ pub struct Boot {
     /// Whether the machine has a vsock device, which is waited for; the programs for it are then in the workload's root.
     #[serde(default)]
     pub vsock: bool,
+    /// Whether the machine has a network device, which is waited for; its address is leased from the DHCP server behind
+    /// it before the first command, and renewed.
+    #[serde(default)]
+    pub network: bool,
     /// Bytes that follow, see [`Op::Boot`]; the frame codec writes it.
     #[serde(default, skip_serializing)]
     pub payload_len: u32,
+}
+
+impl Boot {
+    /// That root with an overlay in memory, and nothing else.
+    #[must_use]
+    pub fn new(root: Root) -> Self {
+        Self {
+            root,
+            overlay: Overlay::Tmpfs,
+            shares: Vec::new(),
+            disks: Vec::new(),
+            volumes: Vec::new(),
+            working_dir: None,
+            ca_bundle: false,
+            switch_root: false,
+            vsock: false,
+            network: false,
+            payload_len: 0,
+        }
+    }
 }
 
 /// The rootfs as the guest finds it.

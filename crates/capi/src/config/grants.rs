@@ -1,6 +1,6 @@
 //! What of the host the guest can reach.
 
-use library::{ShareMount, VsockPort};
+use library::{ShareMount, VsockForward, VsockPort};
 
 use super::{VmetteConfig, add, set};
 use crate::arguments::Text;
@@ -47,7 +47,8 @@ pub extern "C" fn vmette_config_add_disk(config: Option<&mut VmetteConfig>, path
     })
 }
 
-/// Whether the guest has a network. This version refuses it when the session starts.
+/// Whether the guest has a network: it then reaches what the host's own network reaches. An engine that cannot keep it away
+/// from the host's loopback refuses that when the session starts, and a machine with a network cannot be saved.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_net(config: Option<&mut VmetteConfig>, net: bool) -> VmetteStatus {
     set(config, "vmette_config_set_net", |config| {
@@ -56,7 +57,9 @@ pub extern "C" fn vmette_config_set_net(config: Option<&mut VmetteConfig>, net: 
     })
 }
 
-/// The host's vsock port for the guest: below 0 none, 0 one that is free, above 0 this one.
+/// The host's vsock port that the guest is told of: below 0 none, and no vsock device; 0 one of 50000 to 59999, or the
+/// first of vmette_config_add_vsock_forward(); above 0 this one. Unless set there is a device only if one of the functions
+/// below asks for it.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_vsock_port(config: Option<&mut VmetteConfig>, port: i32) -> VmetteStatus {
     set(config, "vmette_config_set_vsock_port", |config| {
@@ -65,6 +68,46 @@ pub extern "C" fn vmette_config_set_vsock_port(config: Option<&mut VmetteConfig>
             Ok(0) => VsockPort::Auto,
             Ok(port) => VsockPort::Fixed(port),
         };
+        // Whoever asks for a port, whichever it is, wants the device that it is a port of.
+        config.vsock = port == 0;
+        Ok(())
+    })
+}
+
+/// Whether the machine has a vsock device although no port asks for one: for vmette_session_vsock_listen() and
+/// vmette_session_vsock_connect().
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_config_set_vsock(config: Option<&mut VmetteConfig>, vsock: bool) -> VmetteStatus {
+    set(config, "vmette_config_set_vsock", |config| {
+        config.vsock = vsock;
+        Ok(())
+    })
+}
+
+/// Whether the session's command finds, at the port that it is told of, somebody who sends back what it sends; the
+/// notice function is shown that as VMETTE_NOTICE_KIND_VSOCK. True unless set, but not where a forward has that port, nor
+/// without a command. False leaves the port to vmette_session_vsock_listen().
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_config_set_vsock_echo(
+    config: Option<&mut VmetteConfig>,
+    echo: bool,
+) -> VmetteStatus {
+    set(config, "vmette_config_set_vsock_echo", |config| {
+        config.vsock_echo = echo;
+        Ok(())
+    })
+}
+
+/// Grants a UNIX socket of the host, on which somebody listens: each connection of the guest to that vsock port of the
+/// host, 1 to 4294967294, becomes one to it.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_config_add_vsock_forward(
+    config: Option<&mut VmetteConfig>,
+    port: u32,
+    path: Text,
+) -> VmetteStatus {
+    add(config, "vmette_config_add_vsock_forward", |config| {
+        config.vsock_forwards.push(VsockForward { port, path: path.required("path")?.into() });
         Ok(())
     })
 }

@@ -35,6 +35,9 @@ static void configurations_with_null(void) {
     CHECK(vmette_config_set_capture_output(NULL, true) == NullArg);
     CHECK(vmette_config_set_vsock_port(NULL, 0) == NullArg);
     CHECK(vmette_config_set_guest_vsock_port(NULL, 0) == NullArg);
+    CHECK(vmette_config_set_vsock(NULL, true) == NullArg);
+    CHECK(vmette_config_set_vsock_echo(NULL, true) == NullArg);
+    CHECK(vmette_config_add_vsock_forward(NULL, 1, "/") == NullArg);
     CHECK(vmette_config_set_ca_certs(NULL, NULL) == NullArg);
     CHECK(vmette_config_set_timeout(NULL, 0) == NullArg);
     CHECK(vmette_config_set_vcpus(NULL, 1) == NullArg);
@@ -62,6 +65,7 @@ static void configurations_with_null(void) {
     CHECK(vmette_config_add_disk(config, NULL) == NullArg);
     CHECK(vmette_config_add_plain_http(config, NULL) == NullArg);
     CHECK(vmette_config_add_module(config, NULL) == NullArg);
+    CHECK(vmette_config_add_vsock_forward(config, 1, NULL) == NullArg);
 }
 
 static void the_rest_with_null(void) {
@@ -107,6 +111,14 @@ static void the_rest_with_null(void) {
     char *json = NULL;
     CHECK(vmette_session_report(NULL, &json) == NullArg && vmette_doctor(NULL, &json) == NullArg && json == NULL);
     CHECK(vmette_session_vsock_port(NULL) == 0);
+    int fd = -1;
+    vmette_vsock_listener_t *listener = NULL;
+    CHECK(vmette_session_vsock_listen(NULL, 1, &listener) == NullArg && listener == NULL);
+    CHECK(vmette_session_vsock_connect(NULL, 1, &fd) == NullArg);
+    CHECK(vmette_vsock_listener_accept(NULL, &fd) == NullArg);
+    CHECK(vmette_vsock_listener_accept_for(NULL, 0, &fd) == NullArg && fd == -1);
+    CHECK(vmette_vsock_listener_port(NULL) == 0);
+    vmette_vsock_listener_free(NULL);
     vmette_session_free(NULL);
     vmette_string_free(NULL);
 
@@ -146,6 +158,7 @@ static void no_utf8(void) {
     CHECK(vmette_config_add_disk(config, BAD) == InvalidUtf8);
     CHECK(vmette_config_add_plain_http(config, BAD) == InvalidUtf8);
     CHECK(vmette_config_add_module(config, BAD) == InvalidUtf8);
+    CHECK(vmette_config_add_vsock_forward(config, 1, BAD) == InvalidUtf8);
     CHECK(vmette_config_set_exec(config, BAD) == InvalidUtf8);
     CHECK(vmette_config_set_argv(config, bad) == InvalidUtf8);
     CHECK(vmette_config_set_entrypoint(config, bad) == InvalidUtf8);

@@ -55,6 +55,8 @@ static void read_back(const vmette_session_t *session) {
     while (length > 0) {
         uint8_t buffer[100];
         VmetteStream stream = 0;
+        // A call that fails loses nothing.
+        CHECK(vmette_process_read(process, &stream, NULL, sizeof buffer, &length) == NullArg);
         CHECK(vmette_process_read(process, &stream, buffer, sizeof buffer, &length) == Ok);
         CHECK(length <= sizeof buffer && total + length < sizeof all);
         CHECK(stream == VMETTE_STREAM_STDOUT);
@@ -113,6 +115,52 @@ static void files(const vmette_session_t *session) {
     CHECK(vmette_session_get(session, "/etc/passwd", 999, NULL, NULL) == Io);
     close(source);
     close(target);
+}
+
+enum { SIDE_BY_SIDE = 6, MANY = 3 << 20 };
+
+struct command {
+    const vmette_session_t *session;
+    char byte;
+    size_t seen;
+};
+
+static bool count(void *context, VmetteStream stream, const uint8_t *data, size_t length) {
+    struct command *command = context;
+    CHECK(stream == VMETTE_STREAM_STDOUT);
+    for (size_t i = 0; i < length; i++) {
+        CHECK(data[i] == (uint8_t)command->byte);
+    }
+    // A callback may call.
+    if (command->seen == 0) {
+        CHECK(vmette_session_ping(command->session) == Ok);
+    }
+    command->seen += length;
+    return true;
+}
+
+static void *much_output(void *context) {
+    struct command *command = context;
+    char line[100];
+    snprintf(line, sizeof line, "head -c %d /dev/zero | tr '\\0' %c", MANY, command->byte);
+    vmette_process_t *process = exec(command->session, vmette_command_new_shell(line));
+    CHECK(vmette_process_stream(process, count, command) == Ok);
+    vmette_process_free(process);
+    return NULL;
+}
+
+// Several threads, each with a command that says more than anything on the way holds.
+static void side_by_side(const vmette_session_t *session) {
+    pthread_t threads[SIDE_BY_SIDE];
+    struct command commands[SIDE_BY_SIDE];
+    for (int i = 0; i < SIDE_BY_SIDE; i++) {
+        commands[i] = (struct command){session, (char)('a' + i), 0};
+        CHECK(pthread_create(&threads[i], NULL, much_output, &commands[i]) == 0);
+    }
+    for (int i = 0; i < SIDE_BY_SIDE; i++) {
+        CHECK(pthread_join(threads[i], NULL) == 0);
+        CHECK(commands[i].seen == MANY);
+    }
 }
 
 static void refused(const vmette_session_t *session) {
@@ -175,11 +223,17 @@ int main(void) {
     terminal(started);
     files(started);
     refused(started);
+    side_by_side(started);
     char *report = NULL;
     CHECK(vmette_session_report(started, &report) == Ok);
     CHECK(strstr(report, "\"accelerator\"") != NULL && strstr(report, "\"timings\"") != NULL);
     vmette_string_free(report);
     CHECK(vmette_session_vsock_port(started) == 0);
+    // It has no vsock device.
+    vmette_vsock_listener_t *listener = NULL;
+    int fd = -1;
+    CHECK(vmette_session_vsock_listen(started, 5000, &listener) == Vsock && listener == NULL);
+    CHECK(vmette_session_vsock_connect(started, 5000, &fd) == Vsock && fd == -1);
 
     CHECK(vmette_session_shutdown(started) == Ok);
     VmetteSessionEnd how = -1;

@@ -36,8 +36,27 @@ static vmette_config_t *configured(void) {
     return config;
 }
 
+// A connection that is taken, one that nobody takes, and a port that outlives its machine.
+static vmette_vsock_listener_t *a_port(const vmette_session_t *session) {
+    vmette_vsock_listener_t *listener = NULL;
+    CHECK(vmette_session_vsock_listen(session, 0, &listener) == Ok);
+    char line[100];
+    uint32_t port = vmette_vsock_listener_port(listener);
+    snprintf(line, sizeof line, "vsock-send %u & vsock-send %u; wait", port, port);
+    vmette_command_t *command = vmette_command_new_shell(line);
+    vmette_process_t *process = NULL;
+    CHECK(vmette_session_exec(session, command, &process) == Ok);
+    vmette_command_free(command);
+    int fd = -1;
+    CHECK(vmette_vsock_listener_accept(listener, &fd) == Ok && close(fd) == 0);
+    CHECK(vmette_session_vsock_connect(session, 1, &fd) == Vsock);
+    vmette_process_free(process);
+    return listener;
+}
+
 static void a_session(void) {
     vmette_config_t *config = configured();
+    CHECK(vmette_config_set_vsock(config, true) == Ok);
     vmette_stop_t *stop = vmette_stop_new();
     vmette_session_t *session = NULL;
     CHECK(vmette_session_start(config, stop, &session) == Ok);
@@ -76,6 +95,7 @@ static void a_session(void) {
     CHECK(vmette_session_report(session, &report) == Ok);
     vmette_string_free(report);
 
+    vmette_vsock_listener_t *listener = a_port(session);
     pthread_t thread;
     CHECK(pthread_create(&thread, NULL, stop_now, stop) == 0);
     VmetteSessionEnd how = -1;
@@ -84,6 +104,7 @@ static void a_session(void) {
     CHECK(vmette_session_ping(session) == AgentLost);
     vmette_session_free(session);
     vmette_process_free(process);
+    vmette_vsock_listener_free(listener);
     vmette_stop_free(stop);
 }
 

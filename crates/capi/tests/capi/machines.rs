@@ -47,3 +47,11 @@ fn a_session_is_saved_and_others_start_from_it() {
     command.arg(program.dir.path());
     succeeds(command);
 }
+
+#[test]
+fn guest_and_program_talk_over_vsock() {
+    let program = Program::new("vsock");
+    let mut command = program.command();
+    command.arg(program.dir.path());
+    succeeds(command);
+}

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use vmette_guest::{Hosted, Record, ServeError, serve};
 use vmette_wire::agent::{
-    Boot, Command, ENTROPY_LEN, Exec, ExitStatus, Failure, Hello, Overlay, PROTOCOL_VERSION, Root, WINDOW,
+    Boot, Command, ENTROPY_LEN, Exec, ExitStatus, Failure, Hello, PROTOCOL_VERSION, Root, WINDOW,
 };
 use vmette_wire::{Action, Event, Op, Reply, ResponseHeader, frame};
 
@@ -66,18 +66,7 @@ pub(crate) fn hello() -> Hello {
 }
 
 pub(crate) fn boot() -> Boot {
-    Boot {
-        root: Root::Block { fstype: "squashfs".into() },
-        overlay: Overlay::Tmpfs,
-        shares: Vec::new(),
-        disks: Vec::new(),
-        volumes: Vec::new(),
-        working_dir: None,
-        ca_bundle: false,
-        switch_root: false,
-        vsock: false,
-        payload_len: 0,
-    }
+    Boot::new(Root::Block { fstype: "squashfs".into() })
 }
 
 impl Client {

@@ -49,7 +49,9 @@ impl Launcher<'_> {
         if let Some(saved) = self.saved {
             return Ok((self.resume(saved, prepared)?, StartedFrom::Snapshot));
         }
+        // Two machines from one saved state would have one link address, and be leased one address.
         if self.config.template
+            && !self.config.net
             && capabilities.no_snapshots.is_none()
             && let Some(up) = self.via_template(prepared)?
         {

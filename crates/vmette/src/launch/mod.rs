@@ -62,6 +62,9 @@ impl Launcher<'_> {
         if let (Some(reason), true) = (&capabilities.no_vsock, vsock::is_wanted(self.config)) {
             return Err(Error::Vsock(reason.clone()));
         }
+        if let (Some(reason), true) = (&capabilities.no_network, self.config.net) {
+            return Err(Error::InvalidConfig(format!("network access: {reason}; run without --net")));
+        }
         if self.config.build_snapshot.is_some() {
             saving::possible(self.config, &capabilities).map_err(Error::SaveFailed)?;
         }

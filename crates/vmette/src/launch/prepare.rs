@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vmette_vmm::{Console, Disk, MachineSpec, Origin, Share};
+use vmette_vmm::{Console, Disk, MachineSpec, Network, Origin, Share};
 use vmette_wire::agent::{self, Boot, Overlay, Root};
 
 use super::scratch::Scratch;
@@ -99,7 +99,6 @@ impl Launcher<'_> {
             read_only: share.read_only,
         }));
         let boot = Boot {
-            root,
             overlay,
             shares: self.guest_shares(),
             disks: disks.iter().map(|disk| disk.serial.clone()).collect(),
@@ -108,7 +107,8 @@ impl Launcher<'_> {
             ca_bundle: ca_bundle.is_some(),
             switch_root: config.switch_root,
             vsock: vsock::is_wanted(config),
-            payload_len: 0,
+            network: config.net,
+            ..Boot::new(root)
         };
         let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
         let store = vmette_image::Store::open(self.cache.path())?;
@@ -171,20 +171,16 @@ fn slots_of(config: &Config) -> usize {
 /// The bare machine of a configuration.
 pub(crate) fn spec_of(config: &Config, kernel: PathBuf, initramfs: PathBuf) -> MachineSpec {
     MachineSpec {
-        kernel,
-        initramfs,
         cmdline: config.cmdline.clone(),
         vcpus: u32::from(config.vcpus),
         memory_mib: config.mem_mib,
-        rootfs: None,
         slots: slots_of(config),
-        disks: Vec::new(),
-        shares: Vec::new(),
         vsock: vsock::is_wanted(config),
+        network: if config.net { Network::Nat } else { Network::None },
         console: config.console.clone(),
         accelerator: config.accelerator,
         savable: config.allow_snapshot || config.build_snapshot.is_some(),
-        origin: Origin::Cold,
+        ..MachineSpec::new(kernel, initramfs)
     }
 }
 

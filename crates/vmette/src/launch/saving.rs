@@ -109,6 +109,11 @@ pub(crate) fn possible(config: &Config, capabilities: &Capabilities) -> Result<(
             share.path.display()
         ));
     }
+    if config.net {
+        return Err("it has a network, and every machine that were started from the snapshot would claim the one address \
+                    that was leased to it: leave the network out"
+            .into());
+    }
     if vsock::is_wanted(config) {
         return Err("the engine cannot save a vsock device: leave vsock out".into());
     }

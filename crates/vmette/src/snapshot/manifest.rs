@@ -197,7 +197,7 @@ pub(super) fn own(meta: &fs::Metadata, what: &str) -> Result<(), String> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use vmette_wire::agent::{Overlay, Root};
+    use vmette_wire::agent::Root;
 
     fn manifest() -> Manifest {
         let file = || BootFile { digest: "0".repeat(64), path: None };
@@ -221,18 +221,7 @@ mod tests {
                 fstype: "squashfs".into(),
                 content: content(),
             },
-            boot: Boot {
-                root: Root::Block { fstype: "squashfs".into() },
-                overlay: Overlay::Tmpfs,
-                shares: Vec::new(),
-                disks: Vec::new(),
-                volumes: Vec::new(),
-                working_dir: None,
-                ca_bundle: false,
-                vsock: false,
-                switch_root: false,
-                payload_len: 0,
-            },
+            boot: Boot::new(Root::Block { fstype: "squashfs".into() }),
             ca_bundle: None,
             scratch_mib: Some(64),
             image: ImageConfig::default(),

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vmette::engine_api::fake::FakeHypervisor;
+use vmette::engine_api::{Network, fake::FakeHypervisor};
 use vmette::{Config, Error, ExecOptions, Session, SessionEnd, StopHandle};
 use vmette_wire::agent::{Event, ExitStatus, Op, Request};
 use vmette_wire::{ResponseHeader, frame};
@@ -237,6 +237,27 @@ fn an_engine_that_saves_no_machines_says_so_before_anything_runs() {
     assert!(matches!(&error, Error::SaveFailed(reason) if reason.contains("fake")), "{error}");
     session.ping().unwrap();
     assert!(!target.exists());
+}
+
+#[test]
+fn a_granted_network_reaches_the_engine_and_the_guest_and_the_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { cache_dir: Some(dir.path().to_owned()), ..Config::default() };
+    for net in [false, true] {
+        let told = Arc::new(std::sync::Mutex::new(None));
+        let (spec, root) = (told.clone(), dir.path().to_owned());
+        let engine = FakeHypervisor::new(move |stream, given| {
+            let world = vmette_guest::Hosted::new(&root).map_err(|e| e.to_string())?;
+            *spec.lock().unwrap() = Some((given.network, world.record()));
+            vmette_guest::serve(OwnedFd::from(stream), world).map_err(|e| e.to_string())
+        });
+        let config = Config { net, ..config.clone() };
+        let session = Session::builder(&config).engine(Arc::new(engine)).start().unwrap();
+        let (network, record) = told.lock().unwrap().clone().unwrap();
+        assert_eq!(network, if net { Network::Nat } else { Network::None });
+        assert_eq!(record.lock().unwrap().boot.as_ref().unwrap().network, net);
+        assert_eq!(session.report().unwrap().grants.network, net);
+    }
 }
 
 #[test]

@@ -123,11 +123,13 @@ fn grants_reach_the_machine_as_they_were_given() {
         shares: vec![share, ShareMount::new("work", dir.path())],
         disks: vec![disk.clone()],
         scratch_mib: Some(16),
+        net: true,
         vcpus: 3,
         mem_mib: 384,
         ..config(dir.path(), "")
     };
-    let _session = Session::start(&config).unwrap();
+    let session = Session::start(&config).unwrap();
+    assert!(session.report().unwrap().grants.network);
     let given = fs::read_to_string(dir.path().join("root/machine")).unwrap();
     for line in [
         "cpus=3".to_owned(),
@@ -139,7 +141,33 @@ fn grants_reach_the_machine_as_they_were_given() {
     ] {
         assert!(given.lines().any(|given| given == line), "{line} in {given}");
     }
-    assert!(given.contains("disk=scratch:rw:"), "{given}");
+    assert!(given.contains("disk=scratch:rw:") && given.contains("network=nat:"), "{given}");
+}
+
+#[test]
+fn a_session_with_a_network_boots_cold_and_is_not_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    fs::write(&image, vec![0; 4096]).unwrap();
+    let rootfs = vmette::RootfsBlock { path: image, fstype: vmette::BlockFs::Squashfs };
+    let bare = Config { rootfs: Some(Rootfs::Block(rootfs)), ..config(dir.path(), "") };
+    let config = Config { net: true, ..bare.clone() };
+    let session = Session::start(&Config { allow_snapshot: true, ..config.clone() }).unwrap();
+    let report = session.report().unwrap();
+    assert_eq!((report.started_from, report.grants.network), (StartedFrom::Cold, true));
+    let saved = dir.path().join("saved");
+    let error = session.snapshot(&saved).unwrap_err();
+    assert!(matches!(&error, Error::SaveFailed(reason) if reason.contains("network")), "{error}");
+    let build = Config { build_snapshot: Some(saved.clone()), ..config.clone() };
+    let error = Session::start(&build).expect_err("refused before it boots");
+    assert!(matches!(&error, Error::SaveFailed(reason) if reason.contains("network")), "{error}");
+    assert!(!saved.exists());
+    // One that was saved without a network does not get one when it is resumed.
+    let session = Session::start(&Config { allow_snapshot: true, ..bare }).unwrap();
+    session.snapshot(&saved).unwrap();
+    let resume = Config { resume_snapshot: Some(saved), rootfs: None, ..config };
+    let error = Session::start(&resume).expect_err("refused before it starts").to_string();
+    assert!(error.contains("has no network"), "{error}");
 }
 
 #[test]
