@@ -33,7 +33,8 @@ impl Launcher<'_> {
         let mut held = Held { rootfs: Some(in_use), ..Held::default() };
         let mut disks = Vec::new();
         if config.scratch_mib.is_some() {
-            let source = File::open(saved.folder().join(SCRATCH))?;
+            let source = File::open(saved.folder().join(SCRATCH))
+                .map_err(|e| saved.refused(&format!("{SCRATCH}: {e}")))?;
             let scratch = Scratch::copy_of(self.cache, &source)?;
             disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
