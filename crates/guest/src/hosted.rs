@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vmette_wire::agent::{Boot, ENTROPY_LEN, Hello, Share};
+use vmette_wire::agent::{Attach, Boot, ENTROPY_LEN, Hello, Share};
 
 use crate::world::{Booting, Place, Purpose, World, WorldError};
 
@@ -85,9 +85,9 @@ impl World for Hosted {
         Ok(Booting::Done)
     }
 
-    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError> {
+    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
         self.recorded(|record| {
-            record.attached.extend_from_slice(shares);
+            record.attached.extend_from_slice(&attach.shares);
             if !ca_bundle.is_empty() {
                 record.ca_bundle = ca_bundle.to_vec();
             }

@@ -9,7 +9,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustix::time::{ClockId, Timespec, clock_settime};
-use vmette_wire::agent::{Boot, ENTROPY_LEN, ExitStatus, Hello, Share};
+use vmette_wire::agent::{Attach, Boot, ENTROPY_LEN, ExitStatus, Hello, Share};
 
 use crate::boot::{self, BootError};
 use crate::child;
@@ -157,8 +157,8 @@ impl World for Vm {
         Ok(Booting::Pending(reader))
     }
 
-    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError> {
-        self.change(|read_only| shares::attach(shares, ca_bundle, read_only))
+    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
+        self.change(|read_only| shares::attach(attach, ca_bundle, read_only))
     }
 
     fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError> {

@@ -42,12 +42,12 @@ pub trait World {
     /// [`WorldError`]: built before, or no process for it.
     fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError>;
 
-    /// Begins to mount shares in the workload's root, and to make it trust certificates unless there are none; both
-    /// arguments have been checked.
+    /// Begins to mount shares in the workload's root, to wait for vsock, and to make it trust certificates unless there are
+    /// none; both arguments have been checked.
     ///
     /// # Errors
     /// [`WorldError`]: no process for it, or nothing to mount in.
-    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError>;
+    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError>;
 
     /// Begins to unmount shares of the workload's root, the last one first; they have been checked.
     ///
@@ -310,6 +310,7 @@ mod tests {
             ca_bundle: false,
             switch_root: false,
             vsock: false,
+            vsock_programs: false,
             payload_len: 0,
         }
     }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use vmette_guest::world::{Booting, Place, Purpose, World, WorldError};
 use vmette_guest::{Hosted, serve};
-use vmette_wire::agent::{Boot, Command, ENTROPY_LEN, Exec, Hello, Overlay, PROTOCOL_VERSION, Root, Share};
+use vmette_wire::agent::{
+    Attach, Boot, Command, ENTROPY_LEN, Exec, Hello, Overlay, PROTOCOL_VERSION, Root, Share,
+};
 use vmette_wire::{Event, Op, Reply, frame};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,8 +30,8 @@ impl World for Found {
         self.hosted.set_clock(realtime_ns)
     }
 
-    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError> {
-        self.hosted.attach(shares, ca_bundle)
+    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
+        self.hosted.attach(attach, ca_bundle)
     }
 
     fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError> {
@@ -128,6 +130,7 @@ fn the_next_host_takes_the_place_of_one_that_seems_to_be_there_still() {
         working_dir: None,
         ca_bundle: false,
         vsock: false,
+        vsock_programs: false,
         switch_root: false,
         payload_len: 0,
     };

@@ -115,12 +115,6 @@ fn snapshots(config: &Config) -> Result<(), Error> {
     if config.resume_snapshot.is_some() && !config.disks.is_empty() {
         return invalid("a machine that starts from a snapshot takes shares, and no further disks".into());
     }
-    if config.resume_snapshot.is_some() && crate::vsock::is_wanted(config) {
-        return invalid(
-            "a machine that starts from a snapshot has no vsock: its root was built without; leave vsock out, or share a folder"
-                .into(),
-        );
-    }
     let Some(target) = &config.build_snapshot else { return Ok(()) };
     if config.switch_root {
         return invalid(
@@ -416,11 +410,6 @@ mod tests {
             c.disks = vec!["/etc/passwd".into()];
         };
         assert!(refused(disks).contains("no further disks"));
-        let vsock = |c: &mut Config| {
-            c.resume_snapshot = Some("/tmp/old".into());
-            c.vsock_port = VsockPort::Fixed(9);
-        };
-        assert!(refused(vsock).contains("has no vsock"));
     }
 
     proptest! {

@@ -104,7 +104,7 @@ impl<W: World> Agent<W> {
         let begun = place(&self.world, self.greeted, Purpose::Files)
             .map(drop)
             .and_then(|()| world::check_attach(attach, bundle))
-            .and_then(|()| self.world.attach(&attach.shares, bundle));
+            .and_then(|()| self.world.attach(attach, bundle));
         self.begun(id, begun)
     }
 

@@ -76,6 +76,7 @@ pub(crate) fn boot() -> Boot {
         ca_bundle: false,
         switch_root: false,
         vsock: false,
+        vsock_programs: false,
         payload_len: 0,
     }
 }

@@ -79,10 +79,11 @@ impl Launcher<'_> {
         if found == saved.fingerprint() {
             return Ok(());
         }
-        let bare = MachineSpec { shares: Vec::new(), ..spec.clone() };
+        let bare = MachineSpec { shares: Vec::new(), vsock: false, ..spec.clone() };
         if self.engine.fingerprint(&bare)? == saved.fingerprint() {
+            let vsock = if spec.vsock { " and vsock" } else { "" };
             return Err(saved.refused(&format!(
-                "it has no room for {} shares: make it with as many, or name fewer",
+                "it has no room for {} shares{vsock}: make it with as many shares, or name fewer",
                 spec.shares.len()
             )));
         }
@@ -109,12 +110,14 @@ impl Launcher<'_> {
             Error::StartFailed(reason) => saved.refused(&format!("its machine does not run: {reason}")),
             e => e,
         })?;
-        if prepared.boot.shares.is_empty() && prepared.ca_bundle.is_empty() {
+        let vsock = prepared.spec.vsock;
+        if prepared.boot.shares.is_empty() && prepared.ca_bundle.is_empty() && !vsock {
             return Ok(up);
         }
         let attach = Attach {
             shares: prepared.boot.shares.clone(),
             ca_bundle: !prepared.ca_bundle.is_empty(),
+            vsock,
             payload_len: 0,
         };
         let (header, _) = up.connection.request(&Op::Attach(attach), &prepared.ca_bundle, ROOT_TIMEOUT)?;

@@ -230,6 +230,7 @@ mod tests {
                 working_dir: None,
                 ca_bundle: false,
                 vsock: false,
+                vsock_programs: false,
                 switch_root: false,
                 payload_len: 0,
             },
