@@ -36,6 +36,18 @@ pub trait World {
     /// The kernel's.
     fn set_clock(&mut self, realtime_ns: u64) -> Result<(), WorldError>;
 
+    /// Stops the workload's processes, as they are, until [`World::thaw`].
+    ///
+    /// # Errors
+    /// The kernel's, or it cannot.
+    fn freeze(&mut self) -> Result<(), WorldError>;
+
+    /// Lets the workload's processes go on; nothing happens when they run.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn thaw(&mut self) -> Result<(), WorldError>;
+
     /// Begins to build the workload's root; both arguments have been checked.
     ///
     /// # Errors
@@ -119,6 +131,8 @@ pub struct Place<'a> {
     pub root: BorrowedFd<'a>,
     /// The mount namespace commands enter; `None`: the agent's own.
     pub mount_ns: Option<BorrowedFd<'a>>,
+    /// The control group that commands join, by its `cgroup.procs`; `None`: they stay in the agent's.
+    pub group: Option<BorrowedFd<'a>>,
     /// Directory for commands too long for an argument, as seen from `root`.
     pub scripts: &'a str,
     /// The same directory as commands see it.

@@ -30,6 +30,14 @@ impl World for Found {
         self.hosted.set_clock(realtime_ns)
     }
 
+    fn freeze(&mut self) -> Result<(), WorldError> {
+        self.hosted.freeze()
+    }
+
+    fn thaw(&mut self) -> Result<(), WorldError> {
+        self.hosted.thaw()
+    }
+
     fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
         self.hosted.attach(attach, ca_bundle)
     }

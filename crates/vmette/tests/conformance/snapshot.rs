@@ -134,6 +134,29 @@ fn a_session_keeps_its_shares_and_a_copy_has_those_that_it_names() {
 }
 
 #[test]
+fn a_process_of_a_copy_never_sees_the_machine_that_it_was() {
+    let bench = bench();
+    let (_dir, path) = folder();
+    let session = bench.start(&allowed(&bench)).unwrap();
+    // Without a pause: whatever time it had before its machine is one of its own would be seen.
+    let watch = "while :; do read name < /proc/sys/kernel/hostname; echo $name; done > /seen";
+    let watcher = session.exec(&ExecOptions::shell(watch)).unwrap();
+    let name = say(&session, "until [ -s /seen ]; do :; done; hostname");
+    session.snapshot(&path).unwrap();
+    let before = format!("grep -cx {name} /seen");
+    let count: u64 = say(&session, &before).parse().unwrap();
+    say(&session, &format!("until [ $({before}) -gt {count} ]; do :; done"));
+    watcher.signal(9).unwrap();
+
+    let seen = [0, 1].map(|_| {
+        let copy = bench.start(&resumed(&bench, &path)).unwrap();
+        say(&copy, &format!("until grep -qx $(hostname) /seen; do :; done; {before}"))
+    });
+    assert_eq!(seen[0], seen[1], "what each of them has seen is what there was when they were saved");
+    assert_ne!(seen[0], "0");
+}
+
+#[test]
 fn a_copy_has_vsock_when_it_asks_for_it() {
     let bench = bench();
     let (_dir, path) = folder();
