@@ -9,11 +9,12 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustix::time::{ClockId, Timespec, clock_settime};
-use vmette_wire::agent::{Boot, ENTROPY_LEN, ExitStatus, Hello, Share};
+use vmette_wire::agent::{Attach, Boot, ENTROPY_LEN, ExitStatus, Hello, Share};
 
 use crate::boot::{self, BootError};
 use crate::child;
 use crate::etc::{self, Files, Identity};
+use crate::freezer::Freezer;
 use crate::log;
 use crate::shares;
 use crate::sys::{self, Forked, Namespaces};
@@ -35,6 +36,8 @@ pub struct Vm {
     workload: Option<Workload>,
     /// Where another host may connect.
     listener: Option<Listener>,
+    /// What the workload's processes belong to; without it they cannot be stopped.
+    freezer: Option<Freezer>,
 }
 
 /// The child that builds the root.
@@ -71,8 +74,8 @@ enum Init {
 impl Vm {
     /// A machine without a workload.
     #[must_use]
-    pub(crate) fn new(listener: Option<Listener>) -> Self {
-        Self { listener, ..Self::default() }
+    pub(crate) fn new(listener: Option<Listener>, freezer: Option<Freezer>) -> Self {
+        Self { listener, freezer, ..Self::default() }
     }
 
     /// A clone of a machine whose root had been built: its files still name the template. A mount over a file of a
@@ -141,6 +144,20 @@ impl World for Vm {
             .map_err(WorldError::io("set the clock"))
     }
 
+    fn freeze(&mut self) -> Result<(), WorldError> {
+        let Some(freezer) = &self.freezer else {
+            return Err(WorldError::Order(
+                "the guest's kernel has no control groups of version 2, and its processes cannot be stopped for a copy",
+            ));
+        };
+        freezer.freeze().map_err(WorldError::io("freeze the workload's processes"))
+    }
+
+    fn thaw(&mut self) -> Result<(), WorldError> {
+        let thawed = self.freezer.as_ref().map_or(Ok(()), Freezer::thaw);
+        thawed.map_err(WorldError::io("let the workload's processes go on"))
+    }
+
     fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
         let Some(identity) = &self.identity else {
             return Err(WorldError::Order("hello comes before boot"));
@@ -157,8 +174,8 @@ impl World for Vm {
         Ok(Booting::Pending(reader))
     }
 
-    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError> {
-        self.change(|read_only| shares::attach(shares, ca_bundle, read_only))
+    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
+        self.change(|read_only| shares::attach(attach, ca_bundle, read_only))
     }
 
     fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError> {
@@ -224,6 +241,7 @@ impl World for Vm {
         Ok(Place {
             root: workload.root.as_fd(),
             mount_ns: Some(workload.mount_ns.as_fd()),
+            group: self.freezer.as_ref().map(|freezer| freezer.members(purpose == Purpose::Init)),
             scripts: SCRIPTS,
             scripts_seen: SCRIPTS,
             env: &workload.env,

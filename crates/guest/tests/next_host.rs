@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use vmette_guest::world::{Booting, Place, Purpose, World, WorldError};
 use vmette_guest::{Hosted, serve};
-use vmette_wire::agent::{Boot, Command, ENTROPY_LEN, Exec, Hello, PROTOCOL_VERSION, Root, Share};
+use vmette_wire::agent::{Attach, Boot, Command, ENTROPY_LEN, Exec, Hello, PROTOCOL_VERSION, Root, Share};
 use vmette_wire::{Event, Op, Reply, frame};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,8 +28,16 @@ impl World for Found {
         self.hosted.set_clock(realtime_ns)
     }
 
-    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError> {
-        self.hosted.attach(shares, ca_bundle)
+    fn freeze(&mut self) -> Result<(), WorldError> {
+        self.hosted.freeze()
+    }
+
+    fn thaw(&mut self) -> Result<(), WorldError> {
+        self.hosted.thaw()
+    }
+
+    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
+        self.hosted.attach(attach, ca_bundle)
     }
 
     fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError> {

@@ -19,6 +19,7 @@ use vmette_wire::frame::{self, Frame};
 use vmette_wire::{Action, ResponseHeader};
 
 use crate::Error;
+use crate::guest_text::safe;
 use crate::identity::now_ns;
 use crate::stream::StreamQueue;
 
@@ -159,8 +160,8 @@ impl Connection {
         self.inner.check()
     }
 
-    /// Brings the stream to a standstill, in both directions: what was under way has arrived, and until the guard is
-    /// released or dropped nothing more is sent. Other callers wait.
+    /// Brings the workload's processes and the stream to a standstill: what was under way has arrived, and until the guard
+    /// is released nothing runs and nothing more is sent. Other callers wait.
     pub(crate) fn hold(&self) -> Result<Standstill<'_>, Error> {
         let (sender, receiver) = sync_channel(1);
         let id = self.register(Waiter::Once(sender))?;
@@ -169,10 +170,14 @@ impl Connection {
         self.write(&mut writer, &encode(id, &Op::Hold)?)?;
         match pending.wait(REQUEST_TIMEOUT) {
             Ok((header, _)) if header.ok => Ok(Standstill { connection: self, writer }),
-            other => {
+            Ok((header, _)) => {
+                let reason = header.error.as_deref().map_or_else(String::new, safe);
+                Err(Error::SaveFailed(format!("the guest does not stand still: {reason}")))
+            }
+            Err(e) => {
                 // It may come to it later, when nobody would tell it to go on.
                 self.write(&mut writer, &encode(id, &Op::Release { realtime_ns: now_ns() })?)?;
-                Err(other.err().unwrap_or_else(|| Error::Agent("the guest does not hold its stream".into())))
+                Err(e)
             }
         }
     }

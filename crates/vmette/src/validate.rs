@@ -115,12 +115,6 @@ fn snapshots(config: &Config) -> Result<(), Error> {
                 .into(),
         );
     }
-    if config.resume_snapshot.is_some() && crate::vsock::is_wanted(config) {
-        return invalid(
-            "a machine that starts from a snapshot has no vsock: its root was built without; leave vsock out, or share a folder"
-                .into(),
-        );
-    }
     let Some(target) = &config.build_snapshot else { return Ok(()) };
     if config.switch_root {
         return invalid(
@@ -416,11 +410,6 @@ mod tests {
             c.net = true;
         };
         assert!(refused(net).contains("has no network"));
-        let vsock = |c: &mut Config| {
-            c.resume_snapshot = Some("/tmp/old".into());
-            c.vsock_port = VsockPort::Fixed(9);
-        };
-        assert!(refused(vsock).contains("has no vsock"));
     }
 
     proptest! {
