@@ -11,6 +11,7 @@ mod quickstart;
 mod request;
 mod resolve;
 mod run;
+mod screen;
 mod signals;
 mod snapshot;
 mod stdio;
