@@ -17,8 +17,9 @@ const PACKAGE: &str = "squashfs-tools, version 4.5 or newer";
 
 /// Threads of the tool: an image is made beside other work.
 const PROCESSORS: &str = "2";
-/// Its block cache. More makes it no faster; what it takes beyond is about half a KiB for each entry.
-const CACHE: &str = "48M";
+/// Its block cache, the smallest that it takes. More makes it no faster; what it takes beyond is about 0.8 KiB for each
+/// entry.
+const CACHE: &str = "16M";
 /// Its address space in bytes: an image with the most entries and attributes that are let through needs about half.
 #[cfg(target_os = "linux")]
 const ADDRESS_SPACE_MAX: u64 = 4 << 30;
