@@ -201,7 +201,7 @@ impl Shared<'_> {
                     Err(e) => self.named(name, ArchiveError::Read(e)),
                 },
             },
-            ArchiveError::Spill(e) => content::spill_error(self.dir, e),
+            ArchiveError::Spill(e) => ProviderError::write(self.dir, "cannot put content aside in")(e),
             other => self.named(name, other),
         }
     }

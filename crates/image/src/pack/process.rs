@@ -145,7 +145,7 @@ impl Packer {
             tool::last_words(&self.printed.take().and_then(|reader| reader.join().ok()).unwrap_or_default());
         if message.contains("No space left") {
             let dir = self.image.parent().unwrap_or(&self.image).to_owned();
-            return ProviderError::Cache { dir, problem: "no space is left on its disk".to_owned() };
+            return ProviderError::no_space(dir);
         }
         ProviderError::Tool { tool: TOOL, path: self.image.clone(), status, message }
     }
