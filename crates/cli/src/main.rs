@@ -11,6 +11,7 @@ mod providers;
 mod quickstart;
 mod request;
 mod run;
+mod screen;
 mod signals;
 mod snapshot;
 mod stdio;

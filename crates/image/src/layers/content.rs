@@ -104,13 +104,3 @@ impl SpillWriter {
         Ok(Spill { file: self.file })
     }
 }
-
-/// Content cannot be put aside in this directory.
-pub(super) fn spill_error(dir: &Path, error: io::Error) -> ProviderError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ProviderError::Cache { dir: dir.to_owned(), problem: "no space is left on its disk".to_owned() }
-        }
-        _ => ProviderError::io("cannot put content aside in", dir)(error),
-    }
-}

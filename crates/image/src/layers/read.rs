@@ -198,7 +198,7 @@ impl Taken<'_> {
 
 impl BufRead for Taken<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.shared.check_given_up().map_err(reader_error)?;
+        self.shared.ctx.check_cancelled().map_err(reader_error)?;
         self.inner.fill_buf()
     }
 
