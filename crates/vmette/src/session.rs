@@ -134,7 +134,7 @@ impl<'a> SessionBuilder<'a> {
         let surroundings = config.surroundings(vsock_port);
         let exec = exec.map(|options| options.within(&surroundings).init(config.switch_root));
         let result = launcher.launch().and_then(|launched| {
-            let vsock = vsock::Open::new(&*launched.machine, self.config, vsock_port, runs, &notices)?;
+            let vsock = vsock::Open::new(&launched.machine, self.config, vsock_port, runs, &notices)?;
             let process = match &exec {
                 Some(options) => Some(Arc::new(Process::start(&launched.connection, options)?)),
                 None => None,
