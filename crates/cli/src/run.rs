@@ -187,6 +187,9 @@ fn banner(report: &Report, scratch_mib: Option<u64>) {
         for forward in &vsock.forwards {
             line.push_str(&format!("; {} at vsock port {}", forward.host, forward.port));
         }
+        for connect in &vsock.connects {
+            line.push_str(&format!("; the guest's vsock port {} at {}", connect.port, connect.host));
+        }
         if let (Some(port), true) = (vsock.port, vsock.echo) {
             line.push_str(&format!("; echo at vsock port {port}"));
         }

@@ -15,6 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
+use crate::log;
+
 /// Where the groups are, out of the workload's sight.
 const HIERARCHY: &str = "/cgroup";
 
@@ -66,6 +68,25 @@ impl Freezer {
             freeze: File::options().write(true).open(workload.join("cgroup.freeze"))?,
             events: File::open(workload.join("cgroup.events"))?,
         })
+    }
+
+    /// Hands the machine's controllers to the groups, so that a PID 1 can limit what it starts. Not before there is one: a
+    /// controller that is in use here is none that older programs could have in a hierarchy of their own.
+    ///
+    /// # Errors
+    /// The kernel's, when the controllers cannot be listed.
+    pub(crate) fn delegate(&self) -> io::Result<()> {
+        let root = Path::new(HIERARCHY);
+        for controller in fs::read_to_string(root.join("cgroup.controllers"))?.split_whitespace() {
+            for group in [root, &root.join(WORKLOAD)] {
+                let enabled = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+                if let Err(e) = enabled {
+                    log::note(format_args!("control groups without {controller}: {e}"));
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// To be written `0` to by a process that is to be a member.

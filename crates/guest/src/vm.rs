@@ -206,6 +206,8 @@ impl World for Vm {
             Ok(workload) => {
                 if switch_root {
                     end(&child);
+                    let delegated = self.freezer.as_ref().map_or(Ok(()), Freezer::delegate);
+                    delegated.map_err(WorldError::io("hand control groups to the workload"))?;
                 }
                 self.workload = Some(workload);
                 Ok(())

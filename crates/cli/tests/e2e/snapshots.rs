@@ -156,6 +156,15 @@ fn a_read_only_root_stays_one() {
 }
 
 #[test]
+fn a_machine_that_starts_from_one_may_have_vsock() {
+    let shelf = Shelf::new();
+    let path = made(&shelf);
+    let script = "cat /file; echo ping | vsock-send $VMETTE_VSOCK_PORT";
+    let outcome = resume(&path, &["--vsock-port", "1234", "--", "sh", "-c", script]).exits(0);
+    outcome.printed("kept\nping\n").said([", snapshot,", "; echo at vsock port 1234"]);
+}
+
+#[test]
 fn another_shape_than_it_has_is_refused() {
     let shelf = Shelf::new();
     let path = shelf.path("snapshot");

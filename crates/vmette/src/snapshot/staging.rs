@@ -110,11 +110,16 @@ fn locked(path: &Path) -> io::Result<Option<File>> {
             return Ok(None);
         }
         // The one before may have removed it between our opening and our locking.
-        if fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (meta.dev(), meta.ino())) {
+        if is_at(path, &meta) {
             return Ok(Some(folder));
         }
     }
     Ok(None)
+}
+
+/// Whether that folder is still what the path leads to.
+fn is_at(path: &Path, folder: &fs::Metadata) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (folder.dev(), folder.ino()))
 }
 
 #[cfg(target_os = "linux")]
@@ -208,6 +213,20 @@ mod tests {
         let path = done.path().to_owned();
         drop(done);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_lock_on_a_folder_that_was_replaced_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("folder");
+        fs::create_dir(&path).unwrap();
+        // Open, so that its number is not given to another one.
+        let opened = File::open(&path).unwrap();
+        assert!(is_at(&path, &opened.metadata().unwrap()));
+        fs::remove_dir(&path).unwrap();
+        assert!(!is_at(&path, &opened.metadata().unwrap()));
+        fs::create_dir(&path).unwrap();
+        assert!(!is_at(&path, &opened.metadata().unwrap()));
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! What a session does with its vsock device by itself: ports that lead to UNIX sockets of the host, and the port that
-//! answers with what it is sent.
+//! What a session does with its vsock device by itself: ports that lead to UNIX sockets of the host, sockets that lead to
+//! ports of the guest, and the port that answers with what it is sent.
 
 mod echo;
+mod entrance;
 mod relay;
 
 use std::os::unix::net::UnixStream;
@@ -15,6 +16,7 @@ use vmette_vmm::{Machine, VsockListener};
 use crate::notice::Notices;
 use crate::report::{VsockGrant, VsockGrantForward};
 use crate::{Config, Error, VsockPort, identity};
+use entrance::Entrance;
 use relay::Relays;
 
 /// Where ports that nobody has chosen come from.
@@ -33,7 +35,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) fn is_wanted(config: &Config) -> bool {
     match config.vsock_port {
         VsockPort::Disabled => false,
-        VsockPort::Auto => config.vsock || !config.vsock_forwards.is_empty(),
+        VsockPort::Auto => {
+            config.vsock || !config.vsock_forwards.is_empty() || !config.vsock_connects.is_empty()
+        }
         VsockPort::Fixed(_) => true,
     }
 }
@@ -58,11 +62,13 @@ pub(crate) fn grant(config: &Config, port: Option<u32>, runs: bool) -> Option<Vs
     if !is_wanted(config) {
         return None;
     }
-    let forwards = config
-        .vsock_forwards
-        .iter()
-        .map(|forward| VsockGrantForward { port: forward.port, host: forward.path.display().to_string() });
-    Some(VsockGrant { port, echo: runs && echoes(config, port), forwards: forwards.collect() })
+    let lead = |port, path: &Path| VsockGrantForward { port, host: path.display().to_string() };
+    Some(VsockGrant {
+        port,
+        echo: runs && echoes(config, port),
+        forwards: config.vsock_forwards.iter().map(|to| lead(to.port, &to.path)).collect(),
+        connects: config.vsock_connects.iter().map(|to| lead(to.port, &to.path)).collect(),
+    })
 }
 
 fn echoes(config: &Config, port: Option<u32>) -> bool {
@@ -73,19 +79,20 @@ fn echoes(config: &Config, port: Option<u32>) -> bool {
 /// guest has sent.
 #[derive(Default)]
 pub(crate) struct Open {
+    entrances: Vec<Entrance>,
     relays: Arc<Relays>,
 }
 
 impl Open {
     /// Opens what the configuration asks for, before the first command runs. The ports close with the machine.
     pub(crate) fn new(
-        machine: &dyn Machine,
+        machine: &Arc<dyn Machine>,
         config: &Config,
         port: Option<u32>,
         runs: bool,
         notices: &Arc<Notices>,
     ) -> Result<Self, Error> {
-        let open = Self::default();
+        let mut open = Self::default();
         if !is_wanted(config) {
             return Ok(open);
         }
@@ -93,6 +100,9 @@ impl Open {
             let listener = machine.vsock_listen(forward.port)?;
             let path = std::path::absolute(&forward.path)?;
             open.serve(listener, move |stream, relays| to_socket(stream, &path, relays), notices)?;
+        }
+        for connect in &config.vsock_connects {
+            open.entrances.push(Entrance::open(machine, connect, &open.relays, notices)?);
         }
         if let Some(port) = port
             && runs
@@ -126,6 +136,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.entrances.clear();
         self.relays.end(Instant::now() + LINGER);
     }
 }

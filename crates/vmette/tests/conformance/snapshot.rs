@@ -157,6 +157,23 @@ fn a_process_of_a_copy_never_sees_the_machine_that_it_was() {
 }
 
 #[test]
+fn a_pid_1_of_the_users_divides_its_control_group_and_commands_run_beside_it() {
+    let bench = bench();
+    let (_dir, path) = folder();
+    // As systemd does: itself into a group, and then what all groups are to have.
+    let init = "{ mount -t cgroup2 none /mnt && mkdir /mnt/init.scope && echo 1 > /mnt/init.scope/cgroup.procs && \
+                echo +pids +memory > /mnt/cgroup.subtree_control && cat /proc/self/cgroup; } > /tried 2>&1; \
+                mv /tried /ready; while :; do sleep 1000; done";
+    let config = Config { switch_root: true, exec_cmd: Some(init.into()), ..allowed(&bench) };
+    let session = bench.start(&config).unwrap();
+    assert_eq!(say(&session, "until [ -e /ready ]; do :; done; cat /ready"), "0::/init.scope");
+    session.snapshot(&path).unwrap();
+    let still = "ls /mnt; cat /proc/1/comm";
+    let copy = bench.start(&resumed(&bench, &path)).unwrap();
+    assert_eq!(say(&copy, still), say(&session, still));
+}
+
+#[test]
 fn a_copy_has_vsock_when_it_asks_for_it() {
     let bench = bench();
     let (_dir, path) = folder();
