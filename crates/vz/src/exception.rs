@@ -30,6 +30,7 @@ fn caught_exception<R>(work: impl FnOnce() -> R) -> Result<R, String> {
 fn caught_exception<R>(work: impl FnOnce() -> R) -> Result<R, String> {
     use std::ffi::{CStr, c_char, c_void};
 
+    // SAFETY: as `exception.cc` of the stand-in defines it.
     unsafe extern "C-unwind" {
         fn standin_catch(work: extern "C-unwind" fn(*mut c_void), context: *mut c_void) -> *const c_char;
     }
