@@ -1,10 +1,13 @@
 # `make run` and `make test` do everything from a fresh machine on, and only what is not done yet.
 
 PREFIX ?= $(HOME)/.local
+MAC := $(filter Darwin,$(shell uname -s))
 # On a Mac the engine is the system's: what belongs to QEMU and to the guest is for Linux.
-PROGRAMS := $(if $(filter Darwin,$(shell uname -s)),-p vmette-cli -p vmette-capi,--workspace --exclude xtask)
+PROGRAMS := $(if $(MAC),-p vmette-cli -p vmette-capi,--workspace --exclude xtask)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A shell that did not log in has no Cargo in its PATH, nor one that has just installed it.
+# The make of a Mac looks commands up in the PATH that it was started with, unless a shell other than its own does it.
+SHELL := bash
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
@@ -19,7 +22,7 @@ setup: ## Install what is missing to build and run; sudo only for apt-get, and i
 build: setup ## Build in release mode
 	cargo build --release --locked $(PROGRAMS)
 
-run: build ## Do real work in a machine and show what it can and cannot reach
+run: $(if $(MAC),sign,build) ## Do real work in a machine and show what it can and cannot reach
 	@scripts/demo $(TARGET)/release/vmette
 
 test: ## Install what the tests need as well, and run every check and test

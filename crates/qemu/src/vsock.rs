@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use vmette_vmm::{Error, Result, VsockListener, VsockStream};
+use vmette_vmm::{Error, Result, VsockListener, VsockStream, checks};
 use vmette_vsock::control::{Channel, ToDevice, ToOwner};
 
 use crate::process::{Process, Spawn};
@@ -85,7 +85,7 @@ impl Vsock {
     /// Opens a port of the host.
     pub(crate) fn listen(&self, port: u32) -> Result<VsockListener> {
         const WHAT: &str = "listen on a vsock port";
-        check(port)?;
+        checks::vsock_port(port)?;
         let (sender, incoming) = mpsc::sync_channel(BACKLOG);
         let mut state = self.shared.lock();
         if state.over {
@@ -103,7 +103,7 @@ impl Vsock {
     /// Connects to a port of the guest.
     pub(crate) fn connect(&self, port: u32) -> Result<VsockStream> {
         const WHAT: &str = "connect to a vsock port of the guest";
-        check(port)?;
+        checks::vsock_port(port)?;
         let (ours, theirs) = UnixStream::pair().map_err(Error::io("create a socket pair"))?;
         let (sender, answer) = mpsc::channel();
         let mut state = self.shared.lock();
@@ -197,16 +197,6 @@ impl Drop for Open {
             // A server that is gone listens nowhere.
             let _ = self.shared.channel.send(ToDevice::Unlisten { port: self.port }, None);
         }
-    }
-}
-
-/// 0 is nobody's and the highest stands for any.
-fn check(port: u32) -> Result<()> {
-    match port {
-        0 | u32::MAX => {
-            Err(Error::InvalidSpec(format!("vsock port {port}: 1 to {} are possible", u32::MAX - 1)))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -55,6 +55,17 @@ pub fn checked(mut spec: MachineSpec) -> Result<MachineSpec> {
     Ok(spec)
 }
 
+/// Whether a vsock port can be one: 0 is nobody's and the highest stands for any.
+///
+/// # Errors
+/// [`Error::InvalidSpec`].
+pub fn vsock_port(port: u32) -> Result<()> {
+    match port {
+        0 | u32::MAX => invalid(format!("vsock port {port}: 1 to {} are possible", u32::MAX - 1)),
+        _ => Ok(()),
+    }
+}
+
 fn invalid<T>(message: String) -> Result<T> {
     Err(Error::InvalidSpec(message))
 }

@@ -36,7 +36,20 @@ struct State {
     lines: VecDeque<String>,
     partial: Vec<u8>,
     panic: Option<String>,
+    on_panic: OnPanic,
     closed: bool,
+}
+
+type Told = Box<dyn FnOnce(&str) + Send>;
+
+/// Who is told of a panic, once.
+#[derive(Default)]
+struct OnPanic(Option<Told>);
+
+impl std::fmt::Debug for OnPanic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OnPanic").field(&self.0.is_some()).finish()
+    }
 }
 
 impl LastLines {
@@ -77,6 +90,17 @@ impl LastLines {
                 state.partial.push(byte);
             }
         }
+        Self::tell(state);
+    }
+
+    /// Tells whoever wants to know of the panic, if there was one.
+    fn tell(mut state: MutexGuard<'_, State>) {
+        let Some(line) = state.panic.clone() else { return };
+        let told = state.on_panic.0.take();
+        drop(state);
+        if let Some(told) = told {
+            told(&line);
+        }
     }
 
     fn close(&self) {
@@ -108,10 +132,22 @@ impl LastLines {
         state.lines.iter().skip(skip).fold(String::new(), |text, line| text + "\n  " + line)
     }
 
-    /// The line with which the guest's kernel gave up, if it did. A guest can print it without giving up: this is for
-    /// messages, nothing is decided by it but their wording.
+    /// The line with which the guest's kernel gave up, if it did. Whatever runs in a guest can print it: once a workload
+    /// may run, nothing is decided by it but the wording of messages.
     pub fn panic(&self) -> Option<String> {
         self.lock().panic.clone()
+    }
+
+    /// Calls `told` with that line as soon as it is there, once, on this thread or on the one that reads.
+    pub fn on_panic(&self, told: impl FnOnce(&str) + Send + 'static) {
+        let mut state = self.lock();
+        state.on_panic = OnPanic(Some(Box::new(told)));
+        Self::tell(state);
+    }
+
+    /// Nobody is told any more.
+    pub fn ignore_panic(&self) {
+        self.lock().on_panic = OnPanic(None);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -185,6 +221,27 @@ mod tests {
         let lines = lines_of(&text);
         assert!(lines.panic().unwrap().ends_with("not syncing: VFS"));
         assert!(!lines.tail().contains("VFS"));
+    }
+
+    #[test]
+    fn a_panic_is_told_once_and_only_to_those_who_still_want_to_know() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let hear = |lines: &LastLines, who| {
+            let told = told.clone();
+            lines.on_panic(move |line| told.lock().unwrap().push(format!("{who}: {line}")));
+        };
+        let lines = LastLines::default();
+        hear(&lines, "nobody");
+        lines.ignore_panic();
+        hear(&lines, "before");
+        let half = PANIC.split_at(10);
+        lines.push(half.0.as_bytes());
+        assert!(told.lock().unwrap().is_empty());
+        lines.push(format!("{}: a\n{PANIC}: b\n", half.1).as_bytes());
+        lines.push(b"\n");
+        hear(&lines, "after");
+        let line = format!("{PANIC}: a");
+        assert_eq!(*told.lock().unwrap(), [format!("before: {line}"), format!("after: {line}")]);
     }
 
     #[test]

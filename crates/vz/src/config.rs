@@ -166,12 +166,16 @@ unsafe fn disk(
     let url = url(what, path)?;
     // SAFETY: the caller's, and new objects.
     unsafe {
-        let attachment = VZDiskImageStorageDeviceAttachment::initWithURL_readOnly_error(
-            VZDiskImageStorageDeviceAttachment::alloc(),
-            &url,
-            read_only,
-        )
-        .map_err(|error| Failure::of(&error).into_error(refused))?;
+        // Left to itself VZ reads past the host's cache, and a Linux guest then sees stale blocks and zeroes.
+        let attachment =
+            VZDiskImageStorageDeviceAttachment::initWithURL_readOnly_cachingMode_synchronizationMode_error(
+                VZDiskImageStorageDeviceAttachment::alloc(),
+                &url,
+                read_only,
+                VZDiskImageCachingMode::Cached,
+                VZDiskImageSynchronizationMode::Fsync,
+            )
+            .map_err(|error| Failure::of(&error).into_error(refused))?;
         let serial = NSString::from_str(serial);
         VZVirtioBlockDeviceConfiguration::validateBlockDeviceIdentifier_error(&serial)
             .map_err(|error| Failure::of(&error).into_error(refused))?;

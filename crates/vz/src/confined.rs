@@ -2,30 +2,41 @@
 
 use std::cell::UnsafeCell;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use dispatch2::{DispatchQueue, DispatchRetained};
 use objc2::rc::autoreleasepool;
-use vmette_vmm::Slot;
+use vmette_vmm::{Error, MachineEnd, Result, Slot};
+
+use crate::exception::caught;
 
 /// A serial queue.
 #[derive(Clone)]
-pub(crate) struct Queue(DispatchRetained<DispatchQueue>);
+pub(crate) struct Queue {
+    queue: DispatchRetained<DispatchQueue>,
+    /// Told when something was thrown on the queue: nobody knows then what state the machine is in.
+    verdict: Arc<Slot<MachineEnd>>,
+}
 
 impl Queue {
-    pub(crate) fn new(label: &str) -> Self {
-        Self(DispatchQueue::new(label, None))
+    pub(crate) fn new(label: &str, verdict: Arc<Slot<MachineEnd>>) -> Self {
+        Self { queue: DispatchQueue::new(label, None), verdict }
     }
 
     pub(crate) fn raw(&self) -> &DispatchQueue {
-        &self.0
+        &self.queue
     }
 
     /// Runs `work` after all that was put there before, and returns at once.
     pub(crate) fn run(&self, work: impl FnOnce() + Send + 'static) {
-        // VZ autoreleases much of what it returns, and a machine's last reference must not wait for another pool.
-        self.0.exec_async(move || autoreleasepool(|_| work()));
+        let verdict = self.verdict.clone();
+        self.queue.exec_async(move || {
+            // VZ autoreleases much of what it returns, and a machine's last reference must not wait for another pool.
+            if let Err(thrown) = caught(|| autoreleasepool(|_| work())) {
+                verdict.set(MachineEnd::Failed(format!("the machine failed: {thrown}")));
+            }
+        });
     }
 }
 
@@ -44,15 +55,12 @@ unsafe impl<T> Send for Cell<T> {}
 unsafe impl<T> Sync for Cell<T> {}
 
 impl<T: 'static> Confined<T> {
-    /// Makes the value on the queue. `None`: the queue did not come to it in time; the value is dropped when it does.
-    pub(crate) fn new<E>(
+    /// Makes the value on the queue. When the queue does not come to it in time, the value is dropped when it does.
+    pub(crate) fn new(
         queue: Queue,
         limit: Duration,
-        make: impl FnOnce() -> Result<T, E> + Send + 'static,
-    ) -> Option<Result<Self, E>>
-    where
-        E: Send + 'static,
-    {
+        make: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<Self> {
         let confined = Self { queue, cell: Arc::new(Cell(UnsafeCell::new(None))) };
         let (done, made) = sync_channel(1);
         let cell = confined.cell.clone();
@@ -64,7 +72,20 @@ impl<T: 'static> Confined<T> {
             // Who has waited for too long drops the value after this.
             drop(done.try_send(result));
         });
-        made.recv_timeout(limit).ok().map(|result| result.map(|()| confined))
+        match made.recv_timeout(limit) {
+            Ok(result) => result.map(|()| confined),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(Error::Timeout { operation: "making a machine", seconds: limit.as_secs() })
+            }
+            // Thrown, and told a moment later.
+            Err(RecvTimeoutError::Disconnected) => {
+                let told = confined.queue.verdict.wait_until(Instant::now() + limit);
+                Err(Error::Machine(match told {
+                    Some(MachineEnd::Failed(cause)) => cause,
+                    _ => "the machine could not be made".into(),
+                }))
+            }
+        }
     }
 
     /// Lets `work` have the value, on the queue; returns at once. Nothing happens once it was dropped.
@@ -99,5 +120,25 @@ impl<T: 'static> Drop for Confined<T> {
             // SAFETY: on the queue, where nothing else borrows the value while this runs.
             drop(unsafe { (*cell.0.get()).take() });
         });
+    }
+}
+
+#[cfg(all(test, not(target_vendor = "apple")))]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_panic_on_the_queue_is_the_machines_end_and_not_the_programs() {
+        let verdict = Arc::new(Slot::new());
+        let queue = Queue::new("test", verdict.clone());
+        let confined = Confined::new(queue.clone(), LIMIT, || Ok(7)).unwrap();
+        confined.with(|value| panic!("it was {value}"));
+        let end = verdict.wait_until(Instant::now() + LIMIT);
+        assert_eq!(end, Some(MachineEnd::Failed("the machine failed: internal error: it was 7".into())));
+        assert!(confined.close(LIMIT), "the queue goes on");
+        let failed = Confined::new(queue, LIMIT, || -> Result<()> { panic!("again") });
+        assert!(matches!(failed, Err(Error::Machine(_))));
     }
 }

@@ -19,7 +19,6 @@ pub(crate) struct Ivars {
 define_class!(
     // SAFETY: NSObject has no rules for its subclasses, and there is no `Drop`.
     #[unsafe(super(NSObject))]
-    #[name = "VmetteMachineDelegate"]
     #[ivars = Ivars]
     pub(crate) struct MachineDelegate;
 
@@ -75,9 +74,18 @@ const _: () = {
 pub(crate) mod tests {
     use super::*;
     use objc2::ClassType;
+    use objc2::rc::autoreleasepool;
     use objc2::runtime::AnyClass;
     use objc2_foundation::NSString;
     use objc2_virtualization::VZVirtioBlockDeviceConfiguration;
+
+    /// The system knows a class of a name once for the whole process: two versions of this library in one program must
+    /// not share theirs.
+    #[test]
+    fn a_classs_name_is_of_this_version() {
+        let name = MachineDelegate::class().name().to_str().unwrap();
+        assert!(name.starts_with("vmette_vz") && name.ends_with(env!("CARGO_PKG_VERSION")), "{name}");
+    }
 
     /// What a class of ours answers to, but for what the bindings add.
     pub(crate) fn own_selectors(class: &AnyClass) -> Vec<String> {
@@ -102,13 +110,13 @@ pub(crate) mod tests {
         let end = Arc::new(Slot::new());
         let delegate = MachineDelegate::new(end.clone());
         // SAFETY: as above, and the error is one of the framework's.
-        unsafe {
+        autoreleasepool(|_| unsafe {
             let machine = Retained::cast_unchecked::<VZVirtualMachine>(NSObject::new());
             let long = NSString::from_str(&"x".repeat(21));
             let error =
                 VZVirtioBlockDeviceConfiguration::validateBlockDeviceIdentifier_error(&long).unwrap_err();
             delegate.virtualMachine_didStopWithError(&machine, &error);
-        }
+        });
         assert!(
             matches!(end.get(), Some(MachineEnd::Failed(cause)) if cause.contains("Invalid block device"))
         );

@@ -1,5 +1,6 @@
 //! What this Mac can do, decided from its version and processor.
 
+use objc2::rc::autoreleasepool;
 use objc2_foundation::NSProcessInfo;
 use objc2_virtualization::{VZVirtualMachine, VZVirtualMachineConfiguration};
 use vmette_vmm::{AcceleratorChoice, Error, Result};
@@ -27,12 +28,15 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn look() -> Self {
-        let info = NSProcessInfo::processInfo();
-        let version = info.operatingSystemVersion();
+        // The caller's thread need not have a pool, and may ask for as long as it lives.
+        let (version, text) = autoreleasepool(|_| {
+            let info = NSProcessInfo::processInfo();
+            (info.operatingSystemVersion(), info.operatingSystemVersionString().to_string())
+        });
         let number = |n: isize| u32::try_from(n).unwrap_or(0);
         Self {
             macos: (number(version.majorVersion), number(version.minorVersion)),
-            version: info.operatingSystemVersionString().to_string(),
+            version: text,
             // The stand-in's processor is Apple's, wherever it runs.
             apple_silicon: cfg!(any(target_arch = "aarch64", not(target_vendor = "apple"))),
             // SAFETY: a question to the class, which any thread may ask.

@@ -13,6 +13,7 @@ mod config;
 mod confined;
 mod delegate;
 mod engine;
+mod exception;
 mod failure;
 mod host;
 mod machine;

@@ -1,23 +1,24 @@
 //! A machine, as the seam has it.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
 use vmette_vmm::console::LastLines;
 use vmette_vmm::{
-    Console, ControlStream, Error, Machine, MachineEnd, MachineSpec, Result, Slot, VsockListener, VsockStream,
+    Console, ControlStream, Error, Machine, MachineEnd, MachineSpec, Result, Slot, VsockListener,
+    VsockStream, checks,
 };
 
 use crate::ENGINE;
 use crate::config::Plan;
 use crate::confined::{Confined, Queue};
 use crate::objects::{Change, Objects};
-use crate::running::{Running, STOP_LIMIT};
+use crate::running::{Running, STOP_LIMIT, refused};
 use crate::snapshot::{Snapshot, Writer};
 use crate::vsock::{AGENT_PORT, BACKLOG};
 
@@ -65,10 +66,9 @@ impl VzMachine {
         let identifier = snapshot.as_ref().map(|snapshot| snapshot.identifier.clone());
         let plan = Plan { spec, rootfs, console: OwnedFd::from(writer), identifier };
         let verdict = Arc::new(Slot::new());
-        let queue = Queue::new("vmette.machine");
+        let queue = Queue::new("vmette.machine", verdict.clone());
         let (on, told) = (queue.clone(), verdict.clone());
-        let objects = Confined::new(queue, SETUP_LIMIT, move || Objects::new(plan, &on, told))
-            .ok_or(Error::Timeout { operation: "making a machine", seconds: SETUP_LIMIT.as_secs() })??;
+        let objects = Confined::new(queue, SETUP_LIMIT, move || Objects::new(plan, &on, told))?;
         let running = Arc::new(Running::new(objects, console, verdict));
         Ok(Self {
             phase: Mutex::new(Phase::Created),
@@ -128,7 +128,12 @@ impl VzMachine {
     fn ask<T: Send + 'static>(&self, question: impl FnOnce(&mut Objects) -> T + Send + 'static) -> Result<T> {
         let (sender, answer) = sync_channel(1);
         self.running.objects.with(move |objects| drop(sender.try_send(question(objects))));
-        answer.recv_timeout(STOP_LIMIT).map_err(|_| Error::Machine("the machine has ended".into()))
+        answer.recv_timeout(STOP_LIMIT).map_err(|e| match e {
+            RecvTimeoutError::Timeout => {
+                Error::Timeout { operation: "asking a machine", seconds: STOP_LIMIT.as_secs() }
+            }
+            RecvTimeoutError::Disconnected => Error::Machine("the machine has ended".into()),
+        })
     }
 }
 
@@ -181,12 +186,14 @@ impl Machine for VzMachine {
 
     fn vsock_listen(&self, port: u32) -> Result<VsockListener> {
         self.check_vsock()?;
+        checks::vsock_port(port)?;
         let incoming = match port {
             AGENT_PORT => None,
             _ => self.ask(move |objects| objects.ports.open(port, BACKLOG))?,
         };
         let incoming = incoming.ok_or_else(|| {
-            Error::Machine(format!("the host's vsock port {port} is open in this machine already"))
+            let taken = format!("port {port} is open in this machine already");
+            Error::io("listen on a vsock port")(io::Error::new(ErrorKind::AddrInUse, taken))
         })?;
         let open = OpenPort { running: Arc::downgrade(&self.running), port };
         Ok(VsockListener::new(port, incoming, open))
@@ -194,6 +201,11 @@ impl Machine for VzMachine {
 
     fn vsock_connect(&self, port: u32) -> Result<VsockStream> {
         self.check_vsock()?;
+        checks::vsock_port(port)?;
+        if port == AGENT_PORT {
+            // Whoever connects there is the next host, and the session would be theirs.
+            return Err(refused(port, "it is the agent's"));
+        }
         self.running.connect(port)
     }
 

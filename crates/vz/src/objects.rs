@@ -14,6 +14,7 @@ use vmette_vmm::{Error, MachineEnd, Result, Slot};
 use crate::config::{self, Configured, Plan};
 use crate::confined::Queue;
 use crate::delegate::MachineDelegate;
+use crate::exception::caught;
 use crate::failure::Failure;
 use crate::vsock::Ports;
 
@@ -86,11 +87,12 @@ impl Objects {
             return;
         }
         let machine = &self.machine;
+        let completed = outcome.clone();
         let done = RcBlock::new(move |error: *mut NSError| {
-            outcome.set(Failure::check(error));
+            completed.set(Failure::check(error));
         });
         // SAFETY: on the machine's queue, in a state that allows it; VZ copies the block.
-        unsafe {
+        let begun = caught(|| unsafe {
             match change {
                 Change::Start => machine.startWithCompletionHandler(&done),
                 Change::Pause => machine.pauseWithCompletionHandler(&done),
@@ -101,6 +103,10 @@ impl Objects {
                     machine.restoreMachineStateFromURL_completionHandler(&url(path), &done);
                 }
             }
+        });
+        if let Err(thrown) = begun {
+            // The handler is not called then.
+            outcome.set(Err(Failure::from_text(thrown)));
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a machine and the thread that waits for its end share.
 
+use std::io;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -68,6 +69,11 @@ impl Running {
         let Ok(Some(agent)) = opened.recv_timeout(STOP_LIMIT) else {
             return Err(Error::Machine("the agent's port could not be opened".into()));
         };
+        // VZ starts a guest again that reboots, as one does whose kernel gave up: it would go on like that.
+        let verdict = self.verdict.clone();
+        self.console.on_panic(move |line| {
+            verdict.set(MachineEnd::Failed(gave_up(line)));
+        });
         self.change(Change::Start)?;
         let stream = agent.recv_timeout(AGENT_LIMIT).map_err(|e| match e {
             RecvTimeoutError::Timeout => Error::Machine(format!(
@@ -77,6 +83,8 @@ impl Running {
             )),
             RecvTimeoutError::Disconnected => Error::Machine("the machine has ended".into()),
         })?;
+        // From here on the line may be the workload's.
+        self.console.ignore_panic();
         // There is one agent. Whatever else the guest runs finds nobody at that port.
         self.objects.with(|objects| objects.ports.close(AGENT_PORT));
         Ok(stream)
@@ -97,9 +105,7 @@ impl Running {
         let (sender, receiver) = sync_channel(1);
         self.objects.with(move |objects| objects.ports.connect(port, sender));
         match receiver.recv_timeout(CONNECT_LIMIT) {
-            Ok(connected) => connected.map_err(|failure| {
-                Error::Machine(format!("nobody answers at the guest's vsock port {port}: {}", failure.text()))
-            }),
+            Ok(connected) => connected.map_err(|failure| refused(port, failure.text())),
             Err(RecvTimeoutError::Timeout) => Err(Error::Timeout {
                 operation: "connecting to a vsock port of the guest",
                 seconds: CONNECT_LIMIT.as_secs(),
@@ -150,9 +156,7 @@ impl Running {
             MachineEnd::Stopped => MachineEnd::Stopped,
             MachineEnd::Failed(cause) => MachineEnd::Failed(format!("{cause}{}", self.last_lines())),
             MachineEnd::PoweredOff => match self.console.panic() {
-                Some(line) => {
-                    MachineEnd::Failed(format!("the guest's kernel gave up: {line}{}", self.last_lines()))
-                }
+                Some(line) => MachineEnd::Failed(format!("{}{}", gave_up(&line), self.last_lines())),
                 None => MachineEnd::PoweredOff,
             },
         });
@@ -186,4 +190,14 @@ impl Running {
             lines => format!("\nlast lines of the guest's console:{lines}"),
         }
     }
+}
+
+fn gave_up(line: &str) -> String {
+    format!("the guest's kernel gave up: {line}")
+}
+
+/// Why a port of the guest is not connected to.
+pub(crate) fn refused(port: u32, why: &str) -> Error {
+    let source = io::Error::new(io::ErrorKind::ConnectionRefused, format!("port {port}: {why}"));
+    Error::io("connect to a vsock port of the guest")(source)
 }

@@ -34,7 +34,6 @@ pub(crate) struct Ivars {
 define_class!(
     // SAFETY: NSObject has no rules for its subclasses, and there is no `Drop`.
     #[unsafe(super(NSObject))]
-    #[name = "VmetteListenerDelegate"]
     #[ivars = Ivars]
     struct ListenerDelegate;
 

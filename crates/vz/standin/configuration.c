@@ -139,7 +139,11 @@ THING(VZFileHandleSerialPortAttachment, &VZSerialPortAttachment, port_attachment
 static struct method serial_methods[] = {{"setAttachment:", (imp)set_id_0}, {0}};
 THING(VZVirtioConsoleDeviceSerialPortConfiguration, &VZSerialPortConfiguration, serial_methods, NULL)
 
-static id image_init(struct thing *self, sel selector, id url, bool read_only, id *error) {
+static id image_init(struct thing *self, sel selector, id url, bool read_only, long caching, long synchronization,
+                     id *error) {
+    /* 2: through the host's cache. 2: fsync. */
+    if (caching != 2 || synchronization != 2)
+        fault("a disk image with caching %ld and synchronization %ld", caching, synchronization);
     struct stat image;
     if (stat(path_of(url), &image) != 0 || image.st_size % 512 != 0) {
         objc_release((id)self);
@@ -148,7 +152,10 @@ static id image_init(struct thing *self, sel selector, id url, bool read_only, i
     }
     return init_with_url_flag(self, selector, url, read_only);
 }
-static struct method image_methods[] = {{"initWithURL:readOnly:error:", (imp)image_init}, {0}};
+static struct method image_methods[] = {
+    {"initWithURL:readOnly:cachingMode:synchronizationMode:error:", (imp)image_init},
+    {0},
+};
 THING(VZDiskImageStorageDeviceAttachment, &VZStorageDeviceAttachment, image_methods, NULL)
 static bool block_validate(struct class *class, sel selector, id identifier, id *error) {
     (void)class, (void)selector;

@@ -26,6 +26,8 @@ queue *current_queue(void) { return current; }
 static void *run(void *argument) {
     queue *queue = argument;
     current = queue;
+    /* Emptied when the queue has nothing to do for good: whoever needs it sooner has a pool of their own. */
+    void *pool = objc_autoreleasePoolPush();
     pthread_mutex_lock(&queue->lock);
     for (;;) {
         struct item *item = queue->first;
@@ -44,6 +46,7 @@ static void *run(void *argument) {
         }
     }
     pthread_mutex_unlock(&queue->lock);
+    objc_autoreleasePoolPop(pool);
     pthread_cond_destroy(&queue->changed);
     pthread_mutex_destroy(&queue->lock);
     free(queue);

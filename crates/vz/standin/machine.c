@@ -427,6 +427,8 @@ static id machine_init(struct machine *self, sel selector, id configuration, que
     (void)selector;
     if (current_queue() != queue)
         fault("a machine was made off its queue");
+    if (switched(configuration, "standin.make=throw"))
+        throw_text("The configuration was asked to throw.");
     self->configuration = objc_retain(configuration);
     self->queue = queue;
     dispatch_retain(queue);
@@ -485,6 +487,8 @@ static bool machine_has(struct machine *self, const char *word) { return switche
 
 static void machine_start(struct machine *self, sel selector, void *handler) {
     require(can_start(self, selector), "a start");
+    if (machine_has(self, "standin.start=throw"))
+        throw_text("The virtual machine was asked to throw.");
     handler = _Block_copy(handler);
     if (machine_has(self, "standin.start=hang")) {
         /* For those who wait for it to hang. */

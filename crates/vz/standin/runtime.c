@@ -216,18 +216,25 @@ void set_weak(id *place, id value) {
 /* One pool per push and thread: the objects since then. */
 static _Thread_local struct {
     id *objects;
-    size_t count, room;
+    size_t count, room, depth;
 } pool;
 
 id autorelease(id object) {
+    /* The system lets it live until the thread ends, which may be never. */
+    if (pool.depth == 0)
+        fault("%s is autoreleased where no pool is", object->isa->name);
     if (pool.count == pool.room) {
         pool.room = pool.room ? 2 * pool.room : 64;
         pool.objects = realloc(pool.objects, pool.room * sizeof *pool.objects);
     }
     return pool.objects[pool.count++] = object;
 }
-void *objc_autoreleasePoolPush(void) { return (void *)(pool.count + 1); }
+void *objc_autoreleasePoolPush(void) {
+    pool.depth++;
+    return (void *)(pool.count + 1);
+}
 void objc_autoreleasePoolPop(void *mark) {
+    pool.depth--;
     while (pool.count > (size_t)mark - 1)
         objc_release(pool.objects[--pool.count]);
     if (pool.count == 0) {

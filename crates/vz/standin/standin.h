@@ -48,11 +48,16 @@ typedef struct object {
 /* Ends the process with a message: the engine has done what the system would not forgive. */
 void fault(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
+/* Raises an exception: what the system's own code does about a mistake of its caller's that it can tell. */
+void throw_text(const char *text) __attribute__((noreturn));
+
 sel sel_registerName(const char *name);
 imp objc_msg_lookup(id receiver, sel selector);
 id objc_retain(id);
 void objc_release(id);
 id autorelease(id);
+void *objc_autoreleasePoolPush(void);
+void objc_autoreleasePoolPop(void *);
 bool responds(id receiver, const char *selector);
 void set_weak(id *place, id value);
 void *_Block_copy(const void *block);

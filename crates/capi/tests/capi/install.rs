@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -102,6 +103,56 @@ fn files(root: &Path, folder: &Path) -> BTreeSet<String> {
             false => BTreeSet::from([entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned()]),
         })
         .collect()
+}
+
+/// A folder of commands that make this look like a Mac to scripts: `uname`, and one for each name, which does nothing.
+fn mac_commands(dir: &Path, others: &[&str]) -> String {
+    let bin = dir.join("bin");
+    fs::create_dir(&bin).unwrap();
+    for (name, text) in others.iter().map(|name| (*name, "")).chain([("uname", "echo Darwin")]) {
+        let path = bin.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    format!("{}:{}", bin.display(), std::env::var("PATH").unwrap())
+}
+
+#[test]
+fn on_a_mac_the_library_is_the_dylib_and_static_linking_names_the_frameworks() {
+    let dir = tempfile::tempdir().unwrap();
+    let (built, prefix) = (dir.path().join("built"), dir.path().join("prefix"));
+    fs::create_dir(&built).unwrap();
+    for name in ["vmette", "libvmette.a", "libvmette.dylib"] {
+        fs::write(built.join(name), name).unwrap();
+    }
+    let mut script = Command::new(build::workspace().join("scripts/install"));
+    script.arg(&built).arg(&prefix).env("DESTDIR", "");
+    script.env("PATH", mac_commands(dir.path(), &["codesign"]));
+    succeeds(script);
+    let expected = [
+        "bin/vmette",
+        "include/vmette.h",
+        "lib/libvmette.a",
+        "lib/libvmette.dylib",
+        "lib/pkgconfig/vmette.pc",
+    ];
+    assert_eq!(files(&prefix, &prefix), expected.map(str::to_owned).into());
+    let link = pkg_config(&prefix, &["--static", "--libs"]).join(" ");
+    for needed in ["-framework Virtualization", "-framework Foundation", "-framework Security", "-lobjc"] {
+        assert!(link.contains(needed), "{link}");
+    }
+}
+
+#[test]
+fn on_a_mac_what_is_run_is_signed_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut make = Command::new("make");
+    make.args(["--dry-run", "--no-print-directory", "run"]).current_dir(build::workspace());
+    make.env_remove("CARGO_TARGET_DIR").env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
+    make.env("PATH", mac_commands(dir.path(), &[]));
+    let output = String::from_utf8(succeeds(make).stdout).unwrap();
+    let at = |what: &str| output.find(what).unwrap_or_else(|| panic!("{what}: {output}"));
+    assert!(at("cargo build") < at("scripts/sign") && at("scripts/sign") < at("scripts/demo"), "{output}");
 }
 
 #[test]

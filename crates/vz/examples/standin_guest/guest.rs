@@ -9,10 +9,11 @@
 //! | `guest=agent` | connects to the host and serves; the default |
 //! | `guest=off`, `guest=crash`, `guest=panic` | ends at once, with and without an error, or as a kernel that gives up |
 //! | `guest=silent` | does nothing |
-//! | `dial=PORT` | with the agent: connects to that port as well and sends `hello` |
+//! | `guest=reboot` | gives up, begins anew and comes no further |
 //! | `vmette.agent=vsock:PORT` | where the agent's host is |
 //!
-//! Ports of its own: 7 echoes, nobody is at the others.
+//! Ports of its own: 7 echoes, 9 is told a port of the host and says `hello` there, 11 says on the console that the kernel gave
+//! up, nobody is at the others.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -42,6 +43,12 @@ const BOOTED: u32 = 1;
 
 const ECHO_PORT: u32 = 7;
 
+const DIAL_PORT: u32 = 9;
+
+const LIE_PORT: u32 = 11;
+
+const PANIC: &str = "[    1.0] Kernel panic - not syncing: made up";
+
 pub(crate) fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let cmdline = arguments.first().cloned().unwrap_or_default();
@@ -49,14 +56,17 @@ pub(crate) fn main() -> ExitCode {
     match word("guest=").unwrap_or("agent") {
         "off" => ExitCode::SUCCESS,
         "panic" => {
-            println!("[    1.0] Kernel panic - not syncing: made up");
+            println!("{PANIC}");
             ExitCode::SUCCESS
         }
         "crash" => {
             println!("last words of the guest");
             ExitCode::from(3)
         }
-        "silent" => {
+        kind @ ("silent" | "reboot") => {
+            if kind == "reboot" {
+                println!("{PANIC}");
+            }
             if let Some(root) = word("root=") {
                 // Who looks for it learns that the machine runs; who does not has no use for the reason either.
                 let _ = std::fs::write(format!("{root}/machine"), arguments.join("\n"));
@@ -69,7 +79,7 @@ pub(crate) fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        _ => match agent(&arguments, word("root="), word("vmette.agent=vsock:"), word("dial=")) {
+        _ => match agent(&arguments, word("root="), word("vmette.agent=vsock:")) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {
                 println!("guest: {e}");
@@ -79,7 +89,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn agent(arguments: &[String], root: Option<&str>, port: Option<&str>, dial: Option<&str>) -> io::Result<()> {
+fn agent(arguments: &[String], root: Option<&str>, port: Option<&str>) -> io::Result<()> {
     let missing = |what| move || io::Error::other(format!("no {what} in the command line"));
     let root = root.ok_or_else(missing("root"))?;
     let port: u32 = port.and_then(|port| port.parse().ok()).ok_or_else(missing("agent's port"))?;
@@ -110,10 +120,6 @@ fn agent(arguments: &[String], root: Option<&str>, port: Option<&str>, dial: Opt
         host.gone = true;
         host.hang_up();
     });
-    if let Some(port) = dial {
-        let port = port.parse().map_err(io::Error::other)?;
-        thread::spawn(move || connect(port).and_then(|mut stream| stream.write_all(b"hello")));
-    }
     let stream = hosts.recv().map_err(io::Error::other)?;
     {
         let mut host = host.lock().expect("nobody panics with it");
@@ -168,6 +174,21 @@ fn attend(
             thread::spawn(move || {
                 let mut text = Vec::new();
                 (&stream).read_to_end(&mut text).and_then(|_| (&stream).write_all(&text))
+            });
+        } else if port == LIE_PORT {
+            send([ACCEPTED, port, number], None)?;
+            println!("{PANIC}");
+        } else if port == DIAL_PORT {
+            send([ACCEPTED, port, number], None)?;
+            thread::spawn(move || {
+                let mut port = [0; 4];
+                (&stream).read_exact(&mut port)?;
+                let mut called = connect(u32::from_le_bytes(port))?;
+                // Whoever refuses closes: the caller's stream says so.
+                if called.write_all(b"hello").and_then(|()| called.shutdown(Shutdown::Write)).is_ok() {
+                    io::copy(&mut called, &mut &stream)?;
+                }
+                io::Result::Ok(())
             });
         } else {
             send([REFUSED, port, number], None)?;
