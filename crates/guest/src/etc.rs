@@ -69,6 +69,11 @@ impl Files {
         Self { root, read_only: false }
     }
 
+    /// Whether they can only be covered.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     pub(crate) fn tree(&self) -> Tree<'_> {
         Tree::new(self.root.as_fd())
     }
