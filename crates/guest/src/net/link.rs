@@ -4,10 +4,14 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with};
 
+use super::dhcp::client::timespec;
 use crate::sys::LinkAddr;
 
 /// Largest answer: the kernel fills a page, or what the reader has room for up to that.
@@ -21,6 +25,9 @@ const ALIGN: usize = 4;
 
 /// `ARPHRD_ETHER`.
 const ETHERNET: u16 = 1;
+
+/// `RTMGRP_LINK`: what happens to interfaces.
+const LINK_CHANGES: u32 = 1;
 
 /// `RTPROT_DHCP`: whom a route is from, for who lists them.
 const ROUTE_OF_DHCP: u8 = 16;
@@ -93,10 +100,40 @@ impl Links {
         Ok(found)
     }
 
-    /// Brings an interface up.
-    pub(crate) fn up(&mut self, index: u32) -> io::Result<()> {
+    /// Brings an interface up, and waits until it carries packets, for `limit` at most: those that are sent before are
+    /// lost without an error. Nothing is at the other end, perhaps, when it does not.
+    pub(crate) fn up(&mut self, index: u32, limit: Duration) -> io::Result<()> {
         let up = u32::try_from(libc::IFF_UP).map_err(io::Error::other)?;
-        self.order(Message::new(libc::RTM_NEWLINK, libc::NLM_F_ACK, &interface(index, up, up))?)
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let changes = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        bind(&changes, &SocketAddrNetlink::new(0, LINK_CHANGES))?;
+        self.order(Message::new(libc::RTM_NEWLINK, libc::NLM_F_ACK, &interface(index, up, up))?)?;
+        let deadline = Instant::now() + limit;
+        while !self.is_running(index)? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            match poll(&mut [PollFd::new(&changes, PollFlags::IN)], Some(&timespec(left))) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+            // What they say does not matter: they are a reason to look again. An overrun is one as well.
+            let mut some = [0u8; 64];
+            while matches!(recv(&changes, &mut some, RecvFlags::TRUNC), Ok(_) | Err(Errno::NOBUFS | Errno::INTR)) {}
+        }
+        Ok(())
+    }
+
+    fn is_running(&mut self, index: u32) -> io::Result<bool> {
+        let flag = u32::try_from(libc::IFF_RUNNING).map_err(io::Error::other)?;
+        let mut running = false;
+        self.exchange(Message::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; 16])?, |kind, body| {
+            if kind == libc::RTM_NEWLINK && word(body, 4) == Some(index) {
+                running = word(body, 8).is_some_and(|flags| flags & flag != 0);
+            }
+        })?;
+        Ok(running)
     }
 
     /// Sets the largest packet of an interface, in bytes.

@@ -28,8 +28,11 @@ const MODULES: &str = "/network.list";
 /// How long the device may take to appear.
 const DEVICE_DEADLINE: Duration = Duration::from_secs(20);
 
-/// How long it may take until a server has leased an address. Together with the device's it is less than the host waits
-/// for the root.
+/// How long the interface may take until it carries packets.
+const CARRIER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long it may take until a server has leased an address. Together with the times above it is less than the
+/// host waits for the root.
 const LEASE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How long to wait before the kernel is asked again that has refused something to the process that keeps a lease.
@@ -135,7 +138,7 @@ impl Network {
         hostname: &str,
         limit: Duration,
     ) -> Result<(Self, Granted), NetError> {
-        links.up(link.index).map_err(NetError::io("bring the network interface up"))?;
+        links.up(link.index, CARRIER_DEADLINE).map_err(NetError::io("bring the network interface up"))?;
         let client = Client { address: link.address, hostname: hostname.to_owned() };
         let dhcp = Dhcp { interface: link.index, client };
         let granted = dhcp.acquire(Some(limit))?;

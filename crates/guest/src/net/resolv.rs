@@ -73,3 +73,85 @@ fn resolved(target: &str) -> String {
     }
     path.to_string_lossy().into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+
+    fn root(etc: bool) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir(&root).unwrap();
+        if etc {
+            fs::create_dir(root.join("etc")).unwrap();
+        }
+        (dir, root)
+    }
+
+    fn files(root: &Path) -> Files {
+        Files::below(File::open(root).unwrap().into())
+    }
+
+    #[test]
+    fn the_file_is_made_or_replaced() {
+        for etc in [false, true] {
+            let (_dir, root) = root(etc);
+            for text in ["nameserver 1.2.3.4\n", "other\n"] {
+                install(&files(&root), text).unwrap();
+                assert_eq!(fs::read_to_string(root.join("etc/resolv.conf")).unwrap(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_gives_way_and_what_it_leads_to_stays_as_it_is() {
+        let (dir, root) = root(true);
+        let outside = dir.path().join("outside");
+        fs::write(&outside, "the host's").unwrap();
+        fs::write(root.join("inside"), "the image's").unwrap();
+        let link = root.join("etc/resolv.conf");
+        for target in [outside.to_str().unwrap(), "../../outside", "/inside", "/run/nowhere", "resolv.conf"] {
+            symlink(target, &link).unwrap();
+            install(&files(&root), "ours").unwrap();
+            assert!(fs::symlink_metadata(&link).unwrap().is_file(), "{target}");
+            assert_eq!(fs::read_to_string(&link).unwrap(), "ours");
+            fs::remove_file(&link).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "the host's");
+        assert_eq!(fs::read_to_string(root.join("inside")).unwrap(), "the image's");
+        // The folder may be a link as well.
+        fs::remove_dir(root.join("etc")).unwrap();
+        symlink(dir.path(), root.join("etc")).unwrap();
+        assert!(install(&files(&root), "ours").is_err());
+        assert!(!dir.path().join("resolv.conf").exists());
+    }
+
+    #[test]
+    fn in_a_read_only_root_a_link_that_leads_nowhere_gets_its_target() {
+        let (dir, root) = root(true);
+        let read_only = || Files::read_only_below(File::open(&root).unwrap().into());
+        let link = root.join("etc/resolv.conf");
+        for (target, found) in [
+            ("../run/systemd/resolve/stub-resolv.conf", "run/systemd/resolve/stub-resolv.conf"),
+            ("/run/absolute", "run/absolute"),
+            ("../../../../../up", "up"),
+        ] {
+            symlink(target, &link).unwrap();
+            install(&read_only(), "ours").unwrap();
+            assert_eq!(fs::read_to_string(root.join(found)).unwrap(), "ours", "{target}");
+            fs::remove_file(&link).unwrap();
+        }
+        symlink(dir.path().join("outside"), &link).unwrap();
+        install(&read_only(), "ours").unwrap();
+        assert!(!dir.path().join("outside").exists());
+    }
+
+    #[test]
+    fn a_folder_in_its_place_is_an_error() {
+        let (_dir, root) = root(true);
+        fs::create_dir(root.join("etc/resolv.conf")).unwrap();
+        assert!(install(&files(&root), "ours").is_err());
+    }
+}

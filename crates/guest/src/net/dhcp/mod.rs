@@ -4,7 +4,7 @@ pub(super) mod client;
 pub(super) mod lease;
 mod message;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub(super) use client::{Dhcp, DhcpError};
 pub(super) use lease::Lease;

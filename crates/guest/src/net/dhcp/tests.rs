@@ -21,7 +21,7 @@ pub(crate) struct Reply {
     pub(crate) transaction: u32,
     pub(crate) client: LinkAddr,
     pub(crate) address: [u8; 4],
-    options: Vec<(u8, Vec<u8>)>,
+    pub(crate) options: Vec<(u8, Vec<u8>)>,
 }
 
 impl Reply {
