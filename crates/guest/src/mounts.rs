@@ -14,7 +14,7 @@ use vmette_wire::agent::{Boot, Overlay, ROOTFS_SERIAL, ROOTFS_TAG, Root, SCRATCH
 
 use crate::boot::{BootError, make_dir};
 use crate::devices::{self, Uevents};
-use crate::{log, programs};
+use crate::{log, net, programs};
 
 /// How long a disk or a share may take to appear: it may be plugged in while the guest boots.
 const DEVICE_DEADLINE: Duration = Duration::from_secs(20);
@@ -241,6 +241,10 @@ fn skeleton(boot: &Boot) -> Result<(), BootError> {
     }
     for file in SKELETON_FILES {
         fs::write(format!("{SKELETON}/{file}"), b"").map_err(BootError::io(format!("make {file}")))?;
+    }
+    if boot.network {
+        let file = net::RESOLV_CONF;
+        fs::write(format!("{SKELETON}{file}"), b"").map_err(BootError::io(format!("make {file}")))?;
     }
     if boot.vsock_programs { programs() } else { Ok(()) }
 }

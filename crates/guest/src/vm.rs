@@ -15,11 +15,11 @@ use crate::boot::{self, BootError};
 use crate::child;
 use crate::etc::{self, Files, Identity};
 use crate::freezer::Freezer;
-use crate::log;
 use crate::shares;
 use crate::sys::{self, Forked, Namespaces};
 use crate::vsock_host::Listener;
 use crate::world::{Booting, Place, Purpose, World, WorldError};
+use crate::{log, net};
 
 /// Where the workload's long commands lie: a tmpfs of its own in every workload.
 const SCRIPTS: &str = "/run";
@@ -34,6 +34,8 @@ pub struct Vm {
     /// The child that changes what is mounted in the root.
     changer: Option<Forked>,
     workload: Option<Workload>,
+    /// The process that keeps the lease of the machine's address. It ends with the machine.
+    network: Option<Forked>,
     /// Where another host may connect.
     listener: Option<Listener>,
     /// What the workload's processes belong to; without it they cannot be stopped.
@@ -165,10 +167,14 @@ impl World for Vm {
         if self.workload.is_some() || self.builder.is_some() {
             return Err(WorldError::Order("the workload's root is there already: boot comes once"));
         }
+        // While the root is built. It is born before the workload's PID namespace is there, and so outside of it.
+        let network = boot.network.then(|| start_network(&identity.hostname)).transpose()?;
+        let (network, lease) = network.unzip();
+        self.network = network;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(WorldError::io("make a pipe"))?;
         let namespaces = if boot.switch_root { Namespaces::Mount } else { Namespaces::MountAndPid };
         let forked = sys::fork(namespaces).map_err(WorldError::io("start a process that builds the root"))?;
-        let Some(child) = forked else { boot::run(writer, boot, ca_bundle, identity) };
+        let Some(child) = forked else { boot::run(writer, lease, boot, ca_bundle, identity) };
         let read_only = boot::is_read_only(boot);
         self.builder = Some(Builder { child, switch_root: boot.switch_root, read_only });
         Ok(Booting::Pending(reader))
@@ -214,6 +220,7 @@ impl World for Vm {
             }
             Err(e) => {
                 end(&child);
+                self.network.take().iter().for_each(end);
                 Err(e)
             }
         }
@@ -294,6 +301,14 @@ impl World for Vm {
     fn accept(&mut self) -> io::Result<Option<OwnedFd>> {
         self.listener.as_ref().map_or(Ok(None), Listener::accept)
     }
+}
+
+/// Starts the process that gets the machine an address, and reports on what is returned.
+fn start_network(hostname: &str) -> Result<(Forked, OwnedFd), WorldError> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(WorldError::io("make a pipe"))?;
+    let forked = sys::fork(Namespaces::Same).map_err(WorldError::io("start a process for the network"))?;
+    let Some(child) = forked else { net::run(writer, hostname) };
+    Ok((child, reader))
 }
 
 /// Takes hold of what the builder has made.
