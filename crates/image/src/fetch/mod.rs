@@ -89,7 +89,7 @@ fn save(mut body: Body, shown: &str, staging: &Path) -> Result<u64> {
         }
         _ => return Err(no_image("is not a squashfs image: it does not begin with hsqs".to_owned())),
     }
-    let unwritable = || ProviderError::io("cannot write", staging);
+    let unwritable = || ProviderError::write(staging.parent().unwrap_or(staging), "cannot write an image in");
     let mut file = OpenOptions::new()
         .create_new(true)
         .read(true)

@@ -9,9 +9,11 @@ mod apply;
 mod content;
 mod decode;
 mod emit;
+mod name;
 mod path;
 mod read;
 mod record;
+mod records;
 mod resolve;
 mod shape;
 mod stream;
@@ -90,7 +92,7 @@ pub(crate) fn convert(
     staging: &Path,
 ) -> Result<Converted> {
     let Applied { tree, spills, diff_ids } = apply(layers, rules, ctx, staging.parent().unwrap_or(staging))?;
-    let unpacked = emit::emit(&tree, spills, rules, ctx, staging)?;
+    let unpacked = emit::emit(tree, spills, rules, ctx, staging)?;
     Ok(Converted { unpacked, diff_ids })
 }
 
@@ -118,12 +120,14 @@ fn apply(layers: Vec<Layer<'_>>, rules: Rules, ctx: &Attempt, dir: &Path) -> Res
         let index = u16::try_from(spills.len()).map_err(|_| {
             shared.layer_error(&name, ArchiveError::TooMany { what: "layers", limit: u16::MAX.into() })
         })?;
-        spills.push(layer.spill);
-        diff_ids.push(layer.diff_id);
-        layer.records.into_each(|path, record| {
+        let ReadLayer { records, spill, diff_id } = layer;
+        diff_ids.push(diff_id);
+        records.into_each(&spill, dir, |path, record| {
             ctx.check_cancelled()?;
             applier.apply(index, path, record).map_err(|e| shared.layer_error(&name, e))
-        })
+        })?;
+        spills.push(spill);
+        Ok(())
     });
     ctx.renew();
     read?;
@@ -201,7 +205,7 @@ impl Shared<'_> {
                     Err(e) => self.named(name, ArchiveError::Read(e)),
                 },
             },
-            ArchiveError::Spill(e) => ProviderError::write(self.dir, "cannot put content aside in")(e),
+            ArchiveError::Spill(e) => ProviderError::write(self.dir, emit::ASIDE)(e),
             other => self.named(name, other),
         }
     }
