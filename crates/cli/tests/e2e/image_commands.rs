@@ -1,5 +1,6 @@
 //! `vmette image`: what a cache has is told, made, given away and removed. Each test has a cache of its own.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -123,6 +124,43 @@ fn an_exported_image_is_the_same_when_it_comes_back() {
     // Nothing is written half, and nothing that is no file is replaced.
     let refused = place.image(&["export", "a", "-o", text(place.dir.path())]).exits(1);
     refused.said(["no regular file"]);
+}
+
+/// The names of all members, except those that an image chose.
+fn members(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| members(value, found)),
+        Value::Object(object) => object.iter().for_each(|(name, value)| {
+            found.insert(name.clone());
+            if name != "labels" {
+                members(value, found);
+            }
+        }),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_manual_has_every_member_of_the_json() {
+    let manual = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CLI.md")).unwrap();
+    let (_, section) = manual.split_once("### The JSON of images").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let place = Place::new();
+    let (archive, file) = (place.archive(), place.path("a.oci"));
+    let mut found = BTreeSet::new();
+    for command in [
+        &["import", text(&archive), "-t", "a"][..],
+        &["export", "a", "-o", text(&file)],
+        &["import", text(&file), "-t", "b"],
+        &["ls"],
+        &["inspect", "a", "b"],
+        &["rm", "a"],
+        &["prune", "--all"],
+    ] {
+        members(&json(&place.image(&[command, &["--json"]].concat()).exits(0)), &mut found);
+    }
+    let missing: Vec<_> = found.iter().filter(|name| !section.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty() && found.len() >= 30, "{missing:?} of {found:?}");
 }
 
 #[test]
