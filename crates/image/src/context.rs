@@ -187,7 +187,7 @@ impl Context {
     /// # Errors
     /// [`ProviderError::Cache`](crate::ProviderError::Cache).
     pub fn store(&self) -> Result<Store> {
-        Store::open(&self.cache_root)
+        Store::within(self)
     }
 
     /// Says what is being done.

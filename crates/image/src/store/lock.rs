@@ -26,21 +26,15 @@ pub(crate) struct FileLock {
 }
 
 impl FileLock {
-    /// Waits for it. The context hears `waiting` once, when there is somebody to wait for.
+    /// Waits for it. The context hears `waiting` once, when that takes longer than a person notices.
     pub(super) fn acquire(path: &Path, ctx: &Context, waiting: &str) -> Result<Self> {
         let started = Instant::now();
-        let mut reported = false;
+        let mut unsaid = Some(waiting);
         loop {
             let file = open(path)?;
             let file = match lock_now(&file, path)? {
                 true => file,
-                false => {
-                    if !reported {
-                        ctx.report(waiting);
-                        reported = true;
-                    }
-                    lock_later(file, path, ctx, started)?
-                }
+                false => lock_later(file, path, ctx, started, &mut unsaid)?,
             };
             if let Some(lock) = Self::if_named(path, file) {
                 return Ok(lock);
@@ -102,7 +96,13 @@ fn lock_now(file: &File, path: &Path) -> Result<bool> {
 
 /// `flock` can neither wait with a limit nor be interrupted from elsewhere, so a thread of its own waits in it. One that
 /// is given up on ends, and lets go, when it gets the lock.
-fn lock_later(file: File, path: &Path, ctx: &Context, started: Instant) -> Result<File> {
+fn lock_later(
+    file: File,
+    path: &Path,
+    ctx: &Context,
+    started: Instant,
+    unsaid: &mut Option<&str>,
+) -> Result<File> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let locked = loop {
@@ -119,7 +119,9 @@ fn lock_later(file: File, path: &Path, ctx: &Context, started: Instant) -> Resul
         match receiver.recv_timeout(CANCEL_CHECK) {
             Ok(Ok(file)) => return Ok(file),
             Ok(Err(e)) => return Err(refused(path)(e)),
-            Err(RecvTimeoutError::Timeout) if started.elapsed() < WAIT_MAX => {}
+            Err(RecvTimeoutError::Timeout) if started.elapsed() < WAIT_MAX => {
+                unsaid.take().iter().for_each(|waiting| ctx.report(waiting));
+            }
             Err(_) => {
                 return Err(ProviderError::Other(format!(
                     "another process has held {} for more than {} minutes: end it, and try again",

@@ -64,6 +64,8 @@ const STAGING_INFIX: &str = ".staging.";
 pub struct Store {
     root: PathBuf,
     dir: PathBuf,
+    /// Whoever waits for another process's change of names is told of it, and may give it up.
+    ctx: Context,
 }
 
 /// A staging file's path; the file is gone when this is, unless it was published.
@@ -85,7 +87,12 @@ impl Store {
         private_dir(cache_root)?;
         let dir = cache_root.join(IMAGES_DIR);
         private_dir(&dir)?;
-        Ok(Self { root: cache_root.to_owned(), dir })
+        Ok(Self { root: cache_root.to_owned(), dir, ctx: Context::new(cache_root) })
+    }
+
+    /// As [`open`](Self::open), for what is done in this context.
+    pub(crate) fn within(ctx: &Context) -> Result<Self> {
+        Ok(Self { ctx: ctx.clone(), ..Self::open(ctx.cache_root())? })
     }
 
     /// Where the images are.

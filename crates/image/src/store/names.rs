@@ -149,9 +149,10 @@ impl Store {
         )
     }
 
-    /// Held for moments only. Its file lies outside of the folder, so that the folder holds names and nothing else.
+    /// Held for moments only, unless its holder was stopped. Its file lies outside of the folder, so that the folder holds names and nothing else.
     pub(crate) fn lock_names(&self) -> Result<FileLock> {
-        FileLock::acquire(&self.dir.join(LOCK), &Context::new(&self.root), "")
+        let waiting = "waiting for another process that is changing the names of images";
+        FileLock::acquire(&self.dir.join(LOCK), &self.ctx, waiting)
     }
 
     /// Under the names' lock.

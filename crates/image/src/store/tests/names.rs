@@ -1,6 +1,10 @@
 //! What images are called.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
 use super::*;
+use crate::progress::Progress;
 
 #[test]
 fn names_that_look_alike_are_apart() {
@@ -48,4 +52,21 @@ fn a_name_under_another_ones_file_says_nothing() {
     fs::copy(file("a"), file("b")).unwrap();
     assert_eq!(cache.store.name("b").unwrap(), None);
     assert_eq!(cache.store.all_names().unwrap().len(), 1);
+}
+
+#[test]
+fn a_wait_for_names_is_told_and_can_be_given_up() {
+    let cache = cache();
+    let _held = cache.store.lock_names().unwrap();
+    let (flag, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(String::new())));
+    let (cancel, heard) = (Arc::clone(&flag), Arc::clone(&told));
+    let ctx = cache.context().with_cancel_flag(flag).with_reporter(Arc::new(move |progress| {
+        if let Progress::Step(line) = progress {
+            heard.lock().unwrap().push_str(line);
+        }
+        cancel.store(true, Ordering::SeqCst);
+    }));
+    let ended = ctx.store().unwrap().set_name("a", &key("a"), &Origin::Local);
+    assert!(matches!(ended, Err(ProviderError::Cancelled)), "{ended:?}");
+    assert!(told.lock().unwrap().contains("changing the names"));
 }
