@@ -350,8 +350,10 @@ VmetteStatus vmette_config_add_share_at(vmette_config_t *config,
 // Grants a raw disk image, read-write.
 VmetteStatus vmette_config_add_disk(vmette_config_t *config, const char *path);
 
-// Whether the guest has a network. This version refuses it when the session starts.
-VmetteStatus vmette_config_set_net(vmette_config_t *config, bool net);
+// Whether the guest has a network: it then reaches what the host's own network reaches. An engine that cannot keep it away
+// from the host's loopback refuses that when the session starts, and a machine with a network cannot be saved.
+VmetteStatus vmette_config_set_net(vmette_config_t *config,
+                                   bool net);
 
 // The host's vsock port that the guest is told of: below 0 none, and no vsock device; 0 one of 50000 to 59999, or the
 // first of vmette_config_add_vsock_forward(); above 0 this one. Unless set there is a device only if one of the functions

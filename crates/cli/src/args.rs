@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use vmette::{ShareMount, VsockForward};
+use vmette::{ShareMount, VsockConnect, VsockForward};
 
 use crate::image::ImageCommand;
 use crate::values::{self, Entrypoint, Volume};
@@ -274,6 +274,9 @@ pub(crate) struct MachineArgs {
     /// Grant a UNIX socket of the host, at this vsock port
     #[arg(long = "vsock", value_name = "PORT=SOCKET", value_parser = values::vsock)]
     pub(crate) vsock_forwards: Vec<VsockForward>,
+    /// Make a UNIX socket on the host that leads to this vsock port of the guest
+    #[arg(long = "vsock-connect", value_name = "PORT=SOCKET", value_parser = values::vsock_connect)]
+    pub(crate) vsock_connects: Vec<VsockConnect>,
     /// Write what the run had as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,

@@ -1,12 +1,12 @@
 //! What resolving tells, on a terminal and elsewhere: a bar for each download, or a plain line.
 
 use std::collections::HashMap;
-use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vmette::provider::{Item, Progress, Reporter};
 
+use crate::screen::{self, Screen};
 use crate::stdio::say;
 
 /// Updates of the screen in a second: a slow line over ssh keeps up with it.
@@ -17,8 +17,14 @@ const SHORT: usize = 12;
 /// Characters of a URL that are shown, its last ones: a bar has to fit beside it.
 const NAME_MAX: usize = 48;
 
+/// Columns of a window in which a bar may take what is left of its line; in a wider one that would be more than says
+/// anything.
+const NARROW: u16 = 110;
+
 const WITH_TOTAL: &str =
-    "[vmette] {prefix} [{bar:24}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}";
+    "[vmette] {prefix} [{bar:36}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}";
+const WITH_TOTAL_NARROW: &str =
+    "[vmette] {prefix} [{wide_bar}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}";
 const WITHOUT_TOTAL: &str = "[vmette] {prefix} {spinner} {binary_bytes}, {binary_bytes_per_sec}";
 
 /// How much is said.
@@ -48,10 +54,9 @@ struct Bars {
 impl Display {
     /// On stderr.
     pub(crate) fn new(verbosity: Verbosity) -> Arc<Self> {
-        let draws = verbosity == Verbosity::All && std::io::stderr().is_terminal();
-        let target = || ProgressDrawTarget::stderr_with_hz(REDRAWS);
+        let screen = if verbosity == Verbosity::All { Screen::of_stderr() } else { None };
         let bars =
-            draws.then(|| Bars { all: MultiProgress::with_draw_target(target()), open: Mutex::default() });
+            screen.map(|screen| Bars::on(ProgressDrawTarget::term_like_with_hz(Box::new(screen), REDRAWS)));
         Arc::new(Self { verbosity, bars })
     }
 
@@ -61,14 +66,11 @@ impl Display {
         Arc::new(move |progress| display.tell(progress))
     }
 
-    /// Takes the bars away.
+    /// Takes the bars away for good: work that was called off may go on telling for a moment.
     pub(crate) fn clear(&self) {
-        let Some(bars) = &self.bars else { return };
-        for (_, bar) in bars.lock().drain() {
-            bar.finish_and_clear();
+        if let Some(bars) = &self.bars {
+            bars.clear();
         }
-        // A terminal that is gone needs no clearing.
-        let _ = bars.all.clear();
     }
 
     fn tell(&self, progress: &Progress<'_>) {
@@ -94,6 +96,18 @@ impl Display {
 }
 
 impl Bars {
+    fn on(target: ProgressDrawTarget) -> Self {
+        Self { all: MultiProgress::with_draw_target(target), open: Mutex::default() }
+    }
+
+    fn clear(&self) {
+        // All at once, and nothing is drawn any more: taken away one by one, each would draw those that are left.
+        // A terminal that is gone needs no clearing.
+        let _ = self.all.clear();
+        self.all.set_draw_target(ProgressDrawTarget::hidden());
+        self.lock().clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, ProgressBar>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,10 +142,11 @@ impl Bars {
 
 fn bar(total: Option<u64>) -> ProgressBar {
     let (bar, template) = match total {
-        Some(total) => (ProgressBar::new(total), WITH_TOTAL),
+        Some(total) if screen::size().1 > NARROW => (ProgressBar::new(total), WITH_TOTAL),
+        Some(total) => (ProgressBar::new(total), WITH_TOTAL_NARROW),
         None => (ProgressBar::no_length(), WITHOUT_TOTAL),
     };
-    // Both templates are checked by a test.
+    // The templates are checked by a test.
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
@@ -170,7 +185,7 @@ mod tests {
 
     #[test]
     fn the_templates_are_valid() {
-        for template in [WITH_TOTAL, WITHOUT_TOTAL] {
+        for template in [WITH_TOTAL, WITH_TOTAL_NARROW, WITHOUT_TOTAL] {
             ProgressStyle::with_template(template).unwrap();
         }
     }

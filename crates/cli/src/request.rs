@@ -165,8 +165,14 @@ impl Request {
         // "Any" is asked for when it is said, and granted to nobody who says nothing.
         config.vsock = machine.vsock_port == Some(0);
         config.vsock_forwards = machine.vsock_forwards;
-        if config.vsock_port == VsockPort::Disabled && !config.vsock_forwards.is_empty() {
-            return Err(conflict("--vsock and a negative --vsock-port cannot be used together"));
+        config.vsock_connects = machine.vsock_connects;
+        if config.vsock_port == VsockPort::Disabled {
+            if !config.vsock_forwards.is_empty() {
+                return Err(conflict("--vsock and a negative --vsock-port cannot be used together"));
+            }
+            if !config.vsock_connects.is_empty() {
+                return Err(conflict("--vsock-connect and a negative --vsock-port cannot be used together"));
+            }
         }
         config.accelerator = accelerator(machine.accel, machine.require_hardware);
         config.rootfs_name.clone_from(&rootfs);
@@ -398,6 +404,7 @@ mod tests {
         assert!(run(&["-n", "-t"]).is_err());
         assert!(run(&["--vsock-port", "4294967296"]).is_err());
         assert!(run(&["--vsock-port", "-1", "--vsock", "1=/s"]).is_err());
+        assert!(run(&["--vsock-port", "-1", "--vsock-connect", "1=/s"]).is_err());
         assert!(run(&["--mem-mib", "0"]).is_err());
     }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use vmette::{Console, Notice, Report, Session, SessionEnd, StopHandle};
@@ -13,7 +14,11 @@ use crate::request::Request;
 use crate::signals::{RunSignals, Stop};
 use crate::stdio::{print_err, say};
 use crate::terminal::RawMode;
-use crate::{exit, resolve, stdio};
+use crate::{exit, interruptible, stdio};
+
+/// How long what is left of the output may take to be read when the time of the machine is up. Whoever set a limit did not
+/// mean to wait for a reader that has stopped.
+const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 
 /// Carries the request out; returns the exit status.
 pub(crate) fn run(request: Request) -> u8 {
@@ -70,7 +75,10 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
     if let (Some(report), false) = (session.report(), quiet) {
         banner(report, request.config.scratch_mib);
     }
-    let result = attach(&session, &request, signals);
+    let (result, read) = match attach(&session, &request, signals) {
+        Ok(read) => (Ok(()), read),
+        Err(e) => (Err(e), true),
+    };
     // Output that could not be passed on ends the session: nobody would see the rest.
     if result.is_err() {
         session.stop();
@@ -80,7 +88,8 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
         write_report(path, session.report(), &end)?;
     }
     drop(session);
-    if signals.fatal().is_none() {
+    // Where nobody reads, a message would wait for ever too.
+    if signals.fatal().is_none() && read {
         match &end {
             SessionEnd::TimedOut if !quiet => say(&format!(
                 "timed out after {} s; exit status 124",
@@ -105,9 +114,10 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
     }
 }
 
-/// Connects the caller's streams with the command's until it ends.
-fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<(), vmette::Error> {
-    let Some(process) = session.process() else { return Ok(()) };
+/// Connects the caller's streams with the command's until it ends, and everything was passed on. `false` when a signal
+/// or the time limit came first: a writer may still wait for its reader then.
+fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<bool, vmette::Error> {
+    let Some(process) = session.process() else { return Ok(true) };
     let _raw = if request.tty { RawMode::enter()? } else { None };
     let followed = request.config.build_snapshot.is_some();
     let how = Stop { signal: request.config.stop_signal(), grace: request.stop_timeout, followed };
@@ -115,7 +125,13 @@ fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<
     if request.stdin {
         stdio::forward_stdin(process)?;
     }
-    vmette::forward(process, &mut std::io::stdout(), &mut std::io::stderr())
+    let limit =
+        request.config.timeout_seconds.map(|seconds| Duration::from_secs(seconds.into()) + OUTPUT_GRACE);
+    let process = process.clone();
+    let forward = move || vmette::forward(&process, &mut std::io::stdout(), &mut std::io::stderr());
+    let forwarded =
+        interruptible::until_called_off(signals, limit.map(|limit| Instant::now() + limit), forward)?;
+    forwarded.map_or(Ok(false), |result| result.map(|()| true))
 }
 
 /// Resolves the spec, unless a signal comes first: then it is `false`.
@@ -125,7 +141,7 @@ fn resolve_rootfs(request: &mut Request, stop: &StopHandle, signals: &RunSignals
     let display = Display::new(if request.quiet { Verbosity::Nothing } else { Verbosity::All });
     let reporter = display.reporter();
     let work = move || vmette::resolve_rootfs_until(&spec, &config, reporter, &stop);
-    let resolved = resolve::until_called_off(signals, work);
+    let resolved = interruptible::until_called_off(signals, None, work);
     display.clear();
     let Some(artifact) = resolved? else { return Ok(false) };
     request.config.set_rootfs_artifact(artifact?, request.config.rootfs_read_only);
@@ -170,6 +186,9 @@ fn banner(report: &Report, scratch_mib: Option<u64>) {
     if let Some(vsock) = &report.grants.vsock {
         for forward in &vsock.forwards {
             line.push_str(&format!("; {} at vsock port {}", forward.host, forward.port));
+        }
+        for connect in &vsock.connects {
+            line.push_str(&format!("; the guest's vsock port {} at {}", connect.port, connect.host));
         }
         if let (Some(port), true) = (vsock.port, vsock.echo) {
             line.push_str(&format!("; echo at vsock port {port}"));

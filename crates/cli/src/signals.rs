@@ -134,13 +134,14 @@ impl State {
         }
     }
 
-    /// Ends the run as `SIGTERM` does when it has not ended by itself within `grace`.
+    /// Ends the run as `SIGTERM` does when it has not ended by itself within `grace`. The end of the session is not
+    /// enough: its output may wait for a reader that has stopped.
     fn watch(self: &Arc<Self>, grace: Duration) -> bool {
         let state = self.clone();
         let watcher = std::thread::Builder::new().name("stop-timeout".into()).spawn(move || {
-            if state.stop.wait_end(grace).is_none() {
-                state.end(SIGTERM);
-            }
+            // The end of the run is that of the process, and of this thread.
+            std::thread::sleep(grace);
+            state.end(SIGTERM);
         });
         watcher.is_ok()
     }

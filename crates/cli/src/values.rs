@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use vmette::{ShareMount, VsockForward};
+use vmette::{ShareMount, VsockConnect, VsockForward};
 
 /// A number, or the words that the original used.
 pub(crate) fn number<T: FromStr>(text: &str) -> Result<T, String> {
@@ -102,14 +102,25 @@ pub(crate) fn volume(text: &str) -> Result<Volume, String> {
     Ok(Volume { host: host.into(), guest: format!("/{guest}"), read_only })
 }
 
-/// `PORT=SOCKET`.
+/// `PORT=SOCKET`, a port of the host.
 pub(crate) fn vsock(text: &str) -> Result<VsockForward, String> {
+    let (port, path) = port_and_socket(text)?;
+    Ok(VsockForward { port, path })
+}
+
+/// `PORT=SOCKET`, a port of the guest.
+pub(crate) fn vsock_connect(text: &str) -> Result<VsockConnect, String> {
+    let (port, path) = port_and_socket(text)?;
+    Ok(VsockConnect { port, path })
+}
+
+fn port_and_socket(text: &str) -> Result<(u32, PathBuf), String> {
     let (port, path) = text.split_once('=').ok_or("expects PORT=SOCKET")?;
     if path.is_empty() {
         return Err("expects PORT=SOCKET; the path is empty".into());
     }
     let port = number::<u32>(port).map_err(|e| format!("{port:?}: {e}"))?;
-    Ok(VsockForward { port, path: path.into() })
+    Ok((port, path.into()))
 }
 
 fn access(text: &str) -> (&str, bool) {
@@ -181,6 +192,7 @@ mod tests {
     #[test]
     fn vsock_ports() {
         assert_eq!(vsock("5000=/a=b").unwrap(), VsockForward { port: 5000, path: "/a=b".into() });
+        assert_eq!(vsock_connect("80=/a").unwrap(), VsockConnect { port: 80, path: "/a".into() });
         for wrong in ["", "5000", "5000=", "=/a", "x=/a", "-1=/a", "4294967296=/a"] {
             assert!(vsock(wrong).is_err(), "{wrong:?}");
         }

@@ -3,13 +3,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use vmette_wire::agent::{Boot, Overlay};
 
 use crate::etc::{self, Files, Identity};
 use crate::mounts::{self, Layers};
-use crate::{sys, trust, volumes};
+use crate::{net, sys, trust, volumes};
 
 /// Longest report, in bytes: a page, which a pipe takes in one piece.
 pub(crate) const REPORT_MAX: u64 = 4096;
@@ -28,6 +28,8 @@ pub(crate) enum BootError {
          vmw_vsock_virtio_transport"
     )]
     NoVsock { seconds: u64 },
+    #[error("the network: {0}")]
+    Network(String),
     #[error("no virtio-fs share with the tag {tag} appeared in the guest within {seconds} s")]
     NoShare { tag: String, seconds: u64 },
 }
@@ -44,13 +46,22 @@ pub(crate) fn is_read_only(boot: &Boot) -> bool {
     boot.overlay == Overlay::None
 }
 
-/// The child's whole life.
-pub(crate) fn run(report: OwnedFd, boot: &Boot, bundle: &[u8], identity: &Identity) -> ! {
+/// The child's whole life. `network` is the report of the process that leases an address.
+pub(crate) fn run(
+    report: OwnedFd,
+    network: Option<OwnedFd>,
+    boot: &Boot,
+    bundle: &[u8],
+    identity: &Identity,
+) -> ! {
     // A name for `ps`, and nothing depends on it.
     let _ = rustix::thread::set_name(c"vmette-init");
-    let Ok(report) = sys::close_all_but(report) else { sys::exit_now(1) };
+    let kept = network.as_ref().unwrap_or(&report);
+    if sys::close_all_but([report.as_fd(), kept.as_fd()]).is_err() {
+        sys::exit_now(1);
+    }
     let mut report = File::from(report);
-    let built = build(boot, bundle, identity);
+    let built = build(boot, bundle, identity, network);
     if report.write_all(report_of(&built).as_bytes()).is_err() || built.is_err() {
         sys::exit_now(1);
     }
@@ -81,7 +92,12 @@ pub(crate) fn parse_report(text: &str) -> Result<Vec<String>, String> {
 }
 
 /// Returns environment for the workload's commands.
-fn build(boot: &Boot, bundle: &[u8], identity: &Identity) -> Result<Vec<String>, BootError> {
+fn build(
+    boot: &Boot,
+    bundle: &[u8],
+    identity: &Identity,
+    network: Option<OwnedFd>,
+) -> Result<Vec<String>, BootError> {
     let layers = Layers::mount(boot)?;
     layers.enter()?;
     let read_only = is_read_only(boot);
@@ -90,9 +106,13 @@ fn build(boot: &Boot, bundle: &[u8], identity: &Identity) -> Result<Vec<String>,
     for share in &boot.shares {
         layers.share(share, read_only)?;
     }
-    Files::of_own_root(read_only)
-        .and_then(|files| etc::write_identity(&files, identity))
-        .map_err(BootError::io("name the machine in its /etc"))?;
+    let files = Files::of_own_root(read_only).map_err(BootError::io("open the root"))?;
+    etc::write_identity(&files, identity).map_err(BootError::io("name the machine in its /etc"))?;
+    if let Some(network) = network {
+        let servers = net::wait_for(network)?;
+        net::install_name_servers(&files, &servers)
+            .map_err(BootError::io(format!("write {}", net::RESOLV_CONF)))?;
+    }
     if !boot.ca_bundle {
         return Ok(Vec::new());
     }

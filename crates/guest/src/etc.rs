@@ -69,6 +69,17 @@ impl Files {
         Self { root, read_only: false }
     }
 
+    /// Those of a root that counts as read-only.
+    #[cfg(test)]
+    pub(crate) fn read_only_below(root: OwnedFd) -> Self {
+        Self { root, read_only: true }
+    }
+
+    /// Whether they can only be covered.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     pub(crate) fn tree(&self) -> Tree<'_> {
         Tree::new(self.root.as_fd())
     }

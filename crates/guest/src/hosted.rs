@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vmette_wire::agent::{Boot, ENTROPY_LEN, Hello, Share};
+use vmette_wire::agent::{Attach, Boot, ENTROPY_LEN, Hello, Share};
 
 use crate::world::{Booting, Place, Purpose, World, WorldError};
 
@@ -20,6 +20,8 @@ pub struct Record {
     pub boot: Option<Boot>,
     /// The certificates that came with it.
     pub ca_bundle: Vec<u8>,
+    /// Whether the host has its processes stopped. They run all the same.
+    pub frozen: bool,
     /// Shares that came later and have not gone.
     pub attached: Vec<Share>,
 }
@@ -73,6 +75,16 @@ impl World for Hosted {
         Ok(())
     }
 
+    fn freeze(&mut self) -> Result<(), WorldError> {
+        self.recorded(|record| record.frozen = true);
+        Ok(())
+    }
+
+    fn thaw(&mut self) -> Result<(), WorldError> {
+        self.recorded(|record| record.frozen = false);
+        Ok(())
+    }
+
     fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
         if self.booted {
             return Err(WorldError::Order("the workload's root is there already: boot comes once"));
@@ -85,9 +97,9 @@ impl World for Hosted {
         Ok(Booting::Done)
     }
 
-    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError> {
+    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
         self.recorded(|record| {
-            record.attached.extend_from_slice(shares);
+            record.attached.extend_from_slice(&attach.shares);
             if !ca_bundle.is_empty() {
                 record.ca_bundle = ca_bundle.to_vec();
             }
@@ -120,6 +132,7 @@ impl World for Hosted {
         Ok(Place {
             root: self.root.as_fd(),
             mount_ns: None,
+            group: None,
             scripts: "/",
             scripts_seen: &self.root_path,
             env: &[],

@@ -12,6 +12,7 @@ mod devices;
 mod etc;
 mod exec;
 mod files;
+mod freezer;
 mod hosted;
 mod log;
 mod memory;

@@ -7,16 +7,21 @@ use std::io;
 use rustix::io::Errno;
 use rustix::system::finit_module;
 
-/// One absolute path a line.
+/// Those of every machine.
 pub(crate) const LIST: &str = "/modules.list";
 
-/// Loads what [`LIST`] names; returns what could not be loaded, for whoever misses a device later.
-pub(crate) fn load() -> Vec<String> {
-    let list = match fs::read_to_string(LIST) {
+/// Loads what a list names, one absolute path a line; returns what could not be loaded, for whoever misses a device later.
+pub(crate) fn load(list: &str) -> Vec<String> {
+    let list = match fs::read_to_string(list) {
         Ok(list) => list,
-        Err(e) => return vec![format!("{LIST}: {e}")],
+        Err(e) => return vec![format!("{list}: {e}")],
     };
     paths(&list).filter_map(|path| insert(path).err().map(|e| format!("{path}: {e}"))).collect()
+}
+
+/// What [`load`] returns, for an error's text.
+pub(crate) fn listed(failed: &[String]) -> String {
+    if failed.is_empty() { "none".to_owned() } else { failed.join(", ") }
 }
 
 fn paths(list: &str) -> impl Iterator<Item = &str> {

@@ -14,7 +14,7 @@ use vmette_wire::agent::{Boot, Overlay, ROOTFS_SERIAL, ROOTFS_TAG, Root, SCRATCH
 
 use crate::boot::{BootError, make_dir};
 use crate::devices::{self, Uevents};
-use crate::{log, programs};
+use crate::{log, net, programs};
 
 /// How long a disk or a share may take to appear: it may be plugged in while the guest boots.
 const DEVICE_DEADLINE: Duration = Duration::from_secs(20);
@@ -223,7 +223,7 @@ fn writable_overlay(boot: &Boot) -> Result<String, BootError> {
     chown(&upper, Some(owner.0), Some(owner.1)).map_err(BootError::io("give the overlay its owner"))?;
     chmod(&upper, Mode::from_raw_mode(mode)).map_err(BootError::io("give the overlay its permissions"))?;
     let mut lower = LOWER.to_owned();
-    if boot.vsock {
+    if boot.vsock_programs {
         programs()?;
         lower = format!("{LOWER}:{SKELETON}");
     }
@@ -242,7 +242,11 @@ fn skeleton(boot: &Boot) -> Result<(), BootError> {
     for file in SKELETON_FILES {
         fs::write(format!("{SKELETON}/{file}"), b"").map_err(BootError::io(format!("make {file}")))?;
     }
-    if boot.vsock { programs() } else { Ok(()) }
+    if boot.network {
+        let file = net::RESOLV_CONF;
+        fs::write(format!("{SKELETON}{file}"), b"").map_err(BootError::io(format!("make {file}")))?;
+    }
+    if boot.vsock_programs { programs() } else { Ok(()) }
 }
 
 /// The programs for vsock, in a layer below the rootfs: an image's own of the same name comes first, and no link in it
@@ -270,7 +274,7 @@ fn wait_for_disk(uevents: &Uevents, serial: &str) -> Result<String, BootError> {
         .ok_or_else(|| BootError::NoDisk { serial: serial.to_owned(), seconds: DEVICE_DEADLINE.as_secs() })
 }
 
-fn wait_for_vsock(uevents: &Uevents) -> Result<(), BootError> {
+pub(crate) fn wait_for_vsock(uevents: &Uevents) -> Result<(), BootError> {
     uevents
         .wait_for(DEVICE_DEADLINE, devices::vsock)
         .map_err(BootError::io("look for the vsock device"))?

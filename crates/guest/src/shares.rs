@@ -1,5 +1,5 @@
-//! Shares that come and go while the workload's root is there: a child of the agent enters the root and mounts or
-//! unmounts them.
+//! Shares and devices that come and go while the workload's root is there: a child of the agent enters the root and
+//! mounts or unmounts what belongs there.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use vmette_wire::agent::Share;
+use vmette_wire::agent::{Attach, Share};
 
 use crate::boot::BootError;
 use crate::devices::Uevents;
@@ -30,9 +30,12 @@ fn enter(mount_ns: BorrowedFd<'_>) -> Result<(), BootError> {
         .map_err(BootError::io("enter the workload's root"))
 }
 
-/// Mounts shares, and makes the workload trust the certificates.
-pub(crate) fn attach(shares: &[Share], ca_bundle: &[u8], read_only: bool) -> Result<Vec<String>, BootError> {
-    mount(shares)?;
+/// Mounts shares, waits for vsock, and makes the workload trust the certificates.
+pub(crate) fn attach(attach: &Attach, ca_bundle: &[u8], read_only: bool) -> Result<Vec<String>, BootError> {
+    mount(&attach.shares)?;
+    if attach.vsock {
+        mounts::wait_for_vsock(&uevents()?)?;
+    }
     if ca_bundle.is_empty() {
         return Ok(Vec::new());
     }
@@ -41,9 +44,13 @@ pub(crate) fn attach(shares: &[Share], ca_bundle: &[u8], read_only: bool) -> Res
 
 fn mount(shares: &[Share]) -> Result<(), BootError> {
     // They may still be on their way.
-    let uevents = Uevents::subscribe().map_err(BootError::io("listen for devices"))?;
+    let uevents = uevents()?;
     let hint = " (is the root read-only? then the folder must be there when the snapshot is made)";
     shares.iter().try_for_each(|share| mounts::mount_at_target(&uevents, share, hint))
+}
+
+fn uevents() -> Result<Uevents, BootError> {
+    Uevents::subscribe().map_err(BootError::io("listen for devices"))
 }
 
 /// Unmounts shares. What is in use stays, and so does all that was mounted before it: a lazy unmount would leave the device in use.

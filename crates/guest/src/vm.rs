@@ -9,16 +9,17 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustix::time::{ClockId, Timespec, clock_settime};
-use vmette_wire::agent::{Boot, ENTROPY_LEN, ExitStatus, Hello, Share};
+use vmette_wire::agent::{Attach, Boot, ENTROPY_LEN, ExitStatus, Hello, Share};
 
 use crate::boot::{self, BootError};
 use crate::child;
 use crate::etc::{self, Files, Identity};
-use crate::log;
+use crate::freezer::Freezer;
 use crate::shares;
 use crate::sys::{self, Forked, Namespaces};
 use crate::vsock_host::Listener;
 use crate::world::{Booting, Place, Purpose, World, WorldError};
+use crate::{log, net};
 
 /// Where the workload's long commands lie: a tmpfs of its own in every workload.
 const SCRIPTS: &str = "/run";
@@ -33,8 +34,12 @@ pub struct Vm {
     /// The child that changes what is mounted in the root.
     changer: Option<Forked>,
     workload: Option<Workload>,
+    /// The process that keeps the lease of the machine's address. It ends with the machine.
+    network: Option<Forked>,
     /// Where another host may connect.
     listener: Option<Listener>,
+    /// What the workload's processes belong to; without it they cannot be stopped.
+    freezer: Option<Freezer>,
 }
 
 /// The child that builds the root.
@@ -71,8 +76,8 @@ enum Init {
 impl Vm {
     /// A machine without a workload.
     #[must_use]
-    pub(crate) fn new(listener: Option<Listener>) -> Self {
-        Self { listener, ..Self::default() }
+    pub(crate) fn new(listener: Option<Listener>, freezer: Option<Freezer>) -> Self {
+        Self { listener, freezer, ..Self::default() }
     }
 
     /// A clone of a machine whose root had been built: its files still name the template. A mount over a file of a
@@ -141,6 +146,20 @@ impl World for Vm {
             .map_err(WorldError::io("set the clock"))
     }
 
+    fn freeze(&mut self) -> Result<(), WorldError> {
+        let Some(freezer) = &self.freezer else {
+            return Err(WorldError::Order(
+                "the guest's kernel has no control groups of version 2, and its processes cannot be stopped for a copy",
+            ));
+        };
+        freezer.freeze().map_err(WorldError::io("freeze the workload's processes"))
+    }
+
+    fn thaw(&mut self) -> Result<(), WorldError> {
+        let thawed = self.freezer.as_ref().map_or(Ok(()), Freezer::thaw);
+        thawed.map_err(WorldError::io("let the workload's processes go on"))
+    }
+
     fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
         let Some(identity) = &self.identity else {
             return Err(WorldError::Order("hello comes before boot"));
@@ -148,17 +167,21 @@ impl World for Vm {
         if self.workload.is_some() || self.builder.is_some() {
             return Err(WorldError::Order("the workload's root is there already: boot comes once"));
         }
+        // While the root is built. It is born before the workload's PID namespace is there, and so outside of it.
+        let network = boot.network.then(|| start_network(&identity.hostname)).transpose()?;
+        let (network, lease) = network.unzip();
+        self.network = network;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(WorldError::io("make a pipe"))?;
         let namespaces = if boot.switch_root { Namespaces::Mount } else { Namespaces::MountAndPid };
         let forked = sys::fork(namespaces).map_err(WorldError::io("start a process that builds the root"))?;
-        let Some(child) = forked else { boot::run(writer, boot, ca_bundle, identity) };
+        let Some(child) = forked else { boot::run(writer, lease, boot, ca_bundle, identity) };
         let read_only = boot::is_read_only(boot);
         self.builder = Some(Builder { child, switch_root: boot.switch_root, read_only });
         Ok(Booting::Pending(reader))
     }
 
-    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError> {
-        self.change(|read_only| shares::attach(shares, ca_bundle, read_only))
+    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
+        self.change(|read_only| shares::attach(attach, ca_bundle, read_only))
     }
 
     fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError> {
@@ -189,12 +212,15 @@ impl World for Vm {
             Ok(workload) => {
                 if switch_root {
                     end(&child);
+                    let delegated = self.freezer.as_ref().map_or(Ok(()), Freezer::delegate);
+                    delegated.map_err(WorldError::io("hand control groups to the workload"))?;
                 }
                 self.workload = Some(workload);
                 Ok(())
             }
             Err(e) => {
                 end(&child);
+                self.network.take().iter().for_each(end);
                 Err(e)
             }
         }
@@ -224,6 +250,7 @@ impl World for Vm {
         Ok(Place {
             root: workload.root.as_fd(),
             mount_ns: Some(workload.mount_ns.as_fd()),
+            group: self.freezer.as_ref().map(|freezer| freezer.members(purpose == Purpose::Init)),
             scripts: SCRIPTS,
             scripts_seen: SCRIPTS,
             env: &workload.env,
@@ -274,6 +301,14 @@ impl World for Vm {
     fn accept(&mut self) -> io::Result<Option<OwnedFd>> {
         self.listener.as_ref().map_or(Ok(None), Listener::accept)
     }
+}
+
+/// Starts the process that gets the machine an address, and reports on what is returned.
+fn start_network(hostname: &str) -> Result<(Forked, OwnedFd), WorldError> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(WorldError::io("make a pipe"))?;
+    let forked = sys::fork(Namespaces::Same).map_err(WorldError::io("start a process for the network"))?;
+    let Some(child) = forked else { net::run(writer, hostname) };
+    Ok((child, reader))
 }
 
 /// Takes hold of what the builder has made.

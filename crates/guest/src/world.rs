@@ -36,18 +36,30 @@ pub trait World {
     /// The kernel's.
     fn set_clock(&mut self, realtime_ns: u64) -> Result<(), WorldError>;
 
+    /// Stops the workload's processes, as they are, until [`World::thaw`].
+    ///
+    /// # Errors
+    /// The kernel's, or it cannot.
+    fn freeze(&mut self) -> Result<(), WorldError>;
+
+    /// Lets the workload's processes go on; nothing happens when they run.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn thaw(&mut self) -> Result<(), WorldError>;
+
     /// Begins to build the workload's root; both arguments have been checked.
     ///
     /// # Errors
     /// [`WorldError`]: built before, or no process for it.
     fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError>;
 
-    /// Begins to mount shares in the workload's root, and to make it trust certificates unless there are none; both
-    /// arguments have been checked.
+    /// Begins to mount shares in the workload's root, to wait for vsock, and to make it trust certificates unless there are
+    /// none; both arguments have been checked.
     ///
     /// # Errors
     /// [`WorldError`]: no process for it, or nothing to mount in.
-    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError>;
+    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError>;
 
     /// Begins to unmount shares of the workload's root, the last one first; they have been checked.
     ///
@@ -119,6 +131,8 @@ pub struct Place<'a> {
     pub root: BorrowedFd<'a>,
     /// The mount namespace commands enter; `None`: the agent's own.
     pub mount_ns: Option<BorrowedFd<'a>>,
+    /// The control group that commands join, by its `cgroup.procs`; `None`: they stay in the agent's.
+    pub group: Option<BorrowedFd<'a>>,
     /// Directory for commands too long for an argument, as seen from `root`.
     pub scripts: &'a str,
     /// The same directory as commands see it.

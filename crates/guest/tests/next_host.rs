@@ -4,11 +4,12 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vmette_guest::world::{Booting, Place, Purpose, World, WorldError};
 use vmette_guest::{Hosted, serve};
-use vmette_wire::agent::{Boot, Command, ENTROPY_LEN, Exec, Hello, PROTOCOL_VERSION, Root, Share};
+use vmette_wire::agent::{Attach, Boot, Command, ENTROPY_LEN, Exec, Hello, PROTOCOL_VERSION, Root, Share};
 use vmette_wire::{Event, Op, Reply, frame};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,8 +29,16 @@ impl World for Found {
         self.hosted.set_clock(realtime_ns)
     }
 
-    fn attach(&mut self, shares: &[Share], ca_bundle: &[u8]) -> Result<Booting, WorldError> {
-        self.hosted.attach(shares, ca_bundle)
+    fn freeze(&mut self) -> Result<(), WorldError> {
+        self.hosted.freeze()
+    }
+
+    fn thaw(&mut self) -> Result<(), WorldError> {
+        self.hosted.thaw()
+    }
+
+    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
+        self.hosted.attach(attach, ca_bundle)
     }
 
     fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError> {
@@ -108,31 +117,52 @@ fn first_line(stream: &mut UnixStream, line: &str) -> Vec<u8> {
     }
 }
 
-#[test]
-fn the_next_host_takes_the_place_of_one_that_seems_to_be_there_still() {
-    let dir = tempfile::tempdir().unwrap();
-    let place = dir.path().join("agent");
+/// An agent with a root in `dir`, its host, and where the next one may come.
+fn booted(dir: &Path) -> (UnixStream, PathBuf) {
+    let place = dir.join("agent");
     let listener = UnixListener::bind(&place).unwrap();
     listener.set_nonblocking(true).unwrap();
     let (mut first, guest) = UnixStream::pair().unwrap();
-    let world = Found { hosted: Hosted::new(dir.path()).unwrap(), listener };
+    let world = Found { hosted: Hosted::new(dir).unwrap(), listener };
     std::thread::spawn(move || serve(guest.into(), world));
     first.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(ask(&mut first, &hello(), &[7; ENTROPY_LEN]));
     let boot = Boot::new(Root::Block { fstype: "squashfs".into() });
     assert!(ask(&mut first, &Op::Boot(boot), b""));
+    (first, place)
+}
+
+fn next_host(place: &Path, number: u8) -> UnixStream {
+    let mut host = UnixStream::connect(place).unwrap();
+    host.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(ask(&mut host, &hello(), &[number; ENTROPY_LEN]), "it greets anew");
+    host
+}
+
+#[test]
+fn the_next_host_takes_the_place_of_one_that_seems_to_be_there_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut first, place) = booted(dir.path());
     assert_eq!(first_line(&mut first, "echo first; exec sleep 1000"), b"first\n");
 
-    let mut second = UnixStream::connect(&place).unwrap();
-    second.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert!(ask(&mut second, &hello(), &[8; ENTROPY_LEN]), "it greets anew");
+    let mut second = next_host(&place, 8);
     assert_eq!(first_line(&mut second, "echo second"), b"second\n", "the root is there");
     assert_eq!(first.read_to_end(&mut Vec::new()).unwrap(), 0, "the first host is let go");
 
     // And so on, also after a host that has gone.
     drop(second);
-    let mut third = UnixStream::connect(&place).unwrap();
-    third.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert!(ask(&mut third, &hello(), &[9; ENTROPY_LEN]));
-    assert_eq!(first_line(&mut third, "echo third"), b"third\n");
+    assert_eq!(first_line(&mut next_host(&place, 9), "echo third"), b"third\n");
+}
+
+#[test]
+fn what_runs_in_a_machine_that_was_saved_runs_on_with_the_next_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut first, place) = booted(dir.path());
+    let path = dir.path().display();
+    let waits = format!("echo first; until [ -e {path}/go ]; do sleep 0.01; done; echo went > {path}/went");
+    assert_eq!(first_line(&mut first, &waits), b"first\n");
+    assert!(ask(&mut first, &Op::Hold, b""));
+    let mut second = next_host(&place, 8);
+    let sees = format!("> {path}/go; until [ -s {path}/went ]; do sleep 0.01; done; cat {path}/went");
+    assert_eq!(first_line(&mut second, &sees), b"went\n");
 }

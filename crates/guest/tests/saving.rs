@@ -17,7 +17,9 @@ fn copied(client: &mut Client) {
         client.request(&Op::Hello(Hello { hostname: "copy".into(), ..hello() }), &[1; ENTROPY_LEN]);
     let first = frame::read_frame(&mut client.stream).unwrap().unwrap();
     assert_eq!(first.id, greeting, "nothing that was meant for the other host");
-    assert_eq!(client.record.lock().unwrap().hello.as_ref().unwrap().hostname, "copy");
+    let record = client.record.lock().unwrap();
+    assert!(record.hello.as_ref().unwrap().hostname == "copy" && !record.frozen);
+    drop(record);
 }
 
 #[test]
@@ -26,10 +28,12 @@ fn a_host_that_goes_on_gets_everything() {
     let id = client.shell(Exec { stdin: true, ..Exec::default() }, "echo before; read x; echo after");
     client.started(id);
     assert!(client.ask(&Op::Hold, b"").ok);
+    assert!(client.record.lock().unwrap().frozen, "what runs stands still before the host is told");
     client.send(id, &Op::Data, b"x\n");
     let ping = client.request(&Op::Ping, b"");
     assert!(client.ask(&Op::Release { realtime_ns: 1 }, b"").ok);
     assert!(client.response(ping).0.ok);
+    assert!(!client.record.lock().unwrap().frozen);
     assert_eq!(client.finish(id).text(), "before\nafter\n");
     assert!(client.ask(&Op::Release { realtime_ns: 1 }, b"").ok, "nothing is held");
 }

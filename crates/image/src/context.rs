@@ -1,6 +1,7 @@
 //! What a provider may use, and how it tells what it is doing.
 
 use std::fmt;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,6 +59,8 @@ pub struct Context {
     network: NetworkOptions,
     reporter: Option<Reporter>,
     cancelled: Arc<AtomicBool>,
+    /// Set when the [`Attempt`] that this belongs to has failed.
+    failed: Arc<AtomicBool>,
     cache_budget: Option<u64>,
     credentials: Vec<(String, Credential)>,
 }
@@ -73,6 +76,7 @@ impl Context {
             network: NetworkOptions::default(),
             reporter: None,
             cancelled: Arc::default(),
+            failed: Arc::default(),
             cache_budget: None,
             credentials: Vec::new(),
         }
@@ -157,7 +161,8 @@ impl Context {
     /// # Errors
     /// [`ProviderError::Cancelled`].
     pub fn check_cancelled(&self) -> Result<()> {
-        if self.cancelled.load(Ordering::Relaxed) { Err(ProviderError::Cancelled) } else { Ok(()) }
+        let over = [&self.cancelled, &self.failed].iter().any(|flag| flag.load(Ordering::Relaxed));
+        if over { Err(ProviderError::Cancelled) } else { Ok(()) }
     }
 
     /// Where caches are.
@@ -200,6 +205,35 @@ impl Context {
         if let Some(reporter) = &self.reporter {
             reporter(progress);
         }
+    }
+}
+
+/// The context of work that several threads share, of which none need wait for anything once one has failed: to those
+/// that have this context, or a clone of it, the failure of one is as if the caller had given up.
+pub(crate) struct Attempt(Context);
+
+impl Attempt {
+    /// One more of the context's; others do not notice its end.
+    pub(crate) fn of(ctx: &Context) -> Self {
+        Self(Context { failed: Arc::default(), ..ctx.clone() })
+    }
+
+    /// Ends all that is waited for.
+    pub(crate) fn fail(&self) {
+        self.0.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Once all its threads have ended: it may be tried again.
+    pub(crate) fn renew(&self) {
+        self.0.failed.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Deref for Attempt {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        &self.0
     }
 }
 

@@ -115,6 +115,20 @@ impl ProviderError {
         move |source| Self::Io { what, path, source }
     }
 
+    /// For `map_err`: something could not be written in the cache directory.
+    pub(crate) fn write(dir: impl Into<PathBuf>, what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let dir = dir.into();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::no_space(dir),
+            _ => Self::io(what, dir)(source),
+        }
+    }
+
+    /// The cache directory's disk is full.
+    pub(crate) fn no_space(dir: impl Into<PathBuf>) -> Self {
+        Self::Cache { dir: dir.into(), problem: "no space is left on its disk".to_owned() }
+    }
+
     /// For `map_err`: the cache directory is at fault.
     pub(crate) fn cache(dir: impl Into<PathBuf>, what: &'static str) -> impl FnOnce(io::Error) -> Self {
         let dir = dir.into();

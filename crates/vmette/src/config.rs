@@ -42,6 +42,17 @@ pub struct VsockForward {
     pub path: PathBuf,
 }
 
+/// A UNIX socket of the host that is made for a session: each connection to it becomes one to a port of the guest. Only
+/// this user may connect. It is there before the first command runs, and gone with the session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VsockConnect {
+    /// The guest's port: 1 to 4294967294. Until somebody listens there, connections are closed at once.
+    pub port: u32,
+    /// The socket, in a folder that exists. What is there already is an error, unless it is a socket on which nobody
+    /// listens any more.
+    pub path: PathBuf,
+}
+
 /// A rootfs that is a host folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootfsShare {
@@ -151,6 +162,8 @@ pub struct Config {
     pub vsock_echo: bool,
     /// Ports of the host that lead to UNIX sockets of the host.
     pub vsock_forwards: Vec<VsockForward>,
+    /// UNIX sockets of the host that lead to ports of the guest.
+    pub vsock_connects: Vec<VsockConnect>,
     /// vsock port in the guest for snapshots.
     pub guest_vsock_port: u32,
     /// Ends the session after that many seconds, counted from the start of the session. Resolving a rootfs comes before
@@ -226,6 +239,7 @@ impl Config {
             vsock: false,
             vsock_echo: true,
             vsock_forwards: Vec::new(),
+            vsock_connects: Vec::new(),
             guest_vsock_port: 1025,
             timeout_seconds: None,
             vcpus: 1,

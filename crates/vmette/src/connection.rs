@@ -19,6 +19,7 @@ use vmette_wire::frame::{self, Frame};
 use vmette_wire::{Action, ResponseHeader};
 
 use crate::Error;
+use crate::guest_text::safe;
 use crate::identity::now_ns;
 use crate::stream::StreamQueue;
 
@@ -141,12 +142,12 @@ impl Connection {
         self.write(&mut self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner), &bytes)
     }
 
-    /// Writes a whole frame.
+    /// Writes a whole frame. What has been written is no failure, even if the connection ends because of it.
     fn write(&self, writer: &mut ControlStream, bytes: &[u8]) -> Result<(), Error> {
         // Looked at under the write lock, so that nothing is written behind a frame that was cut.
         self.inner.check()?;
         match write_all_until(writer, bytes, Instant::now() + WRITE_TIMEOUT) {
-            Ok(()) => {}
+            Ok(()) => return Ok(()),
             Err(WriteError::Stuck(message)) => self.inner.poison(&message),
             Err(WriteError::Closed(message)) => {
                 // The reader is about to see the end as well, and knows its cause better than "broken pipe".
@@ -159,8 +160,8 @@ impl Connection {
         self.inner.check()
     }
 
-    /// Brings the stream to a standstill, in both directions: what was under way has arrived, and until the guard is
-    /// released or dropped nothing more is sent. Other callers wait.
+    /// Brings the workload's processes and the stream to a standstill: what was under way has arrived, and until the guard
+    /// is released nothing runs and nothing more is sent. Other callers wait.
     pub(crate) fn hold(&self) -> Result<Standstill<'_>, Error> {
         let (sender, receiver) = sync_channel(1);
         let id = self.register(Waiter::Once(sender))?;
@@ -169,10 +170,14 @@ impl Connection {
         self.write(&mut writer, &encode(id, &Op::Hold)?)?;
         match pending.wait(REQUEST_TIMEOUT) {
             Ok((header, _)) if header.ok => Ok(Standstill { connection: self, writer }),
-            other => {
+            Ok((header, _)) => {
+                let reason = header.error.as_deref().map_or_else(String::new, safe);
+                Err(Error::SaveFailed(format!("the guest does not stand still: {reason}")))
+            }
+            Err(e) => {
                 // It may come to it later, when nobody would tell it to go on.
                 self.write(&mut writer, &encode(id, &Op::Release { realtime_ns: now_ns() })?)?;
-                Err(other.err().unwrap_or_else(|| Error::Agent("the guest does not hold its stream".into())))
+                Err(e)
             }
         }
     }
@@ -469,6 +474,16 @@ mod tests {
         assert!(matches!(queue.wait_file(), Err(Error::Agent(cause)) if cause == "first"));
         assert!(matches!(connection.send_request(&Op::Ping, &[]), Err(Error::Agent(c)) if c == "first"));
         drop(guest);
+    }
+
+    #[test]
+    fn what_was_written_is_no_failure_when_the_connection_ends_because_of_it() {
+        for _ in 0..2000 {
+            let (connection, mut guest) = pair();
+            let reader = thread::spawn(move || next(&mut guest));
+            connection.send(0, &Op::Signal { signal: 15 }, &[]).unwrap();
+            reader.join().unwrap();
+        }
     }
 
     #[test]

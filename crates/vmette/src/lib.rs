@@ -49,7 +49,7 @@ mod vsock;
 pub use ca::default_ca_certs;
 pub use config::{
     BlockFs, Config, DEFAULT_CMDLINE, ImageConfig, NetworkOptions, PullPolicy, Rootfs, RootfsArtifact,
-    RootfsBlock, RootfsShare, ShareMount, VsockForward, VsockPort, WorkloadStrategy,
+    RootfsBlock, RootfsShare, ShareMount, VsockConnect, VsockForward, VsockPort, WorkloadStrategy,
 };
 pub use end::{SessionEnd, StopHandle};
 pub use error::Error;

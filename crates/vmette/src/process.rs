@@ -151,9 +151,7 @@ impl Process {
     /// The connection to the guest is gone.
     pub fn next_output(&self) -> Result<Option<Output>, Error> {
         let Some((channel, bytes, credit)) = self.queue.next_chunk(None)? else { return Ok(None) };
-        if credit > 0 {
-            self.connection.send(self.id, &Op::Credit { bytes: credit }, &[])?;
-        }
+        self.confirm(credit);
         Ok(Some(match channel {
             Channel::Stderr => Output::Stderr(bytes),
             Channel::Stdout | Channel::Data => Output::Stdout(bytes),
@@ -231,11 +229,17 @@ impl Process {
     pub(crate) fn run_out(&self, deadline: Instant) -> Result<ExitStatus, Error> {
         let left = || Some(deadline.saturating_duration_since(Instant::now()));
         while let Some((_, _, credit)) = self.queue.next_chunk(left())? {
-            if credit > 0 {
-                self.connection.send(self.id, &Op::Credit { bytes: credit }, &[])?;
-            }
+            self.confirm(credit);
         }
         self.wait()
+    }
+
+    /// Lets the guest send so many bytes more. When the connection is gone it has nothing more to send, but what has
+    /// arrived is still to be taken: its end is at the end of the queue.
+    fn confirm(&self, credit: u32) {
+        if credit > 0 {
+            let _ = self.connection.send(self.id, &Op::Credit { bytes: credit }, &[]);
+        }
     }
 
     fn send_unless_ended(&self, op: &Op) -> Result<(), Error> {
@@ -250,10 +254,7 @@ impl Drop for Process {
         }
         // Best effort: when the connection is gone, so is the command. The credit lets the guest send what is left.
         let _ = self.connection.send(self.id, &Op::Signal { signal: libc::SIGKILL }, &[]);
-        let credit = self.queue.abandon().min(WINDOW);
-        if credit > 0 {
-            let _ = self.connection.send(self.id, &Op::Credit { bytes: credit }, &[]);
-        }
+        self.confirm(self.queue.abandon().min(WINDOW));
     }
 }
 
@@ -272,4 +273,30 @@ pub struct Collected {
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmette_wire::agent::Event;
+    use vmette_wire::frame::CHUNK_MAX;
+
+    #[test]
+    fn what_has_arrived_is_given_out_when_the_connection_is_gone() {
+        let (host, _guest) = std::os::unix::net::UnixStream::pair().unwrap();
+        let connection = Connection::new(host, || None).unwrap();
+        connection.close("gone");
+        let queue = Arc::new(StreamQueue::new());
+        // Enough for a credit to be due before the end is there.
+        let chunks = WINDOW as usize / CHUNK_MAX;
+        for _ in 0..chunks {
+            queue.push(Event::Stdout, vec![1; CHUNK_MAX]).unwrap();
+        }
+        let process = Process { connection, queue: queue.clone(), id: 0, pid: 1 };
+        for _ in 0..chunks {
+            assert_eq!(process.next_output().unwrap(), Some(Output::Stdout(vec![1; CHUNK_MAX])));
+        }
+        queue.push(Event::Exited(ExitStatus::Code(3)), Vec::new()).unwrap();
+        assert_eq!(process.collect(0).unwrap().status, ExitStatus::Code(3));
+    }
 }

@@ -76,7 +76,7 @@ pub struct Grants {
     pub vsock: Option<VsockGrant>,
 }
 
-/// What the guest can reach over vsock.
+/// What the guest can reach over vsock, and who can reach it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VsockGrant {
     /// The port that it is told of.
@@ -85,9 +85,11 @@ pub struct VsockGrant {
     pub echo: bool,
     /// Ports that lead to UNIX sockets.
     pub forwards: Vec<VsockGrantForward>,
+    /// Ports of the guest that UNIX sockets lead to.
+    pub connects: Vec<VsockGrantForward>,
 }
 
-/// A UNIX socket that the guest can reach.
+/// A port and a UNIX socket, of which one leads to the other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VsockGrantForward {
     /// The port.

@@ -134,7 +134,7 @@ impl<'a> SessionBuilder<'a> {
         let surroundings = config.surroundings(vsock_port);
         let exec = exec.map(|options| options.within(&surroundings).init(config.switch_root));
         let result = launcher.launch().and_then(|launched| {
-            let vsock = vsock::Open::new(&*launched.machine, self.config, vsock_port, runs, &notices)?;
+            let vsock = vsock::Open::new(&launched.machine, self.config, vsock_port, runs, &notices)?;
             let process = match &exec {
                 Some(options) => Some(Arc::new(Process::start(&launched.connection, options)?)),
                 None => None,
@@ -352,8 +352,8 @@ impl Session {
     /// session goes on, after a pause of a fraction of a second. Needs [`Config::allow_snapshot`].
     ///
     /// Commands that run now run on in each machine that starts from the snapshot; nobody reads what they print there,
-    /// and their input is at its end. Shares are unmounted while the machine is saved, and are no part of it: a command
-    /// that has one in use makes this fail.
+    /// and their input is at its end. They are frozen until that machine has its own randomness, clock and names. Shares
+    /// are unmounted while the machine is saved, and are no part of it: a command that has one in use makes this fail.
     ///
     /// # Errors
     /// [`Error::SaveFailed`]: the session cannot be saved, a share is in use, or there is no room; nothing is left at

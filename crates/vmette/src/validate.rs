@@ -71,13 +71,16 @@ fn vsock(config: &Config) -> Result<(), Error> {
     };
     match config.vsock_port {
         VsockPort::Fixed(port) => check_port(port)?,
-        VsockPort::Disabled if config.vsock || !config.vsock_forwards.is_empty() => {
+        VsockPort::Disabled
+            if config.vsock || !config.vsock_forwards.is_empty() || !config.vsock_connects.is_empty() =>
+        {
             return invalid("vsock is disabled and asked for at the same time".into());
         }
         VsockPort::Disabled | VsockPort::Auto => {}
     }
-    if config.vsock_forwards.len() > FORWARDS_MAX {
-        return invalid(format!("{} vsock ports: up to {FORWARDS_MAX}", config.vsock_forwards.len()));
+    let ports = config.vsock_forwards.len() + config.vsock_connects.len();
+    if ports > FORWARDS_MAX {
+        return invalid(format!("{ports} vsock ports: up to {FORWARDS_MAX}"));
     }
     for (i, forward) in config.vsock_forwards.iter().enumerate() {
         check_port(forward.port)?;
@@ -91,11 +94,24 @@ fn vsock(config: &Config) -> Result<(), Error> {
             return invalid(format!("{what} {}: not a UNIX socket", forward.path.display()));
         }
         // A path that is too long for an address would only be refused to the guest.
-        std::path::absolute(&forward.path)
-            .and_then(std::os::unix::net::SocketAddr::from_pathname)
-            .map_err(|e| file_error(what, &forward.path, &e))?;
+        socket_path(what, &forward.path)?;
+    }
+    for (i, connect) in config.vsock_connects.iter().enumerate() {
+        check_port(connect.port)?;
+        let path = socket_path("vsock socket", &connect.path)?;
+        if config.vsock_connects[..i].iter().any(|other| other.path == connect.path) {
+            return invalid(format!("vsock socket {} is named twice", connect.path.display()));
+        }
+        readable_dir("folder of the vsock socket", path.parent().unwrap_or(Path::new("/")))?;
     }
     Ok(())
+}
+
+/// The path as an address has it: whole, and not too long for one.
+fn socket_path(what: &str, path: &Path) -> Result<std::path::PathBuf, Error> {
+    std::path::absolute(path)
+        .and_then(|path| std::os::unix::net::SocketAddr::from_pathname(&path).map(|_| path))
+        .map_err(|e| file_error(what, path, &e))
 }
 
 fn snapshots(config: &Config) -> Result<(), Error> {
@@ -112,12 +128,6 @@ fn snapshots(config: &Config) -> Result<(), Error> {
         return invalid(
             "network access: a machine that starts from a snapshot has no network, since it was saved without one; \
              run without --net, or start the machine anew"
-                .into(),
-        );
-    }
-    if config.resume_snapshot.is_some() && crate::vsock::is_wanted(config) {
-        return invalid(
-            "a machine that starts from a snapshot has no vsock: its root was built without; leave vsock out, or share a folder"
                 .into(),
         );
     }
@@ -393,6 +403,18 @@ mod tests {
         assert!(refused(|c| c.vsock_forwards = vec![to(1, &dir.path().join("x"))]).contains("No such file"));
         let many = || (1..=33).map(|port| to(port, &path)).collect();
         assert!(refused(|c| c.vsock_forwards = many()).contains("up to 32"));
+        let from = |port, path: &Path| crate::VsockConnect { port, path: path.to_owned() };
+        let new = dir.path().join("new");
+        check(&Config { vsock_connects: vec![from(1, &new)], ..Config::default() }).unwrap();
+        assert!(refused(|c| c.vsock_connects = vec![from(0, &new)]).contains("choose 1 to"));
+        assert!(refused(|c| c.vsock_connects = vec![from(1, &new), from(2, &new)]).contains("named twice"));
+        assert!(refused(|c| c.vsock_connects = vec![from(1, &path.join("x"))]).contains("vsock socket"));
+        let long = dir.path().join("x".repeat(200));
+        assert!(refused(|c| c.vsock_connects = vec![from(1, &long)]).contains("vsock socket"));
+        let disabled = |c: &mut Config| {
+            (c.vsock_connects, c.vsock_port) = (vec![from(1, &new)], VsockPort::Disabled);
+        };
+        assert!(refused(disabled).contains("disabled"));
         assert!(refused(|c| (c.vsock, c.vsock_port) = (true, VsockPort::Disabled)).contains("disabled"));
     }
 
@@ -416,11 +438,6 @@ mod tests {
             c.net = true;
         };
         assert!(refused(net).contains("has no network"));
-        let vsock = |c: &mut Config| {
-            c.resume_snapshot = Some("/tmp/old".into());
-            c.vsock_port = VsockPort::Fixed(9);
-        };
-        assert!(refused(vsock).contains("has no vsock"));
     }
 
     proptest! {

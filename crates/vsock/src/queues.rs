@@ -9,8 +9,8 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::OwnedFd;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackendMut, VringRwLock, VringState, VringT};
-use virtio_queue::{QueueOwnedT, QueueT};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
@@ -48,6 +48,7 @@ const VERSION_1: u64 = 1 << 32;
 const EVENT_IDX: u64 = 1 << 29;
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+type Chain = DescriptorChain<GuestMemoryLoadGuard<GuestMemoryMmap>>;
 
 /// The backend, as the vhost-user library drives it: on one thread, but for changes of the memory.
 pub(crate) struct Queues {
@@ -56,7 +57,6 @@ pub(crate) struct Queues {
     control: Option<Channel>,
     /// Wakes the thread up for what it has put off.
     again: OwnedFd,
-    event_idx: bool,
     buffer: Vec<u8>,
     /// Where the guest's packets are, once it has sent any.
     transmitting: Option<VringRwLock>,
@@ -77,7 +77,6 @@ impl Queues {
             device,
             control: Some(control),
             again,
-            event_idx: false,
             buffer: vec![0; PAYLOAD_MAX],
             transmitting: None,
         };
@@ -90,8 +89,8 @@ impl Queues {
             let mut state = vring.get_mut();
             // A queue holds no more packets than that, and nobody adds any.
             for _ in 0..=QUEUE_SIZE / TURN {
-                if state.is_enabled() && state.get_queue().ready() {
-                    self.transmit(&mut state)?;
+                if state.is_enabled() && state.get_queue().ready() && self.transmit(&mut state).is_err() {
+                    break;
                 }
             }
         }
@@ -112,26 +111,39 @@ impl Queues {
 
     /// Packets from the guest.
     fn transmit(&mut self, vring: &mut VringState) -> io::Result<()> {
-        let mut moved = 0;
-        let mut more = true;
-        while more {
+        let mut moved = false;
+        for _ in 0..TURN {
+            let Some(chain) = self.next_chain(vring)? else {
+                return if moved { notify(vring) } else { Ok(()) };
+            };
             vring.disable_notification().map_err(io::Error::other)?;
-            while let Some(chain) = vring.get_queue_mut().pop_descriptor_chain(self.memory.memory()) {
-                let head = chain.head_index();
-                let memory = self.memory.memory();
-                if let Ok(mut reader) = chain.reader(&memory) {
-                    self.packet(&mut reader);
-                }
-                vring.add_used(head, 0).map_err(io::Error::other)?;
-                moved += 1;
-                if moved == TURN {
-                    self.put_off();
-                    return notify(vring);
-                }
+            let head = chain.head_index();
+            let memory = self.memory.memory();
+            if let Ok(mut reader) = chain.reader(&memory) {
+                self.packet(&mut reader);
             }
-            more = vring.enable_notification().map_err(io::Error::other)?;
+            vring.add_used(head, 0).map_err(io::Error::other)?;
+            moved = true;
         }
-        if moved > 0 { notify(vring) } else { Ok(()) }
+        self.put_off();
+        if moved { notify(vring) } else { Ok(()) }
+    }
+
+    /// The next buffer of a queue. `None`: the guest will tell when there is one. An error: there are more of them than
+    /// the queue holds, or fewer than the guest says. (The library's own way takes both for an empty queue, of which its
+    /// other half then says, for ever, that it is not.)
+    fn next_chain(&self, vring: &mut VringState) -> io::Result<Option<Chain>> {
+        let next = |vring: &mut VringState| -> io::Result<Option<Chain>> {
+            Ok(vring.get_queue_mut().iter(self.memory.memory()).map_err(io::Error::other)?.next())
+        };
+        if let Some(chain) = next(vring)? {
+            return Ok(Some(chain));
+        }
+        // It may have added some before it could know that this is to be told.
+        if !vring.enable_notification().map_err(io::Error::other)? {
+            return Ok(None);
+        }
+        next(vring)?.map(Some).ok_or_else(|| io::Error::other("there are fewer buffers than the guest says"))
     }
 
     fn packet(&mut self, reader: &mut virtio_queue::Reader<'_>) {
@@ -155,14 +167,12 @@ impl Queues {
         use std::io::Write;
         let mut moved = 0;
         while self.device.has_outgoing() {
-            let memory = self.memory.memory();
-            let Some(chain) = vring.get_queue_mut().pop_descriptor_chain(self.memory.memory()) else {
-                // The guest is told that more room is wanted; if it has made some meanwhile, go on.
-                if vring.enable_notification().map_err(io::Error::other)? {
-                    continue;
-                }
+            if moved == TURN {
+                self.put_off();
                 break;
-            };
+            }
+            let memory = self.memory.memory();
+            let Some(chain) = self.next_chain(vring)? else { break };
             vring.disable_notification().map_err(io::Error::other)?;
             let head = chain.head_index();
             let mut written = 0;
@@ -184,10 +194,6 @@ impl Queues {
             let written = u32::try_from(written).unwrap_or(u32::MAX);
             vring.add_used(head, written).map_err(io::Error::other)?;
             moved += 1;
-            if moved == TURN {
-                self.put_off();
-                break;
-            }
         }
         if moved > 0 { notify(vring) } else { Ok(()) }
     }
@@ -206,7 +212,7 @@ impl Queues {
         }
         for event in events {
             match event.data.u64() {
-                CONTROL => self.hear_owner()?,
+                CONTROL => self.hear_owner(),
                 AGAIN => {
                     // It is readable, or nobody has written since: both are fine.
                     let _ = rustix::io::read(&self.again, &mut [0; 8]);
@@ -217,18 +223,20 @@ impl Queues {
         Ok(())
     }
 
-    fn hear_owner(&mut self) -> io::Result<()> {
+    /// An owner that is gone, or that is not understood, is not listened to any more.
+    fn hear_owner(&mut self) {
         while let Some(control) = &self.control {
-            match control.receive::<ToDevice>() {
-                Ok(Some((message, socket))) => self.device.hear_owner(message, socket)?,
+            let heard = match control.receive::<ToDevice>() {
+                Ok(Some((message, socket))) => self.device.hear_owner(message, socket),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Ok(None) | Err(_) => {
-                    self.control = None;
-                    self.device.abandon();
-                }
+                Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(e) => Err(e),
+            };
+            if heard.is_err() {
+                self.control = None;
+                self.device.abandon();
             }
         }
-        Ok(())
     }
 
     fn answer_owner(&mut self) {
@@ -251,19 +259,34 @@ impl Queues {
         if self.transmitting.is_none() {
             self.transmitting = vrings.get(TX).cloned();
         }
-        let mut served = |which: usize, serve: fn(&mut Self, &mut VringState) -> io::Result<()>| {
-            let Some(vring) = vrings.get(which) else { return Ok(()) };
-            let mut state = vring.get_mut();
-            // Not set up yet, or taken away again by a guest that resets its driver.
-            if state.is_enabled() && state.get_queue().ready() { serve(self, &mut state) } else { Ok(()) }
-        };
         // A packet that was put off has no event of its own.
         if event != u16::try_from(RX).unwrap_or_default() {
-            served(TX, Self::transmit)?;
+            self.serve(vrings.get(TX), "transmit", Self::transmit);
         }
-        served(RX, Self::receive)?;
+        self.serve(vrings.get(RX), "receive", Self::receive);
         self.answer_owner();
         Ok(())
+    }
+
+    /// Has a queue served. One that the guest has put outside of its memory, or that lies about what is in it, is given
+    /// up until the guest sets it up anew: it would fail the same way with every notification, and each is a line in the
+    /// log.
+    fn serve(
+        &mut self,
+        vring: Option<&VringRwLock>,
+        name: &str,
+        serve: fn(&mut Self, &mut VringState) -> io::Result<()>,
+    ) {
+        let Some(vring) = vring else { return };
+        let mut state = vring.get_mut();
+        // Not set up yet, or taken away again by a guest that resets its driver.
+        if state.is_enabled()
+            && state.get_queue().ready()
+            && let Err(e) = serve(self, &mut state)
+        {
+            state.get_queue_mut().set_ready(false);
+            log::error!("the guest's {name} queue is not served any more: {e}");
+        }
     }
 }
 
@@ -295,8 +318,8 @@ impl VhostUserBackendMut for Queues {
         VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::MQ
     }
 
-    fn set_event_idx(&mut self, enabled: bool) {
-        self.event_idx = enabled;
+    fn set_event_idx(&mut self, _enabled: bool) {
+        // The queues know, and all that depends on it is theirs.
     }
 
     /// The guest's context id is all there is.
@@ -323,10 +346,9 @@ impl VhostUserBackendMut for Queues {
         vrings: &[VringRwLock],
         _thread: usize,
     ) -> io::Result<()> {
-        // An error would end the event loop and leave a device that hangs. What fails here is a queue that the guest has
-        // put outside of its memory: its own loss.
+        // An error would end the event loop and leave a device that hangs.
         if let Err(e) = self.handle(event, vrings) {
-            log::error!("the guest's queues: {e}");
+            log::error!("the device's events: {e}");
         }
         Ok(())
     }

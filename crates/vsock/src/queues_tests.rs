@@ -43,7 +43,7 @@ impl Guest {
         let queues = Arc::into_inner(queues).unwrap().into_inner().unwrap();
         let vrings = (0..2)
             .map(|i| {
-                let vring = VringRwLock::new(atomic.clone(), SIZE).unwrap();
+                let vring = VringRwLock::new(atomic.clone(), 256).unwrap();
                 let at = base(i);
                 vring.set_queue_size(SIZE);
                 vring.set_queue_info(at, at + AVAILABLE, at + USED).unwrap();
@@ -217,6 +217,66 @@ fn descriptors_that_lead_nowhere_or_in_circles_are_survived() {
     // It still serves.
     guest.event(OTHERS);
     assert_eq!(guest.receive(4096).unwrap().0.op, Op::Response.number());
+}
+
+/// The number of buffers that the guest says it has made available so far.
+const AVAILABLE_INDEX: u64 = AVAILABLE + 2;
+
+#[test]
+fn a_queue_that_claims_more_than_it_holds_is_given_up_and_not_looked_at_for_ever() {
+    for queue in [1, 0] {
+        let mut guest = Guest::new();
+        let _host = guest.connect();
+        let index: u16 = guest.memory.read_obj(GuestAddress(base(queue) + AVAILABLE_INDEX)).unwrap();
+        let lie = index.wrapping_add(SIZE + 1);
+        guest.memory.write_obj(lie, GuestAddress(base(queue) + AVAILABLE_INDEX)).unwrap();
+        guest.event(queue);
+        guest.event(OTHERS);
+        let given_up = &guest.vrings[usize::from(queue)];
+        assert!(!given_up.get_ref().get_queue().ready(), "it would fail with each notification");
+        // The other one is served, and this one is again when it is set up anew.
+        guest.memory.write_obj(index, GuestAddress(base(queue) + AVAILABLE_INDEX)).unwrap();
+        given_up.set_queue_ready(true);
+        assert_eq!(guest.receive(4096).unwrap().0.op, Op::Response.number());
+    }
+}
+
+#[test]
+fn a_ring_outside_of_the_memory_is_given_up() {
+    let mut guest = Guest::new();
+    let _host = guest.connect();
+    let at = base(1);
+    guest.vrings[1].set_queue_info(at, at + AVAILABLE, MEMORY + 0x1000).unwrap();
+    guest.send(packet(Op::Data, 4), b"lost");
+    assert!(!guest.vrings[1].get_ref().get_queue().ready());
+    // Its number of buffers can be read, and the buffers cannot.
+    guest.vrings[1].set_queue_info(at, MEMORY - 4, at + USED).unwrap();
+    guest.vrings[1].set_queue_next_avail(0);
+    guest.memory.write_obj(1u16, GuestAddress(MEMORY - 2)).unwrap();
+    guest.vrings[1].set_queue_ready(true);
+    guest.event(1);
+    assert!(!guest.vrings[1].get_ref().get_queue().ready());
+    assert_eq!(guest.receive(4096).unwrap().0.op, Op::Response.number());
+}
+
+#[test]
+fn a_guest_that_sends_much_gives_others_their_turn() {
+    const LARGE: u16 = 256;
+    const AT: u64 = 0x1_0000;
+    let mut guest = Guest::new();
+    let vring = &guest.vrings[1];
+    vring.set_queue_size(LARGE);
+    vring.set_queue_info(AT, AT + 0x2000, AT + 0x3000).unwrap();
+    vring.set_queue_next_avail(0);
+    // The same packet in each place, too short to be one.
+    guest.memory.write_obj(Descriptor::new(DATA, 1, 0, 0), GuestAddress(AT)).unwrap();
+    guest.memory.write_obj(LARGE, GuestAddress(AT + 0x2002)).unwrap();
+    let taken = |guest: &Guest| usize::from(guest.vrings[1].queue_next_avail());
+    guest.event(1);
+    assert_eq!(taken(&guest), TURN);
+    // What is left needs no notification of the guest's.
+    guest.event(OTHERS);
+    assert_eq!(taken(&guest), 2 * TURN);
 }
 
 #[test]

@@ -63,7 +63,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_sendmsg,
     libc::SYS_sendto,
     libc::SYS_set_robust_list,
-    libc::SYS_setsockopt,
     libc::SYS_shutdown,
     libc::SYS_sigaltstack,
     libc::SYS_write,
@@ -122,11 +121,13 @@ fn filters() -> Result<[BpfProgram; 2], String> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().map(|number| (*number, Vec::new())).collect();
     rules.insert(libc::SYS_clone3, Vec::new());
-    let only = |argument, operator, value: libc::c_int| {
+    let condition = |argument, operator, value: libc::c_int| {
         let value = u64::try_from(value).unwrap_or_default();
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
-            .and_then(|condition| SeccompRule::new(vec![condition]))
-            .map_err(|e| e.to_string())
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value).map_err(|e| e.to_string())
+    };
+    let equal = |argument, value| condition(argument, SeccompCmpOp::Eq, value);
+    let only = |argument, operator, value| {
+        SeccompRule::new(vec![condition(argument, operator, value)?]).map_err(|e| e.to_string())
     };
     // Threads, no processes; a thread's name, no other setting; descriptors, no signals by way of them.
     let thread = u64::try_from(libc::CLONE_THREAD).unwrap_or_default();
@@ -137,6 +138,9 @@ fn filters() -> Result<[BpfProgram; 2], String> {
         let executable = u64::try_from(libc::PROT_EXEC).unwrap_or_default();
         rules.insert(number, vec![only(2, SeccompCmpOp::MaskedEq(executable), 0)?]);
     }
+    // The one option that a connection's socket is given; behind others are programs that run in the kernel.
+    let option = SeccompRule::new(vec![equal(1, libc::SOL_SOCKET)?, equal(2, libc::SO_SNDBUF)?]);
+    rules.insert(libc::SYS_setsockopt, vec![option.map_err(|e| e.to_string())?]);
     let commands = DESCRIPTOR_COMMANDS.map(|command| only(1, SeccompCmpOp::Eq, command));
     rules.insert(libc::SYS_fcntl, commands.into_iter().collect::<Result<_, _>>()?);
     let only = build(rules, SeccompAction::KillProcess, SeccompAction::Allow)?;
@@ -180,10 +184,59 @@ mod tests {
     fn nothing_that_reaches_further_is_allowed_and_the_filters_can_be_built() {
         assert!(NEVER.iter().all(|number| !ALLOWED.contains(number)));
         // These come with conditions, or not at all.
-        for number in [libc::SYS_clone, libc::SYS_prctl, libc::SYS_fcntl, libc::SYS_mmap, libc::SYS_mprotect]
-        {
+        for number in [
+            libc::SYS_clone,
+            libc::SYS_prctl,
+            libc::SYS_fcntl,
+            libc::SYS_mmap,
+            libc::SYS_mprotect,
+            libc::SYS_setsockopt,
+        ] {
             assert!(!ALLOWED.contains(&number));
         }
         filters().unwrap();
+    }
+
+    /// Says what a restricted process is to try.
+    const ATTEMPT: &str = "VMETTE_VSOCK_ATTEMPT";
+
+    /// In the process that is restricted.
+    fn attempt(what: &str) {
+        use rustix::net::{AddressFamily, SocketType, socket, sockopt};
+        use rustix::process::{Signal, getpid, kill_process};
+        let (socket_of_its_own, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        limit().unwrap();
+        filter().unwrap();
+        // Whatever the answer is, there must be none.
+        match what {
+            "serve" => sockopt::set_socket_send_buffer_size(&socket_of_its_own, 4096).unwrap(),
+            "file" => drop(std::fs::File::open("/etc/passwd")),
+            "socket" => drop(socket(AddressFamily::UNIX, SocketType::STREAM, None)),
+            "program" => drop(std::process::Command::new("/bin/true").status()),
+            "signal" => drop(kill_process(getpid(), Signal::CONT)),
+            "option" => drop(sockopt::set_socket_reuseaddr(&socket_of_its_own, true)),
+            _ => panic!("{what}"),
+        }
+    }
+
+    #[test]
+    fn a_process_that_reaches_further_is_killed() {
+        use std::os::unix::process::ExitStatusExt;
+        if let Ok(what) = std::env::var(ATTEMPT) {
+            return attempt(&what);
+        }
+        let end = |what: &str| {
+            let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+            program.args([
+                "--exact",
+                "sandbox::tests::a_process_that_reaches_further_is_killed",
+                "--nocapture",
+            ]);
+            program.env(ATTEMPT, what).output().unwrap().status
+        };
+        assert_eq!(end("serve").code(), Some(0));
+        for what in ["file", "socket", "program", "signal", "option"] {
+            assert_eq!(end(what).signal(), Some(libc::SIGSYS), "{what}");
+        }
     }
 }

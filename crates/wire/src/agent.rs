@@ -165,13 +165,16 @@ pub struct Boot {
     /// Whether `exec` requests with [`Exec::init`] will run the workload as PID 1 of its namespace.
     #[serde(default)]
     pub switch_root: bool,
-    /// Whether the machine has a vsock device, which is waited for; the programs for it are then in the workload's root.
+    /// Whether the machine has a vsock device, which is waited for.
     #[serde(default)]
     pub vsock: bool,
     /// Whether the machine has a network device, which is waited for; its address is leased from the DHCP server behind
     /// it before the first command, and renewed.
     #[serde(default)]
     pub network: bool,
+    /// Whether the programs for vsock are in the workload's root: the machine has a device, or a copy of it may get one.
+    #[serde(default)]
+    pub vsock_programs: bool,
     /// Bytes that follow, see [`Op::Boot`]; the frame codec writes it.
     #[serde(default, skip_serializing)]
     pub payload_len: u32,
@@ -191,6 +194,7 @@ impl Boot {
             ca_bundle: false,
             switch_root: false,
             vsock: false,
+            vsock_programs: false,
             network: false,
             payload_len: 0,
         }
@@ -235,7 +239,7 @@ pub struct Share {
     pub read_only: bool,
 }
 
-/// Shares that come or go after the `boot`.
+/// What comes or goes after the `boot`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attach {
@@ -244,6 +248,9 @@ pub struct Attach {
     /// Whether the payload is a PEM bundle to be trusted by the workload from now on.
     #[serde(default)]
     pub ca_bundle: bool,
+    /// Whether the machine has got a vsock device, which is waited for.
+    #[serde(default)]
+    pub vsock: bool,
     /// Bytes that follow, see [`Op::Attach`]; the frame codec writes it.
     #[serde(default, skip_serializing)]
     pub payload_len: u32,

@@ -14,7 +14,7 @@ use crate::args::NetworkArgs;
 use crate::progress::{self, Display};
 use crate::signals::RunSignals;
 use crate::stdio::{print_out, say};
-use crate::{exit, resolve};
+use crate::{exit, interruptible};
 
 pub(crate) use args::ImageCommand;
 use args::{BuildArgs, ExportArgs, ImportArgs, InspectArgs, ListArgs, PruneArgs, PullArgs, RemoveArgs};
@@ -79,7 +79,7 @@ fn attempt(
     let display = Display::new(if quiet { progress::Verbosity::Warnings } else { progress::Verbosity::All });
     let context = vmette::provider_context(&config, display.reporter(), &stop)?;
     let images = Images::open(&context)?;
-    let done = resolve::until_called_off(&signals, move || work(&images));
+    let done = interruptible::until_called_off(&signals, None, move || work(&images));
     display.clear();
     let Some(outcome) = done? else {
         return Ok(signals.fatal().map_or(exit::FAILURE, exit::signalled));

@@ -1,5 +1,6 @@
 //! `vmette image`: what a cache has is told, made, given away and removed. Each test has a cache of its own.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -39,6 +40,15 @@ impl Place {
         let archive = self.path("root.tar");
         tar(&tree, &archive);
         archive
+    }
+
+    /// The content of one that takes long enough for a bar: 2.00 MiB.
+    fn large_archive(&self) -> Vec<u8> {
+        fs::create_dir(self.path("big")).unwrap();
+        fs::write(self.path("big/file"), vec![1; 2 << 20]).unwrap();
+        let archive = self.path("big.tar");
+        tar(&self.path("big"), &archive);
+        fs::read(&archive).unwrap()
     }
 }
 
@@ -116,6 +126,43 @@ fn an_exported_image_is_the_same_when_it_comes_back() {
     refused.said(["no regular file"]);
 }
 
+/// The names of all members, except those that an image chose.
+fn members(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| members(value, found)),
+        Value::Object(object) => object.iter().for_each(|(name, value)| {
+            found.insert(name.clone());
+            if name != "labels" {
+                members(value, found);
+            }
+        }),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_manual_has_every_member_of_the_json() {
+    let manual = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CLI.md")).unwrap();
+    let (_, section) = manual.split_once("### The JSON of images").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let place = Place::new();
+    let (archive, file) = (place.archive(), place.path("a.oci"));
+    let mut found = BTreeSet::new();
+    for command in [
+        &["import", text(&archive), "-t", "a"][..],
+        &["export", "a", "-o", text(&file)],
+        &["import", text(&file), "-t", "b"],
+        &["ls"],
+        &["inspect", "a", "b"],
+        &["rm", "a"],
+        &["prune", "--all"],
+    ] {
+        members(&json(&place.image(&[command, &["--json"]].concat()).exits(0)), &mut found);
+    }
+    let missing: Vec<_> = found.iter().filter(|name| !section.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty() && found.len() >= 30, "{missing:?} of {found:?}");
+}
+
 #[test]
 fn pruning_spares_what_cannot_be_had_again() {
     let place = Place::new();
@@ -185,7 +232,7 @@ fn an_image_that_a_machine_uses_is_removed_by_force_only() {
     outcome.printed("from the folder\nfrom the folder\n");
 }
 
-/// Serves one file once, and its second half when it is told to.
+/// Serves one file once, and its second half when it is told to; not at all when nobody can tell it any more.
 fn server(content: Vec<u8>) -> (u16, Sender<()>, thread::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -196,8 +243,10 @@ fn server(content: Vec<u8>) -> (u16, Sender<()>, thread::JoinHandle<()>) {
         write!(client, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", content.len()).unwrap();
         let (first, second) = content.split_at(content.len() / 2);
         client.write_all(first).unwrap();
-        told.recv().unwrap();
-        client.write_all(second).unwrap();
+        // Nobody wants the rest when the pull is given up.
+        if told.recv().is_ok() {
+            client.write_all(second).unwrap();
+        }
     });
     (port, go_on, serving)
 }
@@ -215,12 +264,7 @@ fn head(client: &mut TcpStream) {
 #[test]
 fn a_terminal_has_bars_and_a_pipe_has_lines() {
     let place = Place::new();
-    fs::create_dir(place.path("big")).unwrap();
-    fs::write(place.path("big/file"), vec![1; 2 << 20]).unwrap();
-    let archive = place.path("big.tar");
-    tar(&place.path("big"), &archive);
-    let content = fs::read(&archive).unwrap();
-
+    let content = place.large_archive();
     let (port, go_on, serving) = server(content.clone());
     let spec = format!("tar+http://127.0.0.1:{port}/big.tar");
     let mut terminal = Terminal::open();
@@ -237,4 +281,22 @@ fn a_terminal_has_bars_and_a_pipe_has_lines() {
     serving.join().unwrap();
     outcome.said([&format!("127.0.0.1:{port}/big.tar: fetching, 2.00 MiB\n"), "big.tar: done\n"]);
     assert!(!outcome.stderr.contains(['\r', '\x1b']), "{outcome:?}");
+}
+
+#[test]
+fn a_pull_that_is_given_up_leaves_nothing_on_the_screen() {
+    let place = Place::new();
+    let (port, go_on, serving) = server(place.large_archive());
+    let spec = format!("tar+http://127.0.0.1:{port}/big.tar");
+    let mut terminal = Terminal::open();
+    let running = terminal.start_in(&["image", "pull", &spec], &place.path("cache"));
+    terminal.shows("MiB of 2.00 MiB");
+    // The terminal shows this as ^C, where the cursor is.
+    terminal.types("\x03");
+    assert_eq!(running.wait().code, Some(130));
+    drop(go_on);
+    serving.join().unwrap();
+    let [rows @ .., last] = &terminal.screen_before("$ ")[..] else { panic!() };
+    assert_eq!(last, "$ ", "{rows:?}");
+    assert!(rows.iter().all(|row| row.starts_with("[vmette] ") && !row.contains("MiB of")), "{rows:?}");
 }

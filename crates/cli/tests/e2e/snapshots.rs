@@ -65,6 +65,11 @@ fn what_was_in_memory_goes_on_in_each_copy() {
                   > /dev/null 2>&1 & echo one > /ask; read line < /tell; echo $line; echo kept > /file";
     build(&path, &["--", "sh", "-c", daemon]).exits(0).printed("one 1\n").said(["saved the machine"]);
     assert_eq!(shelf.names(), ["snapshot"]);
+    // What is in a guest's memory is for nobody else to read.
+    for (name, mode) in [("", 0o700), ("machine", 0o700), ("machine/memory", 0o600), ("manifest.json", 0o600)]
+    {
+        assert_eq!(fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777, mode, "{name}");
+    }
     let ask = "cat /file; echo two > /ask; cat /tell; hostname; cat /etc/machine-id; od -A n -N 8 -t x8 /dev/urandom";
     let runs = [0, 1].map(|_| resume(&path, &["--", "sh", "-c", ask]).start());
     let texts = runs.map(|run| {
@@ -151,6 +156,15 @@ fn a_read_only_root_stays_one() {
 }
 
 #[test]
+fn a_machine_that_starts_from_one_may_have_vsock() {
+    let shelf = Shelf::new();
+    let path = made(&shelf);
+    let script = "cat /file; echo ping | vsock-send $VMETTE_VSOCK_PORT";
+    let outcome = resume(&path, &["--vsock-port", "1234", "--", "sh", "-c", script]).exits(0);
+    outcome.printed("kept\nping\n").said([", snapshot,", "; echo at vsock port 1234"]);
+}
+
+#[test]
 fn another_shape_than_it_has_is_refused() {
     let shelf = Shelf::new();
     let path = shelf.path("snapshot");
@@ -198,6 +212,26 @@ fn a_copy_is_as_good_and_damage_is_found() {
         "bytes instead of",
     );
     damaged(&|dir| fs::remove_file(dir.join("machine/state")).unwrap(), "state");
+    damaged(&|dir| fs::write(dir.join("machine/more"), "").unwrap(), "machine/more is no part of it");
+    damaged(
+        &|dir| {
+            let elsewhere = dir.join("elsewhere");
+            fs::rename(dir.join("machine"), &elsewhere).unwrap();
+            std::os::unix::fs::symlink(&elsewhere, dir.join("machine")).unwrap();
+        },
+        "machine is no folder",
+    );
+    damaged(
+        &|dir| {
+            fs::rename(dir.join("machine/state"), dir.join("state")).unwrap();
+            std::os::unix::fs::symlink("../state", dir.join("machine/state")).unwrap();
+        },
+        "state",
+    );
+    damaged(
+        &|dir| fs::set_permissions(dir.join("machine"), fs::Permissions::from_mode(0o777)).unwrap(),
+        "may be written by others",
+    );
     damaged(&|dir| fs::write(dir.join("manifest.json"), "{").unwrap(), "manifest.json is damaged");
     damaged(&|dir| fs::remove_file(dir.join("manifest.json")).unwrap(), "never finished");
     damaged(

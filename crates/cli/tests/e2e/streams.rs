@@ -5,6 +5,8 @@ use std::io::{Read, pipe};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::machine::{LIMIT, Running, Vmette};
 
 /// Most memory that vmette itself may take, whatever passes through it, in KiB.
@@ -94,6 +96,30 @@ fn a_slow_reader_gets_everything() {
     reader.read_to_string(&mut text).unwrap();
     assert_eq!(running.wait().code, Some(0));
     assert!(text.lines().map(|line| line.parse::<u32>().unwrap()).eq(1..=200_000));
+}
+
+/// A run whose output nobody reads, and which has filled the pipe.
+fn unread(args: &[&str]) -> (std::io::PipeReader, Running) {
+    let (mut reader, writer) = pipe().unwrap();
+    let running = Vmette::run([args, &["--", "yes"]].concat()).stdout(writer).start();
+    reader.read_exact(&mut [0; 2]).unwrap();
+    (reader, running)
+}
+
+#[test]
+fn a_reader_that_has_stopped_does_not_keep_a_run_from_ending() {
+    let (_reader, running) = unread(&["--timeout", "3"]);
+    let machine = running.processes();
+    assert_eq!(running.wait().code, Some(124));
+    machine.are_gone();
+
+    let (_reader, running) = unread(&["--stop-timeout", "1"]);
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait().code, Some(143));
+
+    let (_reader, running) = unread(&[]);
+    running.signal(Signal::HUP);
+    assert_eq!(running.wait().code, Some(129));
 }
 
 #[test]

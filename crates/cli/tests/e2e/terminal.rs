@@ -14,6 +14,10 @@ use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 use crate::machine::{LIMIT, Running, VMETTE, Vmette, shared_cache};
 use crate::stream::Stream;
 
+/// Of the window at first.
+const ROWS: u16 = 33;
+const COLUMNS: u16 = 101;
+
 /// A terminal with somebody in front of it.
 pub(crate) struct Terminal {
     keyboard: File,
@@ -32,7 +36,7 @@ impl Terminal {
         let keyboard = File::from(controller);
         let screen = Stream::of(keyboard.try_clone().unwrap());
         let terminal = Self { keyboard, screen, line, deadline: Instant::now() + LIMIT };
-        terminal.resize(33, 101);
+        terminal.resize(ROWS, COLUMNS);
         terminal
     }
 
@@ -53,12 +57,23 @@ impl Terminal {
             .start()
     }
 
-    fn types(&mut self, keys: &str) {
+    pub(crate) fn types(&mut self, keys: &str) {
         self.keyboard.write_all(keys.as_bytes()).unwrap();
     }
 
     pub(crate) fn shows(&mut self, text: &str) {
         self.screen.until(text, self.deadline, String::new);
+    }
+
+    /// The rows that somebody sees in the end, when the shell writes its prompt; without those below it.
+    pub(crate) fn screen_before(self, prompt: &str) -> Vec<String> {
+        // The other side of the last one that has it.
+        drop(self.line);
+        let mut emulator = vt100::Parser::new(ROWS, COLUMNS, 0);
+        emulator.process(&self.screen.rest());
+        emulator.process(prompt.as_bytes());
+        let (below, _) = emulator.screen().cursor_position();
+        emulator.screen().rows(0, COLUMNS).take(usize::from(below) + 1).collect()
     }
 
     fn resize(&self, rows: u16, columns: u16) {

@@ -1,7 +1,10 @@
 //! A guest talks to the host over vsock when it was allowed to, to whom it was allowed to.
 
+use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::{self, JoinHandle};
 
 use serde_json::Value;
@@ -74,6 +77,42 @@ fn a_server_that_is_gone_ends_the_guests_connection_and_not_the_run() {
         path.to_str().unwrap(),
         "refused",
     ]);
+}
+
+#[test]
+fn a_socket_that_was_asked_for_leads_into_the_guest_and_is_gone_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, report) = (dir.path().join("entrance"), dir.path().join("report.json"));
+    // What a killed run has left.
+    drop(UnixListener::bind(&path).unwrap());
+    let entrance = format!("80={}", path.display());
+    let script = "echo \"[$VMETTE_VSOCK_PORT]\"; echo served | vsock-listen 80";
+    let args = ["--vsock-connect", &entrance, "--report", report.to_str().unwrap(), "--", "sh", "-c", script];
+    let mut running = Vmette::run(args).start();
+    running.has_printed("[]\n");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    // Nothing says when the guest listens: until then it refuses, and the connection ends.
+    let answer = loop {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        let _ = stream.write_all(b"asked\n").and_then(|()| stream.shutdown(Shutdown::Write));
+        let mut answer = String::new();
+        let ended = stream.read_to_string(&mut answer);
+        if ended.is_ok() && !answer.is_empty() {
+            break answer;
+        }
+    };
+    assert_eq!(answer, "served\n");
+    let outcome = running.wait();
+    assert_eq!((outcome.code, outcome.text()), (Some(0), "[]\nasked"), "{outcome:?}");
+    outcome.said([&format!("; the guest's vsock port 80 at {}", path.display())]);
+    assert!(!path.exists());
+    let report: Value = serde_json::from_slice(text_of(&report).as_bytes()).unwrap();
+    assert_eq!(report["grants"]["vsock"]["connects"][0]["port"], 80, "{report}");
+    // Whatever else is there stays.
+    fs::write(&path, "dear").unwrap();
+    let outcome = Vmette::run(["--vsock-connect", &entrance, "--", "true"]).exits(1);
+    outcome.said(["vsock unavailable: socket ", path.to_str().unwrap(), "in use"]);
+    assert_eq!(fs::read(&path).unwrap(), b"dear");
 }
 
 #[test]

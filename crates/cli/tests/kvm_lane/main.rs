@@ -10,9 +10,11 @@ mod outer;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use outer::{Outer, text};
 use serde_json::{Value, json};
+use vmette::ExecOptions;
 
 /// Where an inner run writes its report, in the outer machine.
 const REPORT: &str = "/run/report.json";
@@ -47,6 +49,7 @@ fn kvm_lane_runs_the_stock_kernel_cold_and_from_a_template() {
     a_guest_reaches_its_host_over_vsock(&outer);
     a_snapshot_starts_again(&outer);
     nothing_is_left_behind(&outer);
+    what_hangs_says_where(&outer);
 }
 
 fn doctor_finds_hardware(outer: &Outer) {
@@ -114,6 +117,15 @@ fn nothing_is_left_behind(outer: &Outer) {
     assert_eq!(processes.lines().find(ours), None, "a process outlives its run");
     let files = outer.shell("ls -A /tmp");
     assert_eq!(files.lines().find(|name| name.starts_with("vmette-")), None, "a file outlives its run");
+}
+
+/// The lane's own promise: when it fails because something does not end, that is not all there is to know.
+fn what_hangs_says_where(outer: &Outer) {
+    let hangs = ExecOptions::argv(["sleep", "86421"]);
+    let said = outer.ended_within(Duration::from_secs(1), hangs).unwrap_err();
+    let listed =
+        said.lines().skip(1).find(|line| line.ends_with("sleep 86421")).unwrap_or_else(|| panic!("{said}"));
+    assert!(listed.contains("nanosleep") && said.contains("MemFree"), "{said}");
 }
 
 /// Whatever this host has: what is no hardware KVM is refused, with its name.

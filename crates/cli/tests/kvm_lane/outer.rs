@@ -3,13 +3,18 @@
 //! and installed here is there as well; the host stays unwritten.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use vmette::assets::{AssetOptions, BootAssets, CacheRoot, boot_assets, busybox};
 use vmette::{
-    AcceleratorChoice, Collected, Config, ExecOptions, Isolation, Rootfs, RootfsShare, Session, ShareMount,
-    WorkloadStrategy, provider,
+    AcceleratorChoice, Collected, Config, Console, ExecOptions, Isolation, Rootfs, RootfsShare, Session,
+    ShareMount, WorkloadStrategy, provider,
 };
 
 /// Room for the inner machine (512 MiB, touched sparsely), its template, and what [`Outer::fetch`] brings in.
@@ -21,6 +26,21 @@ const VCPUS: u8 = 2;
 /// Most output of one inner command that is looked at.
 const KEEP: usize = 1 << 20;
 
+/// Longest that one inner command may take: ten times of what the slowest needs when nothing else runs.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// How long it may take to look around when one has not ended in time.
+const LOOK_LIMIT: Duration = Duration::from_secs(60);
+
+/// How much of the end of the console is shown then.
+const CONSOLE_TAIL: u64 = 16 << 10;
+
+/// What runs, where in the kernel it waits, and what vmette has left of its runs.
+const LOOK: &str = "ps -eo pid,ppid,stat,wchan:24,etimes,args; \
+                    for task in $(ls /proc | grep '^[0-9]*$'); do \
+                    grep -q qemu /proc/$task/cmdline 2>/dev/null && { echo \"stack of $task\"; cat /proc/$task/stack; }; \
+                    done; dmesg | tail -n 30; df /run; cat /proc/meminfo | head -n 3";
+
 /// Where the inner vmette is installed, and what changes in its cache: memory.
 const PROGRAMS: &str = "/run/programs";
 const CHANGES: &str = "/run/changes";
@@ -28,6 +48,7 @@ const CHANGES: &str = "/run/changes";
 /// The outer machine, and what was prepared for the inner one.
 pub(crate) struct Outer {
     session: Session,
+    console: Arc<File>,
     cache: PathBuf,
     assets: BootAssets,
 }
@@ -37,6 +58,7 @@ impl Outer {
     pub(crate) fn boot() -> Self {
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
         let assets = prepare(&cache);
+        let console = Arc::new(tempfile::tempfile().unwrap());
         let programs = Path::new(env!("CARGO_BIN_EXE_vmette")).parent().unwrap();
         let config = Config {
             rootfs: Some(Rootfs::Share(RootfsShare { path: "/".into(), read_only: false })),
@@ -54,13 +76,14 @@ impl Outer {
             workload: WorkloadStrategy::Agent,
             mem_mib: MEMORY_MIB,
             vcpus: VCPUS,
+            console: Console::File(console.clone()),
             // One boot is all it is for.
             template: false,
             cache_dir: Some(cache.clone()),
             ..Config::default()
         };
         let session = Session::start(&config).unwrap();
-        let outer = Self { session, cache, assets };
+        let outer = Self { session, console, cache, assets };
         assert_eq!(outer.session.report().unwrap().isolation, Isolation::Emulation);
         outer.install();
         outer.fetch();
@@ -120,7 +143,34 @@ impl Outer {
     }
 
     fn exec(&self, options: ExecOptions) -> Collected {
-        self.session.exec(&options.env("PATH", path())).unwrap().collect(KEEP).unwrap()
+        self.ended_within(LIMIT, options).unwrap_or_else(|goings_on| panic!("{goings_on}"))
+    }
+
+    /// Runs a command that has to end in time. If it does not, what is going on in the machine is the error.
+    pub(crate) fn ended_within(&self, limit: Duration, options: ExecOptions) -> Result<Collected, String> {
+        let what = format!("{options:?}");
+        self.within(limit, options).ok_or_else(|| {
+            let around = self.within(LOOK_LIMIT, ExecOptions::shell(LOOK));
+            let around = around.map_or("the machine does not answer".into(), |done| text(&done.stdout));
+            let console = self.console_tail();
+            format!("has not ended within {limit:?}: {what}\n{around}\nend of the console:\n{console}")
+        })
+    }
+
+    /// `None`: it has not ended. It goes on, and its machine with it, until the test ends.
+    fn within(&self, limit: Duration, options: ExecOptions) -> Option<Collected> {
+        let process = self.session.exec(&options.env("PATH", path())).unwrap();
+        let (sender, outcome) = mpsc::channel();
+        thread::spawn(move || sender.send(process.collect(KEEP)));
+        outcome.recv_timeout(limit).ok().map(Result::unwrap)
+    }
+
+    fn console_tail(&self) -> String {
+        let size = self.console.metadata().unwrap().len();
+        let from = size.saturating_sub(CONSOLE_TAIL);
+        let mut tail = vec![0; usize::try_from(size - from).unwrap()];
+        self.console.read_exact_at(&mut tail, from).unwrap();
+        text(&tail)
     }
 }
 

@@ -82,6 +82,7 @@ pub(crate) fn start(
         terminal: stdio.terminal.is_some(),
         user: credentials.cloned(),
         mount_ns: place.mount_ns,
+        group: place.group,
         pid_one: exec.init && place.mount_ns.is_some(),
         stack_limit: (size > LARGE_ARGUMENTS).then_some(LARGE_STACK),
         reset_oom_score: place.oom_protected,

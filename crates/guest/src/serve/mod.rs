@@ -280,6 +280,10 @@ impl<W: World> Agent<W> {
     fn welcome(&mut self) -> Result<(), ServeError> {
         while let Some(stream) = self.world.accept().map_err(ServeError::Port)? {
             ioctl_fionbio(&stream, true).map_err(port_error)?;
+            if self.out.is_held() {
+                // The machine was saved: what runs in it is not ended with a host that it has no more.
+                self.orphan();
+            }
             self.disconnect();
             self.poll.both(stream.as_fd(), Role::Port, 0)?;
             self.port = stream;

@@ -45,12 +45,20 @@ impl<W: World> Agent<W> {
             Op::Attach(attach) => self.attach(id, &attach, &frame.payload)?,
             Op::Detach(attach) => self.detach(id, &attach)?,
             Op::Hold => {
-                self.out.respond(id, &ResponseHeader::ok(), b"")?;
-                self.out.hold();
+                let frozen = self.world.freeze().inspect_err(|_| {
+                    // What has stopped goes on; the first error tells more.
+                    let _ = self.world.thaw();
+                });
+                let holds = frozen.is_ok();
+                self.out.respond(id, &frozen.map_or_else(refusal, |()| ResponseHeader::ok()), b"")?;
+                if holds {
+                    self.out.hold();
+                }
             }
             Op::Release { realtime_ns } => {
-                let header =
-                    self.world.set_clock(realtime_ns).map_or_else(refusal, |()| ResponseHeader::ok());
+                let set = self.world.set_clock(realtime_ns);
+                // Whatever came of the clock, they go on.
+                let header = self.world.thaw().and(set).map_or_else(refusal, |()| ResponseHeader::ok());
                 self.out.release();
                 self.out.respond(id, &header, b"")?;
             }
@@ -87,6 +95,8 @@ impl<W: World> Agent<W> {
             self.orphan();
         }
         self.world.hello(hello, entropy)?;
+        // Not before this machine is one of its own.
+        self.world.thaw()?;
         self.greeted = true;
         Ok(())
     }
@@ -104,7 +114,7 @@ impl<W: World> Agent<W> {
         let begun = place(&self.world, self.greeted, Purpose::Files)
             .map(drop)
             .and_then(|()| world::check_attach(attach, bundle))
-            .and_then(|()| self.world.attach(&attach.shares, bundle));
+            .and_then(|()| self.world.attach(attach, bundle));
         self.begun(id, begun)
     }
 

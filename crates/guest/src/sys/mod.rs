@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 mod ioctl;
+mod packet;
 mod spawn;
 mod vsock;
 
@@ -11,6 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::process::Pid;
 
 pub(crate) use ioctl::{add_entropy, interface_up};
+pub(crate) use packet::{LinkAddr, packet_send, packet_socket};
 pub(crate) use spawn::{Credentials, Launch, SpawnError, Spawned, Step, spawn};
 pub(crate) use vsock::{CID_ANY, CID_HOST, VsockAddr, vsock_accept, vsock_connect, vsock_listen};
 
@@ -117,23 +119,30 @@ pub(crate) fn reap_for_ever() -> ! {
     }
 }
 
-/// Keeps `fd` and the standard descriptors, and closes everything else: for a forked child that will not exec.
+/// Keeps `fds` and the standard descriptors, and closes everything else: for a forked child that will not exec.
 ///
 /// # Errors
 /// The kernel's.
-pub(crate) fn close_all_but(fd: OwnedFd) -> io::Result<OwnedFd> {
-    const KEPT: libc::c_int = 3;
-    let last = libc::c_uint::MAX;
-    // SAFETY: only called right after fork, by a child that uses none of its parent's descriptors but `fd`; their
-    // owners are never dropped, since the child ends with `exit_now`.
-    unsafe {
-        if fd.as_raw_fd() != KEPT && libc::dup3(fd.as_raw_fd(), KEPT, libc::O_CLOEXEC) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        std::mem::forget(fd);
-        if libc::syscall(libc::SYS_close_range, KEPT + 1, last, 0) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(OwnedFd::from_raw_fd(KEPT))
+pub(crate) fn close_all_but<const N: usize>(fds: [BorrowedFd<'_>; N]) -> io::Result<()> {
+    let mut kept = fds.map(|fd| libc::c_uint::try_from(fd.as_raw_fd()).unwrap_or_default());
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept {
+        close_range(first, fd)?;
+        first = first.max(fd.saturating_add(1));
+    }
+    close_range(first, libc::c_uint::MAX)
+}
+
+/// Closes from `first` to before `end`.
+fn close_range(first: libc::c_uint, end: libc::c_uint) -> io::Result<()> {
+    if first >= end {
+        return Ok(());
+    }
+    // SAFETY: only called right after fork, by a child that uses none of these descriptors; their owners are never
+    // dropped, since the child ends with `exit_now`.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, end - 1, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }

@@ -41,7 +41,10 @@ pub(crate) struct Launch<'a> {
     pub(crate) user: Option<Credentials>,
     /// The mount namespace to enter.
     pub(crate) mount_ns: Option<BorrowedFd<'a>>,
-    /// Makes the child PID 1 of a new PID namespace and mounts its `/proc`.
+    /// The control group to join, by its `cgroup.procs`.
+    pub(crate) group: Option<BorrowedFd<'a>>,
+    /// Makes the child PID 1 of a new PID namespace and mounts its `/proc`; its control group is the root of those that it
+    /// sees.
     pub(crate) pid_one: bool,
     /// Soft limit of the stack. The kernel lets arguments and environment have a quarter of it.
     pub(crate) stack_limit: Option<u64>,
@@ -66,6 +69,8 @@ pub(crate) enum Step {
     Clone,
     /// Blocking signals, a session of its own, the standard descriptors.
     Setup,
+    /// Joining the workload's control group.
+    Group,
     /// Entering the workload's mount namespace.
     Namespace,
     /// Mounting `/proc` of the new PID namespace.
@@ -206,6 +211,13 @@ fn steps(shared: &mut Shared<'_>) -> Result<Never, (Step, c_int)> {
         if launch.terminal {
             check(Step::Terminal, libc::ioctl(0, libc::TIOCSCTTY as _, 0))?;
         }
+        if let Some(group) = launch.group {
+            // Itself.
+            check_size(Step::Group, libc::write(group.as_raw_fd(), c"0".as_ptr().cast(), 1))?;
+            if launch.pid_one {
+                check(Step::Group, libc::unshare(libc::CLONE_NEWCGROUP))?;
+            }
+        }
         if let Some(namespace) = launch.mount_ns {
             check(Step::Namespace, libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS))?;
         }
@@ -291,6 +303,10 @@ fn write_oom_score() -> Result<(), (Step, c_int)> {
 
 fn check(step: Step, result: c_int) -> Result<c_int, (Step, c_int)> {
     if result < 0 { Err((step, errno())) } else { Ok(result) }
+}
+
+fn check_size(step: Step, result: libc::ssize_t) -> Result<(), (Step, c_int)> {
+    if result < 0 { Err((step, errno())) } else { Ok(()) }
 }
 
 fn check_long(step: Step, result: libc::c_long) -> Result<(), (Step, c_int)> {

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::context::Context;
+use crate::context::{Attempt, Context};
 use crate::error::{ProviderError, Result};
 use crate::image_config::{ImageConfig, Platform};
 use crate::layers::{self, Layer, Rules};
@@ -203,7 +203,7 @@ pub(crate) fn build(options: &BuildOptions, ctx: &Context, staging: &Path) -> Re
         diff_id: None,
     };
     let rules = Rules { whiteouts: false, max_bytes, max_bytes_variable: MAX_BYTES_VARIABLE };
-    let converted = layers::convert(vec![archive], rules, ctx, staging)?;
+    let converted = layers::convert(vec![archive], rules, &Attempt::of(ctx), staging)?;
     Ok(Description {
         kind: ImageKind::Debian,
         source: options.source(),

@@ -14,7 +14,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::context::Context;
+use crate::context::{Attempt, Context};
 use crate::error::{ProviderError, Result};
 use crate::http::Client;
 use crate::layers::{self, Layer, Rules};
@@ -59,7 +59,7 @@ fn tar_with(client: &Client, remote: &Remote, ctx: &Context, max_bytes: u64) -> 
             diff_id: None,
         };
         let rules = Rules { whiteouts: false, max_bytes, max_bytes_variable: MAX_BYTES_VARIABLE };
-        Ok(layers::convert(vec![archive], rules, ctx, staging)?.unpacked)
+        Ok(layers::convert(vec![archive], rules, &Attempt::of(ctx), staging)?.unpacked)
     };
     let converter = format!("{} url", tar::CONVERTER);
     let (kind, limit) = (ImageKind::Tar, (max_bytes, MAX_BYTES_VARIABLE));
@@ -89,7 +89,7 @@ fn save(mut body: Body, shown: &str, staging: &Path) -> Result<u64> {
         }
         _ => return Err(no_image("is not a squashfs image: it does not begin with hsqs".to_owned())),
     }
-    let unwritable = || ProviderError::io("cannot write", staging);
+    let unwritable = || ProviderError::write(staging.parent().unwrap_or(staging), "cannot write an image in");
     let mut file = OpenOptions::new()
         .create_new(true)
         .read(true)

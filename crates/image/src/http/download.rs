@@ -32,6 +32,8 @@ pub(crate) struct Download {
     body: Option<Box<dyn Read + Send>>,
     /// Bytes from the file's beginning that have been read, or skipped by who asked for a later part.
     done: u64,
+    /// Bytes that this connection brings once more, before those that are wanted.
+    again: u64,
     /// Of the whole file, where known.
     total: Option<u64>,
     etag: Option<String>,
@@ -69,6 +71,7 @@ impl Download {
             url,
             body: None,
             done: from,
+            again: 0,
             total: expected,
             etag: None,
             last_modified: None,
@@ -125,7 +128,7 @@ impl Download {
         }
     }
 
-    /// Checks that the response is what was asked for, and brings it to `self.done`.
+    /// Checks that the response is what was asked for.
     fn accept(&mut self, response: Response, first: bool) -> Result<()> {
         let same = first
             || self.kind == Kind::Immutable
@@ -149,17 +152,9 @@ impl Download {
             _ => self.total = self.total.or(total),
         }
         let whole = response.status() == 200;
-        let mut body: Box<dyn Read + Send> = Box::new(response.into_body());
-        if whole && self.done > 0 {
-            self.repeats = true;
-            let skipped = io::copy(&mut body.by_ref().take(self.done), &mut io::sink());
-            match skipped {
-                Ok(skipped) if skipped == self.done => {}
-                Ok(_) => return Err(self.broken("it ends earlier than before")),
-                Err(e) => return Err(cancelled_or(e, |e| self.broken(&e.to_string()))),
-            }
-        }
-        self.body = Some(body);
+        self.again = if whole { self.done } else { 0 };
+        self.repeats |= self.again > 0;
+        self.body = Some(Box::new(response.into_body()));
         self.speed = Speed::default();
         Ok(())
     }
@@ -228,10 +223,20 @@ impl Download {
                 self.recover("the connection broke").map(|()| None)
             };
         };
+        // What comes once more is read as patiently as the rest, and given to nobody.
+        let skips = self.again > 0 && !buf.is_empty();
+        let len =
+            if skips { buf.len().min(usize::try_from(self.again).unwrap_or(usize::MAX)) } else { buf.len() };
         let started = Instant::now();
-        let read = body.read(buf);
+        let read = body.read(&mut buf[..len]);
         self.speed.waited += started.elapsed();
         match read {
+            Ok(0) if skips => self.recover("it ends earlier than before").map(|()| None),
+            Ok(n) if skips => {
+                self.again -= n as u64;
+                self.speed.bytes += n as u64;
+                Ok(None)
+            }
             Ok(0) if buf.is_empty() || self.total.is_none_or(|total| self.done == total) => Ok(Some(0)),
             Ok(0) => self.recover("the connection was closed").map(|()| None),
             Ok(n) => {

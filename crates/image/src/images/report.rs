@@ -104,3 +104,63 @@ pub struct Exported {
     /// Its size in bytes.
     pub bytes: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json, to_value};
+
+    use super::*;
+
+    /// Scripts read it: a member that is renamed or gone breaks them.
+    #[test]
+    fn the_json_keeps_its_shape() {
+        let summary = ImageSummary {
+            name: Some("docker.io/library/alpine:3.20".to_owned()),
+            id: "00".repeat(32),
+            kind: ImageKind::Oci,
+            bytes: 1,
+            made: 2,
+            used: 3,
+            in_use: false,
+        };
+        let listed = json!({
+            "name": "docker.io/library/alpine:3.20", "id": "00".repeat(32), "kind": "oci",
+            "bytes": 1, "made": 2, "used": 3, "in_use": false,
+        });
+        assert_eq!(to_value(&summary).unwrap(), listed);
+
+        let digest = Digest::of(b"");
+        let config = ImageConfig { env: vec![("A".to_owned(), "b".to_owned())], ..ImageConfig::default() };
+        let details = ImageDetails {
+            summary,
+            names: vec!["a".to_owned()],
+            source: "b".to_owned(),
+            manifest: Some(digest),
+            platform: Some(Platform { variant: Some("v8".to_owned()), ..Platform::of_guest() }),
+            config,
+            layers: vec![LayerInfo { digest, size: 4 }],
+            unpacked: 5,
+            path: "/c".into(),
+        };
+        let mut shown = json!({
+            "names": ["a"], "source": "b", "manifest": digest.to_string(),
+            "platform": {"os": "linux", "architecture": Platform::of_guest().architecture, "variant": "v8"},
+            "config": {
+                "env": [["A", "b"]], "entrypoint": [], "cmd": [], "user": null, "working_dir": null,
+                "volumes": [], "stop_signal": null, "labels": {},
+            },
+            "layers": [{"digest": digest.to_string(), "size": 4}], "unpacked": 5, "path": "/c",
+        });
+        let Value::Object(members) = listed else { panic!() };
+        shown.as_object_mut().unwrap().extend(members);
+        assert_eq!(to_value(&details).unwrap(), shown);
+
+        let pruned = PruneReport { images: vec!["0".to_owned()], layers: 1, bytes: 2, left: 3 };
+        let expected = json!({"images": ["0"], "layers": 1, "bytes": 2, "left": 3});
+        assert_eq!(to_value(pruned).unwrap(), expected);
+        let removed = Removed { name: "a".to_owned(), image: None, bytes: 0 };
+        assert_eq!(to_value(removed).unwrap(), json!({"name": "a", "image": null, "bytes": 0}));
+        let exported = Exported { path: "/c".into(), bytes: 1 };
+        assert_eq!(to_value(exported).unwrap(), json!({"path": "/c", "bytes": 1}));
+    }
+}

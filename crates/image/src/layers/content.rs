@@ -31,6 +31,12 @@ pub(super) struct Spill {
 }
 
 impl Spill {
+    /// Bytes from that offset on, as many as `buffer` has.
+    pub(super) fn read_at(&self, buffer: &mut [u8], at: u64, dir: &Path) -> crate::Result<()> {
+        let failed = ProviderError::io("cannot read back what was put aside in", dir);
+        self.file.read_exact_at(buffer, at).map_err(failed)
+    }
+
     /// Gives a file's content to `to`, piece by piece.
     pub(super) fn read(
         &self,
@@ -47,9 +53,7 @@ impl Spill {
             let end = from + piece.len;
             while from < end {
                 let len = usize::try_from(end - from).unwrap_or(BUFFER).min(buffer.len());
-                self.file
-                    .read_exact_at(&mut buffer[..len], from)
-                    .map_err(ProviderError::io("cannot read back what was put aside in", dir))?;
+                self.read_at(&mut buffer[..len], from, dir)?;
                 to(Piece::Data(&buffer[..len]))?;
                 from += len as u64;
             }
@@ -102,15 +106,5 @@ impl SpillWriter {
     pub(super) fn finish(mut self) -> io::Result<Spill> {
         self.file.write_all(&self.buffer)?;
         Ok(Spill { file: self.file })
-    }
-}
-
-/// Content cannot be put aside in this directory.
-pub(super) fn spill_error(dir: &Path, error: io::Error) -> ProviderError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ProviderError::Cache { dir: dir.to_owned(), problem: "no space is left on its disk".to_owned() }
-        }
-        _ => ProviderError::io("cannot put content aside in", dir)(error),
     }
 }

@@ -9,9 +9,11 @@ mod apply;
 mod content;
 mod decode;
 mod emit;
+mod name;
 mod path;
 mod read;
 mod record;
+mod records;
 mod resolve;
 mod shape;
 mod stream;
@@ -21,11 +23,10 @@ mod work;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 
-use crate::context::Context;
+use crate::context::Attempt;
 use crate::digest::Digest;
 use crate::error::{ProviderError, Result};
 use crate::oci::ImageError;
@@ -77,7 +78,7 @@ pub(crate) struct Converted {
     pub(crate) diff_ids: Vec<Digest>,
 }
 
-/// Writes an image of the layers to `staging`, which does not exist yet. Puts their files' content aside in the same
+/// Writes an image of the layers, whose readers should belong to the same attempt, to `staging`, which does not exist yet. Puts their files' content aside in the same
 /// directory, in files without names. On an error `staging` may exist and is worthless.
 ///
 /// # Errors
@@ -87,11 +88,11 @@ pub(crate) struct Converted {
 pub(crate) fn convert(
     layers: Vec<Layer<'_>>,
     rules: Rules,
-    ctx: &Context,
+    ctx: &Attempt,
     staging: &Path,
 ) -> Result<Converted> {
     let Applied { tree, spills, diff_ids } = apply(layers, rules, ctx, staging.parent().unwrap_or(staging))?;
-    let unpacked = emit::emit(&tree, spills, rules, ctx, staging)?;
+    let unpacked = emit::emit(tree, spills, rules, ctx, staging)?;
     Ok(Converted { unpacked, diff_ids })
 }
 
@@ -105,42 +106,44 @@ struct Applied {
 }
 
 /// Reads all layers and applies them. Puts content aside in `dir`.
-fn apply(layers: Vec<Layer<'_>>, rules: Rules, ctx: &Context, dir: &Path) -> Result<Applied> {
+fn apply(layers: Vec<Layer<'_>>, rules: Rules, ctx: &Attempt, dir: &Path) -> Result<Applied> {
     let shared = Shared {
         rules,
         ctx,
         dir,
         budget: Budget::new(rules.max_bytes, rules.max_bytes_variable),
         large: Mutex::new(()),
-        given_up: AtomicBool::new(false),
     };
     let mut applier = Applier::new();
     let (mut spills, mut diff_ids) = (Vec::new(), Vec::new());
-    shared.read_all(layers, |name, layer| {
+    let read = shared.read_all(layers, |name, layer| {
         let index = u16::try_from(spills.len()).map_err(|_| {
             shared.layer_error(&name, ArchiveError::TooMany { what: "layers", limit: u16::MAX.into() })
         })?;
-        spills.push(layer.spill);
-        diff_ids.push(layer.diff_id);
-        layer.records.into_each(|path, record| {
+        let ReadLayer { records, spill, diff_id } = layer;
+        diff_ids.push(diff_id);
+        records.into_each(&spill, dir, |path, record| {
             ctx.check_cancelled()?;
             applier.apply(index, path, record).map_err(|e| shared.layer_error(&name, e))
-        })
-    })?;
+        })?;
+        spills.push(spill);
+        Ok(())
+    });
+    ctx.renew();
+    read?;
     Ok(Applied { tree: applier.into_tree(), spills, diff_ids })
 }
 
 /// What the threads of one conversion share.
 struct Shared<'a> {
     rules: Rules,
-    ctx: &'a Context,
+    /// Fails when any of them does.
+    ctx: &'a Attempt,
     /// Where content is put aside.
     dir: &'a Path,
     budget: Budget,
     /// Held while a stream is decompressed that takes much memory: one at a time, so that layers cannot add it up.
     large: Mutex<()>,
-    /// Set when any of them has failed.
-    given_up: AtomicBool,
 }
 
 impl Shared<'_> {
@@ -179,23 +182,17 @@ impl Shared<'_> {
                     match results.recv() {
                         Ok((index, name, Ok(layer))) => drop(early.insert(index, (name, layer))),
                         Ok((.., Err(e))) => {
-                            self.given_up.store(true, Ordering::Relaxed);
+                            self.ctx.fail();
                             return Err(e);
                         }
                         // A thread has panicked, which the scope passes on.
                         Err(_) => return Err(ProviderError::Other("a layer's reader has ended".to_owned())),
                     }
                 };
-                take(taken.0, taken.1).inspect_err(|_| self.given_up.store(true, Ordering::Relaxed))?;
+                take(taken.0, taken.1).inspect_err(|_| self.ctx.fail())?;
             }
             Ok(())
         })
-    }
-
-    /// For loops over data.
-    fn check_given_up(&self) -> Result<()> {
-        self.ctx.check_cancelled()?;
-        if self.given_up.load(Ordering::Relaxed) { Err(ProviderError::Cancelled) } else { Ok(()) }
     }
 
     /// What is said of this layer: the cause that its reader gave, or what is wrong with it.
@@ -208,7 +205,7 @@ impl Shared<'_> {
                     Err(e) => self.named(name, ArchiveError::Read(e)),
                 },
             },
-            ArchiveError::Spill(e) => content::spill_error(self.dir, e),
+            ArchiveError::Spill(e) => ProviderError::write(self.dir, emit::ASIDE)(e),
             other => self.named(name, other),
         }
     }

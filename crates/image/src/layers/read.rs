@@ -9,7 +9,8 @@ use sha2::{Digest as _, Sha256};
 use super::content::{Content, Spill, SpillWriter};
 use super::decode::{Memory, decoder_within};
 use super::path::{self, Name};
-use super::record::{Action, Attrs, Record, Records, XattrSets};
+use super::record::{Action, Attrs, Record, XattrSets};
+use super::records::Records;
 use super::stream::{Chunks, Pump, stream};
 use super::{Layer, Shared, reader_error};
 use crate::digest::Digest;
@@ -127,7 +128,13 @@ impl Reader<'_> {
                 (normal, action)
             }
         };
-        self.records.push(&path, Record { attrs, action }, budget)
+        let target = match &action {
+            Action::Symlink(target) | Action::HardLink(target) => target.len(),
+            _ => 0,
+        };
+        let record = Record { attrs, action };
+        let kept = self.records.push(&path, record, &mut self.spill).map_err(ArchiveError::Spill)?;
+        budget.names(kept + target)
     }
 
     fn action(
@@ -198,7 +205,7 @@ impl Taken<'_> {
 
 impl BufRead for Taken<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.shared.check_given_up().map_err(reader_error)?;
+        self.shared.ctx.check_cancelled().map_err(reader_error)?;
         self.inner.fill_buf()
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::content::Content;
+use super::name::Name;
 use super::record::Attrs;
 use super::work::Work;
 use crate::meta::Device;
@@ -23,7 +24,7 @@ pub(super) struct Inode {
 
 #[derive(Debug)]
 pub(super) enum What {
-    Dir(BTreeMap<Box<[u8]>, Child>),
+    Dir(BTreeMap<Name, Child>),
     File(Content),
     Symlink(Box<[u8]>),
     Char(Device),
@@ -62,6 +63,12 @@ impl Tree {
         self.inodes.iter().filter(|inode| inode.links > 0)
     }
 
+    /// An inode's attributes, and what it is, which is gone from the tree then.
+    pub(super) fn take(&mut self, id: InodeId) -> (Attrs, What) {
+        let inode = &mut self.inodes[id as usize];
+        (inode.attrs.clone(), std::mem::replace(&mut inode.what, What::Fifo))
+    }
+
     pub(super) fn set_attrs(&mut self, id: InodeId, attrs: Attrs) {
         self.inodes[id as usize].attrs = attrs;
     }
@@ -78,7 +85,7 @@ impl Tree {
         }
     }
 
-    fn children(&mut self, dir: InodeId) -> Option<&mut BTreeMap<Box<[u8]>, Child>> {
+    fn children(&mut self, dir: InodeId) -> Option<&mut BTreeMap<Name, Child>> {
         match &mut self.inodes[dir as usize].what {
             What::Dir(children) => Some(children),
             _ => None,
@@ -86,7 +93,7 @@ impl Tree {
     }
 
     /// The names in a directory that this layer does not have, and those it has.
-    pub(super) fn children_by_layer(&self, dir: InodeId, layer: u16) -> (Vec<Box<[u8]>>, Vec<InodeId>) {
+    pub(super) fn children_by_layer(&self, dir: InodeId, layer: u16) -> (Vec<Name>, Vec<InodeId>) {
         let (mut others, mut own) = (Vec::new(), Vec::new());
         if let What::Dir(children) = &self.inode(dir).what {
             for (name, child) in children {
@@ -120,7 +127,7 @@ impl Tree {
     /// Gives an inode a name that is not taken.
     pub(super) fn link(&mut self, dir: InodeId, name: &[u8], inode: InodeId, layer: u16) {
         if let Some(children) = self.children(dir) {
-            children.insert(name.into(), Child { inode, layer });
+            children.insert(Name::new(name), Child { inode, layer });
             self.inodes[inode as usize].links += 1;
         }
     }

@@ -95,8 +95,7 @@ impl<'a> Downloads<'a> {
             self.ctx.progress(&Progress::Finished { item, cached: true });
             return Ok(Box::new(file));
         }
-        let failed =
-            |e| ProviderError::Other(format!("layer {} cannot be put into the cache: {e}", blob.digest));
+        let failed = |e| self.unwritten(e);
         let partial = self.cache.partial(&blob.digest)?;
         let mut there = partial.metadata().map_err(failed)?.len();
         if there > blob.size {
@@ -164,6 +163,10 @@ impl<'a> Downloads<'a> {
         Ok(unverified.values().any(|&resumed| resumed))
     }
 
+    fn unwritten(&self, error: io::Error) -> ProviderError {
+        ProviderError::write(self.cache.dir(), "cannot write a layer in")(error)
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         // What a thread that panicked left is a set or a map all the same.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -219,12 +222,7 @@ impl Read for Download<'_> {
             return Ok(0);
         }
         let read = self.remote()?.read(buffer)?;
-        self.partial.write_all(&buffer[..read]).map_err(|e| {
-            let digest = self.layer.digest;
-            io::Error::other(ProviderError::Other(format!(
-                "layer {digest} cannot be written to the cache: {e}"
-            )))
-        })?;
+        self.partial.write_all(&buffer[..read]).map_err(|e| io::Error::other(self.downloads.unwritten(e)))?;
         self.done += read as u64;
         self.tell();
         Ok(read)

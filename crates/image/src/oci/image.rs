@@ -7,7 +7,7 @@ use std::path::Path;
 use super::config::Configuration;
 use super::error::{ImageError, listed};
 use super::limits::MAX_BYTES_VARIABLE;
-use crate::context::Context;
+use crate::context::Attempt;
 use crate::digest::Digest;
 use crate::error::{ProviderError, Result};
 use crate::layers::{self, Converted, Layer, Rules};
@@ -54,7 +54,7 @@ impl Image<'_> {
     pub(super) fn obtain(
         &self,
         store: &Store,
-        ctx: &Context,
+        ctx: &Attempt,
         max_bytes: u64,
         may_help: &dyn Fn(&ProviderError) -> Result<bool>,
     ) -> Result<StoredImage> {
@@ -99,7 +99,7 @@ impl Image<'_> {
         Err(ProviderError::Image { name: self.name.to_owned(), source })
     }
 
-    fn convert(&self, ctx: &Context, max_bytes: u64, staging: &Path) -> Result<Converted> {
+    fn convert(&self, ctx: &Attempt, max_bytes: u64, staging: &Path) -> Result<Converted> {
         let diff_ids = &self.configuration.diff_ids;
         let layers = self.layers.iter().zip(diff_ids).enumerate().map(|(index, (layer, diff_id))| Layer {
             name: format!("{}, layer {} of {}", self.name, index + 1, self.layers.len()),

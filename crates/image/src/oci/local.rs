@@ -11,7 +11,7 @@ use super::resolve::{self, resolve};
 use super::source::{Blob, Source};
 use super::verify::Verified;
 use super::{limits, outer::Outer};
-use crate::context::Context;
+use crate::context::{Attempt, Context};
 use crate::error::{ProviderError, Result};
 use crate::image_config::Platform;
 use crate::spec;
@@ -78,6 +78,7 @@ pub(crate) fn obtain(
 ) -> Result<StoredImage> {
     let max_bytes = limits::max_bytes()?;
     let path = path.canonicalize().map_err(ProviderError::io("cannot resolve", path))?;
+    let ctx = &Attempt::of(ctx);
     let place = Place { form, path: &path, tag, name, ctx, max_bytes };
     match form {
         Form::Layout => place.folder(),
@@ -90,7 +91,7 @@ struct Place<'a> {
     path: &'a Path,
     tag: Option<&'a str>,
     name: &'a str,
-    ctx: &'a Context,
+    ctx: &'a Attempt,
     max_bytes: u64,
 }
 

@@ -17,6 +17,8 @@ const BLOCK: usize = 512;
 const ENTRIES_MAX: usize = 1 << 16;
 /// Longest name or link target in bytes.
 const NAME_MAX: usize = 4096;
+/// Bytes of all names and link targets, which are kept: two hundred for each of the most entries.
+const NAMES_MAX: usize = 13 << 20;
 /// Longest extended header in bytes: two names and a few numbers.
 const EXTENSION_MAX: u64 = 64 << 10;
 /// Links from one file to the next. Docker writes one, for a layer that comes twice.
@@ -74,6 +76,8 @@ struct Headers<'a> {
     len: u64,
     at: u64,
     entries: BTreeMap<String, Entry>,
+    /// Bytes of their names and link targets.
+    names: usize,
 }
 
 /// What extended headers say of the entry that follows them.
@@ -87,7 +91,7 @@ struct Said {
 impl<'a> Headers<'a> {
     fn of(file: &'a File) -> Parsed<Self> {
         let len = file.metadata().map_err(unreadable)?.len();
-        Ok(Self { file, len, at: 0, entries: BTreeMap::new() })
+        Ok(Self { file, len, at: 0, entries: BTreeMap::new(), names: 0 })
     }
 
     fn all(mut self) -> Parsed<BTreeMap<String, Entry>> {
@@ -156,6 +160,13 @@ impl<'a> Headers<'a> {
             // Nothing that belongs to an image; a sparse file's offsets would be wrong.
             _ => return Err(malformed(format!("its entry {} is not a file", shown(&name)))),
         };
+        let target = if let Entry::Link(target) = &entry { target.len() } else { 0 };
+        self.names += name.len() + target;
+        if self.names > NAMES_MAX {
+            return Err(malformed(format!(
+                "it holds more than {NAMES_MAX} bytes of names, the most that is let through"
+            )));
+        }
         // Which of two files a reader takes depends on the reader: one could be shown, and the other run.
         if self.entries.insert(name.clone(), entry).is_some() {
             return Err(malformed(format!("it holds {} twice", shown(&name))));
@@ -301,6 +312,21 @@ mod tests {
         assert_eq!(read(&outer, "hard").unwrap(), [7; 600]);
         assert_eq!(read(&outer, "last").unwrap(), b"end");
         assert_eq!(read(&outer, "a"), None);
+    }
+
+    #[test]
+    fn names_have_a_limit_together() {
+        let with = |longest: usize| {
+            let mut builder = tar::Builder::new(Vec::new());
+            for number in 0..NAMES_MAX / 4000 {
+                let target = "t".repeat(longest - 1900);
+                let name = format!("{number:04}{}", "n".repeat(1900 - 4));
+                append(&mut builder, tar::EntryType::Symlink, &name, &target, b"");
+            }
+            builder
+        };
+        assert!(index(&with(4000).into_inner().unwrap()).is_ok());
+        assert!(refusal(with(4010)).contains("bytes of names"));
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl RootfsProvider for OciProvider {
             let path = Path::new(spec);
             return Err(if path.is_file() { dir::not_a_directory(spec, path) } else { e });
         }
-        let connect = |reference: &Reference| {
+        let connect = |reference: &Reference, ctx: &Context| {
             let registry = Registry::new(reference.host(), reference.repository(), ctx)?;
             Ok(Box::new(registry) as Box<_>)
         };

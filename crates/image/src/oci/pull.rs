@@ -8,13 +8,13 @@ use super::image::{Image, ImageLayer, is_current};
 use super::reference::Reference;
 use super::resolve::{Resolved, resolve};
 use super::source::{Source, Which};
-use crate::context::{Context, PullPolicy};
+use crate::context::{Attempt, Context, PullPolicy};
 use crate::error::{ProviderError, Result};
 use crate::image_config::Platform;
 use crate::store::{LayerInfo, Origin, Store, StoredImage};
 
-/// What reaches a reference's registry. Called only when it has to be asked.
-pub(super) type Connect<'a, 's> = &'a dyn Fn(&Reference) -> Result<Box<dyn Source + 's>>;
+/// What reaches a reference's registry, within this context. Called only when it has to be asked.
+pub(super) type Connect<'a> = &'a dyn Fn(&Reference, &Context) -> Result<Box<dyn Source>>;
 
 /// An image that a name stands for.
 struct Known {
@@ -24,13 +24,8 @@ struct Known {
 }
 
 /// The image that a spec names. One that was made or imported here comes before a registry's of the same short name.
-pub(super) fn obtain(
-    spec: &str,
-    ctx: &Context,
-    max_bytes: u64,
-    connect: Connect<'_, '_>,
-) -> Result<StoredImage> {
-    let reference = Reference::parse(spec)?;
+pub(super) fn obtain(spec: &str, ctx: &Context, max_bytes: u64, connect: Connect<'_>) -> Result<StoredImage> {
+    let (reference, ctx) = (Reference::parse(spec)?, &Attempt::of(ctx));
     let store = ctx.store()?;
     if let Some(local) = reference.local()
         && let Some(known) = known(&store, &local)?
@@ -63,16 +58,16 @@ fn known(store: &Store, reference: &Reference) -> Result<Option<Known>> {
     Ok(usable.then_some(Known { image, origin: record.origin, checked: record.checked }))
 }
 
-struct Pull<'a, 's> {
+struct Pull<'a> {
     spec: &'a str,
     reference: &'a Reference,
     store: &'a Store,
-    ctx: &'a Context,
+    ctx: &'a Attempt,
     max_bytes: u64,
-    connect: Connect<'a, 's>,
+    connect: Connect<'a>,
 }
 
-impl Pull<'_, '_> {
+impl Pull<'_> {
     /// Whether the registry has to be asked though the image is there.
     fn must_ask(&self, known: &Known, policy: PullPolicy) -> bool {
         // What is made here has nobody to ask, and a digest always means the same.
@@ -82,7 +77,7 @@ impl Pull<'_, '_> {
 
     /// Asks the registry. One that is down leaves what is there in use, unless the caller wants to know.
     fn ask(&self, known: Option<Known>, policy: PullPolicy) -> Result<StoredImage> {
-        let Some(known) = known else { return self.pull(&*(self.connect)(self.reference)?) };
+        let Some(known) = known else { return self.pull(&*(self.connect)(self.reference, self.ctx)?) };
         match self.refresh(&known) {
             Err(ProviderError::Network(e)) if policy == PullPolicy::Stale && e.is_temporary() => {
                 self.ctx.warn(&format!(
@@ -99,7 +94,7 @@ impl Pull<'_, '_> {
 
     /// What the name stands for now; None if that is what it stood for before.
     fn refresh(&self, known: &Known) -> Result<Option<StoredImage>> {
-        let source = (self.connect)(self.reference)?;
+        let source = (self.connect)(self.reference, self.ctx)?;
         if let (Which::Tag(tag), Origin::Registry { manifest }) = (self.reference.which(), &known.origin)
             && source.digest_of(&tag)? == *manifest
         {

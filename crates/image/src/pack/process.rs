@@ -17,8 +17,9 @@ const PACKAGE: &str = "squashfs-tools, version 4.5 or newer";
 
 /// Threads of the tool: an image is made beside other work.
 const PROCESSORS: &str = "2";
-/// Its block cache. More makes it no faster; what it takes beyond is about half a KiB for each entry.
-const CACHE: &str = "48M";
+/// Its block cache, the smallest that it takes. More makes it no faster; what it takes beyond is about 0.8 KiB for each
+/// entry.
+const CACHE: &str = "16M";
 /// Its address space in bytes: an image with the most entries and attributes that are let through needs about half.
 #[cfg(target_os = "linux")]
 const ADDRESS_SPACE_MAX: u64 = 4 << 30;
@@ -144,7 +145,7 @@ impl Packer {
             tool::last_words(&self.printed.take().and_then(|reader| reader.join().ok()).unwrap_or_default());
         if message.contains("No space left") {
             let dir = self.image.parent().unwrap_or(&self.image).to_owned();
-            return ProviderError::Cache { dir, problem: "no space is left on its disk".to_owned() };
+            return ProviderError::no_space(dir);
         }
         ProviderError::Tool { tool: TOOL, path: self.image.clone(), status, message }
     }

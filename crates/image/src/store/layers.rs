@@ -25,7 +25,6 @@ const PARTIAL_SUFFIX: &str = "partial";
 /// The layers below one cache root. Cheap to make; any number of threads and processes may share the directory.
 #[derive(Debug, Clone)]
 pub(crate) struct LayerCache {
-    #[allow(dead_code, reason = "pulling images is its caller")]
     root: PathBuf,
     dir: PathBuf,
 }
@@ -38,10 +37,14 @@ pub(super) struct CachedLayer {
     pub(super) bytes: u64,
 }
 
-#[allow(dead_code, reason = "pulling images is its caller")]
 impl LayerCache {
     pub(super) fn new(cache_root: &Path) -> Self {
         Self { root: cache_root.to_owned(), dir: cache_root.join(LAYERS_DIR) }
+    }
+
+    /// Where they are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Waits until nobody else downloads this layer. Needed for everything but [`open`](Self::open).

@@ -21,7 +21,7 @@ pub use limits::TarLimits;
 pub(crate) use source::Source;
 pub(crate) use sparse::{Segment, SparseMap};
 
-use crate::context::Context;
+use crate::context::{Attempt, Context};
 use crate::error::{ProviderError, Result};
 use crate::fetch;
 use crate::image_config::ImageConfig;
@@ -113,7 +113,7 @@ fn convert_file(
         diff_id: None,
     };
     let rules = Rules { whiteouts: false, max_bytes, max_bytes_variable: MAX_BYTES_VARIABLE };
-    let converted = layers::convert(vec![archive], rules, ctx, staging)?;
+    let converted = layers::convert(vec![archive], rules, &Attempt::of(ctx), staging)?;
     // The key speaks of the archive as it was: an image of anything else must not be kept under it.
     let after = again.metadata().map_err(ProviderError::io("cannot examine", path))?;
     if Key::of_file(CONVERTER, path, before) != Key::of_file(CONVERTER, path, &after) {

@@ -8,14 +8,17 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 use super::cache::CacheRoot;
 use super::kernel::Kernel;
 use super::key::{FileStamp, Key};
-use super::modules::{self, Module, WANTED};
+use super::modules::{self, Module, Modules, NETWORK, WANTED};
 use super::{AssetError, GUEST, GUEST_SHA256};
 
 /// Part of every key: raised when the layout changes.
-const FORMAT: &str = "initramfs 1";
+const FORMAT: &str = "initramfs 2";
 
 /// Where the guest reads which modules to load: one absolute path a line, in load order.
 const MODULES_LIST: &str = "modules.list";
+
+/// The same for those that it loads when it is granted a network.
+const NETWORK_LIST: &str = "network.list";
 
 /// Folders of the archive, each after its parent, for the kernel unpacks in order.
 const FOLDERS: [&str; 7] = ["dev", "proc", "sys", "run", "tmp", "lib", "lib/modules"];
@@ -51,27 +54,22 @@ fn key(kernel: &Kernel, extra_modules: &[&str]) -> Result<String, AssetError> {
     if let Some(tree) = &kernel.modules {
         key = key.content(&FileStamp::of(tree).map_err(AssetError::file("kernel modules", tree))?);
     }
-    let wanted = WANTED.iter().map(|wanted| wanted.name);
+    let wanted = WANTED.iter().chain(&NETWORK).map(|wanted| wanted.name);
     Ok(wanted.chain(extra_modules.iter().copied()).fold(key, Key::text).hex())
 }
 
 /// Writes the archive. The same input gives the same bytes: no times, no owners, inodes counted from one.
-fn write(out: impl Write, guest: &[u8], modules: &[Module]) -> io::Result<()> {
+fn write(out: impl Write, guest: &[u8], modules: &Modules) -> io::Result<()> {
     let mut archive = Archive { out, inode: 0 };
     for folder in FOLDERS {
         archive.add(folder, ModeFileType::Directory, 0o755, &[])?;
     }
     archive.console()?;
     archive.add("init", ModeFileType::Regular, 0o755, guest)?;
-    let mut list = String::new();
-    for module in modules {
-        let path = format!("lib/modules/{}.ko", module.name);
-        archive.add(&path, ModeFileType::Regular, 0o644, &module.content)?;
-        list.push('/');
-        list.push_str(&path);
-        list.push('\n');
+    for (name, modules) in [(MODULES_LIST, &modules.boot), (NETWORK_LIST, &modules.network)] {
+        let list = archive.modules(modules)?;
+        archive.add(name, ModeFileType::Regular, 0o644, list.as_bytes())?;
     }
-    archive.add(MODULES_LIST, ModeFileType::Regular, 0o644, list.as_bytes())?;
     trailer(archive.out)?.flush()
 }
 
@@ -90,6 +88,19 @@ impl<W: Write> Archive<W> {
         let mut file = entry.write(&mut self.out, length);
         file.write_all(content)?;
         file.finish().map(drop)
+    }
+
+    /// The list of them: an absolute path a line.
+    fn modules(&mut self, modules: &[Module]) -> io::Result<String> {
+        let mut list = String::new();
+        for module in modules {
+            let path = format!("lib/modules/{}.ko", module.name);
+            self.add(&path, ModeFileType::Regular, 0o644, &module.content)?;
+            list.push('/');
+            list.push_str(&path);
+            list.push('\n');
+        }
+        Ok(list)
     }
 
     fn console(&mut self) -> io::Result<()> {
@@ -128,8 +139,9 @@ mod tests {
         }
     }
 
-    fn some_modules() -> Vec<Module> {
-        ["b", "a"].map(|name| Module { name: name.to_owned(), content: name.as_bytes().to_vec() }).to_vec()
+    fn some_modules() -> Modules {
+        let module = |name: &str| Module { name: name.to_owned(), content: name.as_bytes().to_vec() };
+        Modules { boot: vec![module("b"), module("a")], network: vec![module("c")] }
     }
 
     #[test]
@@ -144,6 +156,7 @@ mod tests {
         assert_eq!(find("dev/console").1, 0o020_600);
         assert_eq!(find("lib/modules/a.ko").2, b"a");
         assert_eq!(find("modules.list").2, b"/lib/modules/b.ko\n/lib/modules/a.ko\n");
+        assert_eq!(find("network.list").2, b"/lib/modules/c.ko\n");
         assert!(archive.len().is_multiple_of(4));
     }
 

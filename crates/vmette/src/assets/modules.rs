@@ -25,12 +25,11 @@ const fn optional(name: &'static str) -> Wanted {
 }
 
 /// What the machines have devices for, and what root file systems are made of.
-pub(super) const WANTED: [Wanted; 12] = [
+pub(super) const WANTED: [Wanted; 11] = [
     required("virtio_pci"),
     optional("virtio_mmio"),
     required("virtio_console"),
     required("virtio_blk"),
-    optional("virtio_net"),
     optional("virtiofs"),
     required("overlay"),
     required("squashfs"),
@@ -39,6 +38,9 @@ pub(super) const WANTED: [Wanted; 12] = [
     optional("vsock"),
     optional("vmw_vsock_virtio_transport"),
 ];
+
+/// What a machine with a network needs besides; the others boot without.
+pub(super) const NETWORK: [Wanted; 2] = [optional("virtio_net"), optional("af_packet")];
 
 /// A distribution's whole tree has 5,000 modules; one with more files is no module tree.
 const MAX_FILES: usize = 100_000;
@@ -58,22 +60,27 @@ pub(super) struct Module {
     pub(super) content: Vec<u8>,
 }
 
-/// All modules that `WANTED` and `extra` ask for, which are not built into the kernel, in load order. The order
-/// depends on nothing but the tree's content.
-pub(super) fn resolve(kernel: &Kernel, extra: &[&str]) -> Result<Vec<Module>, AssetError> {
-    let Some(root) = &kernel.modules else { return Ok(Vec::new()) };
+/// What a guest loads, in load order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Modules {
+    /// When it boots.
+    pub(super) boot: Vec<Module>,
+    /// Once it is granted a network.
+    pub(super) network: Vec<Module>,
+}
+
+/// All modules that `WANTED`, `extra` and `NETWORK` ask for, which are not built into the kernel. The order depends on
+/// nothing but the tree's content.
+pub(super) fn resolve(kernel: &Kernel, extra: &[&str]) -> Result<Modules, AssetError> {
+    let Some(root) = &kernel.modules else { return Ok(Modules::default()) };
     let tree = Tree::read(root)?;
     let mut order = Order { tree: &tree, kernel, done: BTreeSet::new(), loaded: Vec::new() };
-    for wanted in WANTED {
-        match order.add(wanted.name) {
-            Err(AssetError::NoModule { .. }) if !wanted.required => {}
-            result => result?,
-        }
-    }
-    for name in extra {
-        order.add(name)?;
-    }
-    Ok(order.loaded)
+    WANTED.into_iter().try_for_each(|wanted| order.want(wanted))?;
+    extra.iter().try_for_each(|name| order.add(name))?;
+    let booted = order.loaded.len();
+    NETWORK.into_iter().try_for_each(|wanted| order.want(wanted))?;
+    let network = order.loaded.split_off(booted);
+    Ok(Modules { boot: order.loaded, network })
 }
 
 /// File names use dashes and underscores as they please; the kernel knows only underscores.
@@ -145,6 +152,13 @@ struct Order<'a> {
 }
 
 impl Order<'_> {
+    fn want(&mut self, wanted: Wanted) -> Result<(), AssetError> {
+        match self.add(wanted.name) {
+            Err(AssetError::NoModule { .. }) if !wanted.required => Ok(()),
+            result => result,
+        }
+    }
+
     /// Adds a module behind all that it needs; adds nothing if one of those is missing.
     fn add(&mut self, name: &str) -> Result<(), AssetError> {
         let before = (self.done.clone(), self.loaded.len());

@@ -107,6 +107,7 @@ impl Launcher<'_> {
             ca_bundle: ca_bundle.is_some(),
             switch_root: config.switch_root,
             vsock: vsock::is_wanted(config),
+            vsock_programs: vsock::is_wanted(config) || is_savable(config),
             network: config.net,
             ..Boot::new(root)
         };
@@ -119,7 +120,7 @@ impl Launcher<'_> {
             && spec.disks.is_empty()
             && spec.shares.is_empty()
             && ca_bundle.is_none()
-            && !boot.vsock
+            && !boot.vsock_programs
             && !config.switch_root;
         let ca_digest = ca_bundle.as_ref().map(|bundle| Key::new().bytes(bundle).hex());
         let ca_bundle = ca_bundle.unwrap_or_default();
@@ -179,9 +180,13 @@ pub(crate) fn spec_of(config: &Config, kernel: PathBuf, initramfs: PathBuf) -> M
         network: if config.net { Network::Nat } else { Network::None },
         console: config.console.clone(),
         accelerator: config.accelerator,
-        savable: config.allow_snapshot || config.build_snapshot.is_some(),
+        savable: is_savable(config),
         ..MachineSpec::new(kernel, initramfs)
     }
+}
+
+fn is_savable(config: &Config) -> bool {
+    config.allow_snapshot || config.build_snapshot.is_some()
 }
 
 /// The machine that a template is made of: the shape, without anything of this one run.

@@ -33,7 +33,8 @@ impl Launcher<'_> {
         let mut held = Held { rootfs: Some(in_use), ..Held::default() };
         let mut disks = Vec::new();
         if config.scratch_mib.is_some() {
-            let source = File::open(saved.folder().join(SCRATCH))?;
+            let source = File::open(saved.folder().join(SCRATCH))
+                .map_err(|e| saved.refused(&format!("{SCRATCH}: {e}")))?;
             let scratch = Scratch::copy_of(self.cache, &source)?;
             disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
@@ -78,10 +79,11 @@ impl Launcher<'_> {
         if found == saved.fingerprint() {
             return Ok(());
         }
-        let bare = MachineSpec { shares: Vec::new(), ..spec.clone() };
+        let bare = MachineSpec { shares: Vec::new(), vsock: false, ..spec.clone() };
         if self.engine.fingerprint(&bare)? == saved.fingerprint() {
+            let vsock = if spec.vsock { " and vsock" } else { "" };
             return Err(saved.refused(&format!(
-                "it has no room for {} shares: make it with as many, or name fewer",
+                "it has no room for {} shares{vsock}: make it with as many shares, or name fewer",
                 spec.shares.len()
             )));
         }
@@ -108,12 +110,14 @@ impl Launcher<'_> {
             Error::StartFailed(reason) => saved.refused(&format!("its machine does not run: {reason}")),
             e => e,
         })?;
-        if prepared.boot.shares.is_empty() && prepared.ca_bundle.is_empty() {
+        let vsock = prepared.spec.vsock;
+        if prepared.boot.shares.is_empty() && prepared.ca_bundle.is_empty() && !vsock {
             return Ok(up);
         }
         let attach = Attach {
             shares: prepared.boot.shares.clone(),
             ca_bundle: !prepared.ca_bundle.is_empty(),
+            vsock,
             payload_len: 0,
         };
         let (header, _) = up.connection.request(&Op::Attach(attach), &prepared.ca_bundle, ROOT_TIMEOUT)?;

@@ -115,7 +115,7 @@ pub(crate) fn possible(config: &Config, capabilities: &Capabilities) -> Result<(
             .into());
     }
     if vsock::is_wanted(config) {
-        return Err("the engine cannot save a vsock device: leave vsock out".into());
+        return Err("the engine cannot save a vsock device: leave vsock out, and ask for it when the snapshot is started from".into());
     }
     if let Some(disk) = config.disks.first() {
         return Err(format!(

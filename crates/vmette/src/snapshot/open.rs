@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::Digests;
-use super::manifest::{Manifest, own};
+use super::manifest::{MACHINE, Manifest, SCRATCH, own};
 use crate::resolve::cache_of;
 use crate::{Config, Error, RootfsKind};
 
@@ -86,7 +86,7 @@ impl Snapshot {
             scratch_mib: self.manifest.scratch_mib,
             read_only: boot.overlay == vmette_wire::agent::Overlay::None,
             shares: boot.shares.iter().map(|share| share.tag.clone()).collect(),
-            bytes: self.manifest.files.values().map(|content| content.size).sum(),
+            bytes: self.manifest.files.values().fold(0, |sum, content| sum.saturating_add(content.size)),
         }
     }
 
@@ -110,6 +110,7 @@ impl Snapshot {
     }
 
     fn check_files(&self, digest: impl Fn(&Path) -> std::io::Result<String>) -> Result<(), Error> {
+        self.check_names()?;
         for (name, content) in &self.manifest.files {
             let path = self.folder.join(name);
             let failed = |e: std::io::Error| self.refused(&format!("{name}: {e}"));
@@ -125,6 +126,32 @@ impl Snapshot {
             if digest(&path).map_err(failed)? != content.digest {
                 return Err(self.refused(&format!("it is damaged: {name} is not what was saved")));
             }
+        }
+        Ok(())
+    }
+
+    /// What the engine and the guest will read is what the manifest knows of, and neither more nor elsewhere.
+    fn check_names(&self) -> Result<(), Error> {
+        let damaged = |what: String| self.refused(&format!("it is damaged: {what}"));
+        let machine = self.folder.join(MACHINE);
+        let failed = |e: std::io::Error| self.refused(&format!("{MACHINE}: {e}"));
+        let meta = std::fs::symlink_metadata(&machine).map_err(failed)?;
+        if !meta.is_dir() {
+            return Err(damaged(format!("{MACHINE} is no folder")));
+        }
+        own(&meta, MACHINE).map_err(|reason| self.refused(&reason))?;
+        let known = &self.manifest.files;
+        for entry in std::fs::read_dir(&machine).map_err(failed)? {
+            let name = format!("{MACHINE}/{}", entry.map_err(failed)?.file_name().to_string_lossy());
+            if !known.contains_key(&name) {
+                return Err(damaged(format!("{name} is no part of it")));
+            }
+        }
+        if !known.keys().any(|name| Path::new(name).parent() == Some(Path::new(MACHINE))) {
+            return Err(damaged("its manifest knows of no machine".into()));
+        }
+        if known.contains_key(SCRATCH) != self.manifest.scratch_mib.is_some() {
+            return Err(damaged("its manifest contradicts itself about the scratch disk".into()));
         }
         Ok(())
     }

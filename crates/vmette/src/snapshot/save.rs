@@ -174,6 +174,8 @@ impl Saver {
         let names = fs::read_dir(folder.join(MACHINE))?
             .map(|entry| Ok(format!("{MACHINE}/{}", entry?.file_name().to_string_lossy())))
             .collect::<std::io::Result<Vec<_>>>()?;
+        // The names of its files, too: the folder above is the last one that is written.
+        File::open(folder.join(MACHINE))?.sync_all()?;
         let scratch = self.scratch.as_ref().map(|_| SCRATCH.to_owned());
         for name in names.into_iter().chain(scratch) {
             goes_on(session)?;

@@ -1,22 +1,32 @@
 //! A folder that is being filled and gets its name when it is complete.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
 
+use super::manifest::own;
 use crate::Error;
 
 /// Behind the name of what is being made. There is one for each name, so that what a killed process left is found.
 const SUFFIX: &str = ".partial";
+
+/// What is in a guest's memory is for nobody else to read.
+const PRIVATE: u32 = 0o700;
+
+/// How often a folder may vanish before it is locked.
+const ATTEMPTS: usize = 100;
 
 /// Locked while it lives; gone with its guard unless it was given its name.
 #[derive(Debug)]
 pub(super) struct Staging {
     target: PathBuf,
     path: PathBuf,
+    /// Whether it has its name: what is at the path by now, if anything, is somebody else's.
+    published: bool,
     _lock: File,
 }
 
@@ -33,15 +43,12 @@ impl Staging {
         staged.push(name);
         staged.push(SUFFIX);
         let path = target.with_file_name(staged);
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
-            _ => {}
-        }
-        let lock = File::open(&path).map_err(failed)?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let Some(lock) = locked(&path)
+            .map_err(|e| Error::SaveFailed(format!("{}, where it is made: {e}", path.display())))?
+        else {
             return Err(Error::SaveFailed(format!("{} is being made already", target.display())));
-        }
-        let staging = Self { target, path, _lock: lock };
+        };
+        let staging = Self { target, path, published: false, _lock: lock };
         staging.clear().map_err(failed)?;
         Ok(staging)
     }
@@ -64,15 +71,55 @@ impl Staging {
     }
 
     /// It is complete: gives it its name. Nobody else's folder of that name is replaced.
-    pub(super) fn publish(self) -> io::Result<PathBuf> {
+    pub(super) fn publish(mut self) -> io::Result<PathBuf> {
         File::open(&self.path)?.sync_all()?;
         rename_to_new(&self.path, &self.target)?;
+        self.published = true;
         if let Some(parent) = self.target.parent() {
             // The new name, too, should survive a power failure; without it the folder is merely not there.
             let _ = File::open(parent).and_then(|parent| parent.sync_all());
         }
         Ok(self.target.clone())
     }
+}
+
+/// Makes the folder or finds it, and locks it. `None`: somebody else has.
+///
+/// Whoever may put things beside the target may also have put something there under this very name: a link to a folder
+/// that would be emptied, a folder whose owner reads along. It is taken from nobody but this user.
+fn locked(path: &Path) -> io::Result<Option<File>> {
+    for _ in 0..ATTEMPTS {
+        match DirBuilder::new().mode(PRIVATE).create(path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(folder) => File::from(folder),
+            // Whoever made it has just ended.
+            Err(Errno::NOENT) => continue,
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                return Err(io::Error::other("something else than a folder is there"));
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let meta = folder.metadata()?;
+        own(&meta, "the folder").map_err(io::Error::other)?;
+        folder.set_permissions(Permissions::from_mode(PRIVATE))?;
+        if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
+        // The one before may have removed it between our opening and our locking.
+        if is_at(path, &meta) {
+            return Ok(Some(folder));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether that folder is still what the path leads to.
+fn is_at(path: &Path, folder: &fs::Metadata) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (folder.dev(), folder.ino()))
 }
 
 #[cfg(target_os = "linux")]
@@ -92,8 +139,10 @@ fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // Published: not there. What cannot be removed is, by the next one that makes the same.
-        let _ = fs::remove_dir_all(&self.path);
+        if !self.published {
+            // What cannot be removed is, by the next one that makes the same.
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 
@@ -129,6 +178,76 @@ mod tests {
         fs::write(left.join("manifest.json"), "{}").unwrap();
         let staging = Staging::begin(&dir.path().join("snapshot")).unwrap();
         assert_eq!(fs::read_dir(staging.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_others_have_put_there_is_neither_followed_nor_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, staged) = (dir.path().join("snapshot"), dir.path().join(".snapshot.partial"));
+        let elsewhere = dir.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        fs::write(elsewhere.join("file"), "dear").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &staged).unwrap();
+        let refused = || Staging::begin(&target).unwrap_err().to_string();
+        assert!(refused().contains("something else than a folder"), "{}", refused());
+        assert!(refused().contains(".snapshot.partial"), "{}", refused());
+        assert!(elsewhere.join("file").exists());
+        fs::remove_file(&staged).unwrap();
+        fs::write(&staged, "").unwrap();
+        assert!(refused().contains("something else than a folder"));
+        fs::remove_file(&staged).unwrap();
+        fs::create_dir(&staged).unwrap();
+        fs::set_permissions(&staged, Permissions::from_mode(0o777)).unwrap();
+        assert!(refused().contains("may be written by others"));
+        fs::set_permissions(&staged, Permissions::from_mode(0o755)).unwrap();
+        let staging = Staging::begin(&target).unwrap();
+        assert_eq!(fs::metadata(staging.publish().unwrap()).unwrap().mode() & 0o777, PRIVATE);
+    }
+
+    #[test]
+    fn whoever_makes_the_next_one_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut done = Staging::begin(&dir.path().join("snapshot")).unwrap();
+        // It has its name, and what is in its old place is the next one's.
+        done.published = true;
+        let path = done.path().to_owned();
+        drop(done);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_lock_on_a_folder_that_was_replaced_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("folder");
+        fs::create_dir(&path).unwrap();
+        // Open, so that its number is not given to another one.
+        let opened = File::open(&path).unwrap();
+        assert!(is_at(&path, &opened.metadata().unwrap()));
+        fs::remove_dir(&path).unwrap();
+        assert!(!is_at(&path, &opened.metadata().unwrap()));
+        fs::create_dir(&path).unwrap();
+        assert!(!is_at(&path, &opened.metadata().unwrap()));
+    }
+
+    #[test]
+    fn of_many_who_begin_at_once_one_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("snapshot");
+        let holders = std::sync::atomic::AtomicUsize::new(0);
+        let count = |by: usize| holders.fetch_add(by, std::sync::atomic::Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let Ok(staging) = Staging::begin(&target) else { continue };
+                        assert_eq!(count(1), 0, "two have it");
+                        fs::write(staging.path().join("file"), "x").unwrap();
+                        assert!(staging.path().join("file").exists());
+                        count(usize::MAX);
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! What a session does with its vsock device by itself: ports that lead to UNIX sockets of the host, and the port that
-//! answers with what it is sent.
+//! What a session does with its vsock device by itself: ports that lead to UNIX sockets of the host, sockets that lead to
+//! ports of the guest, and the port that answers with what it is sent.
 
 mod echo;
+mod entrance;
 mod relay;
 
 use std::os::unix::net::UnixStream;
@@ -15,6 +16,7 @@ use vmette_vmm::{Machine, VsockListener};
 use crate::notice::Notices;
 use crate::report::{VsockGrant, VsockGrantForward};
 use crate::{Config, Error, VsockPort, identity};
+use entrance::Entrance;
 use relay::Relays;
 
 /// Where ports that nobody has chosen come from.
@@ -26,11 +28,16 @@ const ATTEMPTS: usize = 100;
 /// How long what the guest has sent may take to reach its sockets once the machine has ended.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long a server of the host whose queue of connections is full may keep the guest's, and those behind it, waiting.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
 /// Whether a session's machine has a vsock device.
 pub(crate) fn is_wanted(config: &Config) -> bool {
     match config.vsock_port {
         VsockPort::Disabled => false,
-        VsockPort::Auto => config.vsock || !config.vsock_forwards.is_empty(),
+        VsockPort::Auto => {
+            config.vsock || !config.vsock_forwards.is_empty() || !config.vsock_connects.is_empty()
+        }
         VsockPort::Fixed(_) => true,
     }
 }
@@ -55,11 +62,13 @@ pub(crate) fn grant(config: &Config, port: Option<u32>, runs: bool) -> Option<Vs
     if !is_wanted(config) {
         return None;
     }
-    let forwards = config
-        .vsock_forwards
-        .iter()
-        .map(|forward| VsockGrantForward { port: forward.port, host: forward.path.display().to_string() });
-    Some(VsockGrant { port, echo: runs && echoes(config, port), forwards: forwards.collect() })
+    let lead = |port, path: &Path| VsockGrantForward { port, host: path.display().to_string() };
+    Some(VsockGrant {
+        port,
+        echo: runs && echoes(config, port),
+        forwards: config.vsock_forwards.iter().map(|to| lead(to.port, &to.path)).collect(),
+        connects: config.vsock_connects.iter().map(|to| lead(to.port, &to.path)).collect(),
+    })
 }
 
 fn echoes(config: &Config, port: Option<u32>) -> bool {
@@ -70,19 +79,20 @@ fn echoes(config: &Config, port: Option<u32>) -> bool {
 /// guest has sent.
 #[derive(Default)]
 pub(crate) struct Open {
+    entrances: Vec<Entrance>,
     relays: Arc<Relays>,
 }
 
 impl Open {
     /// Opens what the configuration asks for, before the first command runs. The ports close with the machine.
     pub(crate) fn new(
-        machine: &dyn Machine,
+        machine: &Arc<dyn Machine>,
         config: &Config,
         port: Option<u32>,
         runs: bool,
         notices: &Arc<Notices>,
     ) -> Result<Self, Error> {
-        let open = Self::default();
+        let mut open = Self::default();
         if !is_wanted(config) {
             return Ok(open);
         }
@@ -90,6 +100,9 @@ impl Open {
             let listener = machine.vsock_listen(forward.port)?;
             let path = std::path::absolute(&forward.path)?;
             open.serve(listener, move |stream, relays| to_socket(stream, &path, relays), notices)?;
+        }
+        for connect in &config.vsock_connects {
+            open.entrances.push(Entrance::open(machine, connect, &open.relays, notices)?);
         }
         if let Some(port) = port
             && runs
@@ -123,18 +136,47 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.entrances.clear();
         self.relays.end(Instant::now() + LINGER);
     }
 }
 
 /// Connects a guest with a UNIX socket of the host. A guest that finds nobody there sees its connection end.
 fn to_socket(guest: UnixStream, path: &Path, relays: &Arc<Relays>) -> std::io::Result<()> {
-    let host = connect(path)?;
+    let host = connect(path, CONNECT_LIMIT)
+        .map_err(|e| std::io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
     relays.start(guest, host)
 }
 
-fn connect(path: &Path) -> std::io::Result<UnixStream> {
-    UnixStream::connect(path).map_err(|e| std::io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+/// Connects to a server, which has to take the connection in time: one that hangs must not hold up whoever comes next,
+/// nor outlive the session.
+#[cfg(target_os = "linux")]
+fn connect(path: &Path, limit: Duration) -> std::io::Result<UnixStream> {
+    use rustix::io::Errno;
+    use rustix::net::sockopt::{Timeout, set_socket_timeout};
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
+    let address = SocketAddrUnix::new(path)?;
+    loop {
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => break,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let hangs = format!("its server has not taken the connection within {} s", limit.as_secs());
+                return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, hangs));
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    set_socket_timeout(&socket, Timeout::Send, None)?;
+    Ok(socket.into())
+}
+
+/// Where a full queue refuses at once.
+#[cfg(not(target_os = "linux"))]
+fn connect(path: &Path, _limit: Duration) -> std::io::Result<UnixStream> {
+    UnixStream::connect(path)
 }
 
 /// Opens a port: that one, or for 0 any that is free.

@@ -140,3 +140,22 @@ fn an_echo_shows_a_bounded_amount_and_nothing_that_a_terminal_obeys() {
     assert!(lines.iter().map(String::len).sum::<usize>() < 70_000 && lines.len() < 2000, "{}", lines.len());
     assert_eq!(lines.iter().filter(|line| line.contains("not shown")).count(), 1);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_server_that_hangs_holds_nobody_up_for_ever() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("server");
+    let server = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    bind(&server, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    // Room for one connection that nobody accepts.
+    listen(&server, 0).unwrap();
+    let waiting = connect(&path, Duration::from_millis(10)).unwrap();
+    assert_eq!(waiting.write_timeout().unwrap(), None, "what is connected may take its time");
+    let error = connect(&path, Duration::from_millis(10)).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    drop(waiting);
+    let gone = connect(&dir.path().join("none"), CONNECT_LIMIT).unwrap_err();
+    assert_eq!(gone.kind(), std::io::ErrorKind::NotFound);
+}

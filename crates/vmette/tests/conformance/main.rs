@@ -11,6 +11,8 @@ mod fake;
 #[cfg(all(target_os = "linux", not(vz_check)))]
 mod image;
 #[cfg(all(target_os = "linux", not(vz_check)))]
+mod network;
+#[cfg(all(target_os = "linux", not(vz_check)))]
 mod qemu;
 #[cfg(target_os = "linux")]
 mod snapshot;

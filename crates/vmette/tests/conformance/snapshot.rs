@@ -1,9 +1,12 @@
 //! Sessions that are saved and go on, and sessions that start from them.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use vmette::{Config, Error, ExecOptions, ExitStatus, Output, Session, ShareMount, Snapshot, StartedFrom};
+use vmette::{
+    Config, Error, ExecOptions, ExitStatus, Output, Session, ShareMount, Snapshot, StartedFrom, VsockPort,
+};
 
 use crate::suite::Bench;
 
@@ -128,6 +131,86 @@ fn a_session_keeps_its_shares_and_a_copy_has_those_that_it_names() {
         "other\nrefused"
     );
     assert_eq!(Snapshot::open(&path).unwrap().info().shares, ["data"]);
+}
+
+#[test]
+fn a_process_of_a_copy_never_sees_the_machine_that_it_was() {
+    let bench = bench();
+    let (_dir, path) = folder();
+    let session = bench.start(&allowed(&bench)).unwrap();
+    // Without a pause: whatever time it had before its machine is one of its own would be seen.
+    let watch = "while :; do read name < /proc/sys/kernel/hostname; echo $name; done > /seen";
+    let watcher = session.exec(&ExecOptions::shell(watch)).unwrap();
+    let name = say(&session, "until [ -s /seen ]; do :; done; hostname");
+    session.snapshot(&path).unwrap();
+    let before = format!("grep -cx {name} /seen");
+    let count: u64 = say(&session, &before).parse().unwrap();
+    say(&session, &format!("until [ $({before}) -gt {count} ]; do :; done"));
+    watcher.signal(9).unwrap();
+
+    let seen = [0, 1].map(|_| {
+        let copy = bench.start(&resumed(&bench, &path)).unwrap();
+        say(&copy, &format!("until grep -qx $(hostname) /seen; do :; done; {before}"))
+    });
+    assert_eq!(seen[0], seen[1], "what each of them has seen is what there was when they were saved");
+    assert_ne!(seen[0], "0");
+}
+
+#[test]
+fn a_pid_1_of_the_users_divides_its_control_group_and_commands_run_beside_it() {
+    let bench = bench();
+    let (_dir, path) = folder();
+    // As systemd does: itself into a group, and then what all groups are to have.
+    let init = "{ mount -t cgroup2 none /mnt && mkdir /mnt/init.scope && echo 1 > /mnt/init.scope/cgroup.procs && \
+                echo +pids +memory > /mnt/cgroup.subtree_control && cat /proc/self/cgroup; } > /tried 2>&1; \
+                mv /tried /ready; while :; do sleep 1000; done";
+    let config = Config { switch_root: true, exec_cmd: Some(init.into()), ..allowed(&bench) };
+    let session = bench.start(&config).unwrap();
+    assert_eq!(say(&session, "until [ -e /ready ]; do :; done; cat /ready"), "0::/init.scope");
+    session.snapshot(&path).unwrap();
+    let still = "ls /mnt; cat /proc/1/comm";
+    let copy = bench.start(&resumed(&bench, &path)).unwrap();
+    assert_eq!(say(&copy, still), say(&session, still));
+}
+
+#[test]
+fn a_copy_has_vsock_when_it_asks_for_it() {
+    let bench = bench();
+    let (_dir, path) = folder();
+    for read_only in [false, true] {
+        let config = Config { rootfs_read_only: read_only, ..allowed(&bench) };
+        let session = bench.start(&config).unwrap();
+        assert!(matches!(session.vsock_listen(5000), Err(Error::Vsock(_))));
+        session.snapshot(&path).unwrap();
+        drop(session);
+        let without = bench.start(&resumed(&bench, &path)).unwrap();
+        assert!(matches!(without.vsock_listen(5000), Err(Error::Vsock(_))), "nothing is implied");
+        drop(without);
+        // Two at once: the ports of each are its own.
+        let config =
+            Config { vsock_port: VsockPort::Fixed(5000), vsock_echo: false, ..resumed(&bench, &path) };
+        let copies: Vec<Session> = (0..2).map(|_| bench.start(&config).unwrap()).collect();
+        for (number, copy) in copies.iter().enumerate() {
+            let listener = copy.vsock_listen(5000).unwrap();
+            let script = format!("echo {number} | vsock-send $VMETTE_VSOCK_PORT");
+            let guest = copy.exec(&ExecOptions::shell(&script)).unwrap();
+            let mut host = listener.accept().unwrap();
+            let mut text = String::new();
+            host.read_to_string(&mut text).unwrap();
+            assert_eq!(text, format!("{number}\n"));
+            host.write_all(b"answer\n").unwrap();
+            drop(host);
+            let collected = guest.collect(1 << 20).unwrap();
+            assert_eq!(collected.stdout, b"answer\n", "{collected:?}");
+            let error = copy.snapshot(path.with_extension("again")).unwrap_err().to_string();
+            assert!(error.contains("vsock device") || error.contains("allow_snapshot"), "{error}");
+        }
+        drop(copies);
+        fs::remove_dir_all(&path).unwrap();
+    }
+    let config = Config { vsock: true, ..allowed(&bench) };
+    let error = bench.start(&config).unwrap().snapshot(&path).unwrap_err().to_string();
+    assert!(error.contains("cannot save a vsock device"), "{error}");
 }
 
 #[test]

@@ -134,6 +134,19 @@ fn a_later_part_is_had_also_of_a_server_without_ranges() {
 }
 
 #[test]
+fn what_comes_once_more_may_not_crawl_either() {
+    let server = in_turn(vec![|_| Reply::bare(200).then(Then::Drip(content()[..1000].to_vec())), |_| {
+        Reply::ok(content())
+    }]);
+    let mut patience = impatient();
+    (patience.slow, patience.slow_bytes) = (Duration::from_millis(100), 1000);
+    let client = Client::with(&context(), patience, Proxies::default());
+    let download = start(&client, &server, Kind::Immutable, 150_000, Some(200_000)).unwrap();
+    assert_eq!(read(download).unwrap(), content()[150_000..]);
+    assert_eq!(server.received().len(), 2);
+}
+
+#[test]
 fn a_server_without_ranges_cannot_go_on_for_ever() {
     // Each time it sends everything again and a little more: for a large file that would be its size squared.
     let big = Arc::new(vec![7; 2_800_000]);

@@ -18,8 +18,9 @@ pub(super) fn impatient() -> Patience {
         resolve: Duration::from_secs(5),
         connect: Duration::from_secs(5),
         header: Duration::from_secs(5),
-        stall: Duration::from_millis(300),
-        small: Duration::from_secs(3),
+        // Long enough for a thread of the server to be kept from a busy processor.
+        stall: Duration::from_secs(2),
+        small: Duration::from_secs(30),
         slow: Duration::from_secs(60),
         slow_bytes: 0,
         attempts: 4,

@@ -10,6 +10,7 @@ mod whiteouts;
 use std::io::Cursor;
 
 use super::*;
+use crate::context::Context;
 use crate::meta::{Meta, Node};
 use crate::pack::CleanTar;
 
@@ -28,7 +29,7 @@ const ARCHIVE: Rules = Rules { whiteouts: false, ..LAYERS };
 /// Applies these, and leaves nothing behind.
 fn applied(layers: Vec<Layer<'_>>, rules: Rules) -> Result<Applied> {
     let dir = tempfile::tempdir().unwrap();
-    let applied = apply(layers, rules, &Context::new(dir.path()), dir.path());
+    let applied = apply(layers, rules, &Attempt::of(&Context::new(dir.path())), dir.path());
     assert_eq!(dir.path().read_dir().unwrap().count(), 0, "content is put aside without a name");
     applied
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::sniff::FileKind;
@@ -213,6 +213,6 @@ fn cancelling_ends_all() {
         Ok(Box::new(io::Cursor::new(head).chain(io::repeat(0))))
     });
     let rules = Rules { max_bytes: u64::MAX, ..LAYERS };
-    let cancelled = apply(vec![Layer { open, ..layer(b"") }], rules, &ctx, dir.path());
+    let cancelled = apply(vec![Layer { open, ..layer(b"") }], rules, &Attempt::of(&ctx), dir.path());
     assert!(matches!(cancelled, Err(ProviderError::Cancelled)), "{:?}", cancelled.map(|_| ()));
 }

@@ -29,6 +29,8 @@ const TAG_MAX: usize = 128;
 /// The registry that `docker.io` stands for.
 const DOCKER_HOST: &str = "docker.io";
 const DOCKER_API: &str = "registry-1.docker.io";
+/// The status of what a registry does not have.
+const NOT_FOUND: u16 = 404;
 /// Kinds of manifest that are understood.
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
                       application/vnd.docker.distribution.manifest.list.v2+json, \
@@ -105,6 +107,16 @@ impl Inner {
         Ok(request.header("accept", ACCEPT.to_owned()))
     }
 
+    /// What is wrong with this one of the repository's images.
+    fn error(&self, which: &Which, source: ImageError) -> ProviderError {
+        let Self { host, repository, .. } = self;
+        let name = match which {
+            Which::Tag(tag) => format!("{host}/{repository}:{tag}"),
+            Which::Digest(digest) => format!("{host}/{repository}@{digest}"),
+        };
+        ProviderError::Image { name, source }
+    }
+
     fn small(&self, request: &Request) -> Result<Small> {
         self.session.send(
             request,
@@ -127,6 +139,15 @@ impl Inner {
 impl Source for Registry {
     fn manifest(&self, which: &Which) -> Result<RawManifest> {
         let answer = self.0.small(&self.0.manifest_request(which, false)?)?;
+        if answer.status() == NOT_FOUND {
+            let problem = format!(
+                "its registry answers {NOT_FOUND}{}; check the image's name and tag",
+                answer.message()
+            );
+            return Err(self
+                .0
+                .error(which, ImageError::Missing { what: "its manifest".to_owned(), problem }));
+        }
         // A part of a manifest, or none, is no success that can be used.
         if answer.status() != 200 {
             return Err(answer.refusal().into());
@@ -140,10 +161,10 @@ impl Source for Registry {
         if let Which::Digest(expected) = which
             && *expected != digest
         {
-            let Inner { host, repository, .. } = &*self.0;
-            let source =
-                ImageError::Digest { what: "its manifest".to_owned(), expected: *expected, actual: digest };
-            return Err(ProviderError::Image { name: format!("{host}/{repository}@{expected}"), source });
+            let what = "its manifest".to_owned();
+            return Err(self
+                .0
+                .error(which, ImageError::Digest { what, expected: *expected, actual: digest }));
         }
         Ok(RawManifest { media_type, digest, bytes })
     }

@@ -72,6 +72,31 @@ fn a_registry_that_only_stalls_ends_with_an_error_and_the_next_pull_goes_on() {
     assert_eq!(resumed.from(), NOISE / 2);
 }
 
+/// One layer's failure is the pull's: nobody waits for what another layer waits for.
+#[test]
+fn a_bad_layer_ends_the_wait_for_the_others() {
+    let sample = Sample::new("1");
+    let (small, large) = (sample.layer_path(1), sample.layer_path(0));
+    let (serving, length) = (sample.clone(), sample.layers[0].len().to_string());
+    let server = Server::start(move |request| match &request.path {
+        path if *path == small => Reply::ok(vec![7; serving.layers[1].len()]),
+        path if *path == large => Reply::bare(200).header("Content-Length", &length).then(Then::Stall),
+        _ => serving.serve(request),
+    });
+    let refused = |error: ProviderError| assert!(error.to_string().contains("layer 2"), "{error}");
+
+    // For a server: a client with the usual patience would ask it several times in as many minutes.
+    let place = Place::new();
+    refused(pull_by(Client::new, &place.context(), &server.host()).unwrap_err());
+    assert!(server.paths().iter().filter(|path| **path == sample.layer_path(0)).count() <= 1);
+
+    // For another process.
+    let place = Place::new();
+    let layers = place.context().store().unwrap().layers();
+    let _other = layers.lock(&Digest::of(&sample.layers[0]), &place.context()).unwrap();
+    refused(place.pull(&server).unwrap_err());
+}
+
 /// What a registry says and what it sends differ: refused as what it is, without a trace, and the truth is taken later.
 #[test]
 fn lies_are_refused_by_name_and_leave_nothing() {

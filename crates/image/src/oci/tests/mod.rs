@@ -183,10 +183,14 @@ impl Place {
 }
 
 fn pull_with(ctx: &Context, host: &str) -> Result<StoredImage> {
-    let connect = |reference: &Reference| {
-        let client = Client::impatient(ctx);
-        let registry = Registry::with(reference.host(), reference.repository(), client, Box::new(|_| None))?;
-        Ok(Box::new(registry) as Box<dyn Source>)
+    pull_by(Client::impatient, ctx, host)
+}
+
+/// With a client of the test's choice.
+fn pull_by(client: fn(&Context) -> Client, ctx: &Context, host: &str) -> Result<StoredImage> {
+    let connect = |reference: &Reference, ctx: &Context| {
+        let (host, repository) = (reference.host(), reference.repository());
+        Ok(Box::new(Registry::with(host, repository, client(ctx), Box::new(|_| None))?) as Box<dyn Source>)
     };
     pull::obtain(&format!("{host}/{NAME}"), ctx, 1 << 30, &connect)
 }

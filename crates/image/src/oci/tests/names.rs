@@ -6,6 +6,7 @@ use super::*;
 use crate::context::PullPolicy;
 use crate::error::ProviderError;
 use crate::http::NetworkError;
+use crate::oci::error::ImageError;
 
 /// Everything that was asked was asked long ago.
 fn age(place: &Place) {
@@ -80,7 +81,8 @@ fn a_refusal_is_no_reason_to_go_on_with_what_is_there() {
         let error = place.pull(&server).unwrap_err();
         let as_refused = matches!(
             error,
-            ProviderError::Network(NetworkError::Status { .. } | NetworkError::Denied { .. })
+            ProviderError::Network(NetworkError::Denied { .. })
+                | ProviderError::Image { source: ImageError::Missing { .. }, .. }
         );
         assert!(as_refused, "{refused}: {error:?}");
     }

@@ -25,8 +25,8 @@ fn child() {
         _ => {}
     });
     let ctx = Context::new(PathBuf::from(root).join("cache")).with_cache_budget(0).with_reporter(reporter);
-    let connect = |reference: &Reference| {
-        let registry = Registry::new(reference.host(), reference.repository(), &ctx)?;
+    let connect = |reference: &Reference, ctx: &Context| {
+        let registry = Registry::new(reference.host(), reference.repository(), ctx)?;
         Ok(Box::new(registry) as Box<dyn Source>)
     };
     match pull::obtain(&format!("{host}/{NAME}"), &ctx, 1 << 30, &connect) {

@@ -142,11 +142,7 @@ fn a_registry_without_anything() {
     let registry = registry(&counterpart.host, &context());
     let whole = pull(&registry, 0);
     assert_eq!(pull(&registry, 100_000), whole[100_000..]);
-    let e = network(registry.manifest(&Which::Tag("other".to_owned())).unwrap_err());
-    assert!(
-        matches!(e, NetworkError::Status { status: 404, .. }) && e.to_string().contains("manifest unknown"),
-        "{e}"
-    );
+    is_told_to_be_missing(&registry, "other");
 }
 
 #[test]

@@ -24,6 +24,17 @@ fn tag() -> Which {
     Which::Tag("latest".to_owned())
 }
 
+/// The refusal names the image, what the registry says, and what to look at.
+fn is_told_to_be_missing(registry: &Registry, tag: &str) {
+    let e = registry.manifest(&Which::Tag(tag.to_owned())).unwrap_err();
+    let said = e.to_string();
+    let name = format!("image {}/owner/name:{tag}: ", registry.0.host);
+    assert!(
+        said.starts_with(&name) && said.ends_with("404: manifest unknown; check the image's name and tag"),
+        "{said}"
+    );
+}
+
 fn network(error: ProviderError) -> NetworkError {
     match error {
         ProviderError::Network(e) => e,
@@ -96,11 +107,7 @@ fn manifests_digests_and_blobs() {
     let smaller = Blob { size: 199_999, ..blob };
     assert!(matches!(network(registry.open(&smaller, 0).err().unwrap()), NetworkError::Length { .. }));
 
-    let e = network(registry.manifest(&Which::Tag("other".to_owned())).unwrap_err());
-    assert!(
-        matches!(e, NetworkError::Status { status: 404, .. }) && e.to_string().contains("manifest unknown"),
-        "{e}"
-    );
+    is_told_to_be_missing(&registry, "other");
 }
 
 #[test]

@@ -1,0 +1,160 @@
+//! A network in real machines. QEMU grants none, since it cannot keep a guest away from the host; here it has one that leads
+//! nowhere but to its own DHCP server and to a socket of the test, so that everything above the engine is tried: the
+//! drivers, the client in the guest, its root, the report.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use vmette::engine_api::{Capabilities, Hypervisor, Machine, MachineSpec, Network, Result};
+use vmette::{Config, Error, ExecOptions, Session, StartedFrom, WorkloadStrategy};
+use vmette_qemu::{Qemu, QemuOptions};
+
+use crate::suite::Bench;
+
+const KEEP: usize = 1 << 20;
+
+/// QEMU with a network device in every machine, and the promise to keep the guest to itself.
+struct Networked(Qemu);
+
+impl Networked {
+    fn bench(arguments: &str) -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        let binary = dir.path().join("qemu");
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" = -version ] || set -- \"$@\" {arguments} \
+             -device virtio-net-pci,netdev=net,mac=02:00:00:00:00:07,romfile=\n\
+             exec qemu-system-{} \"$@\"\n",
+            std::env::consts::ARCH
+        );
+        let written = dir.path().join("new");
+        fs::write(&written, script).unwrap();
+        fs::set_permissions(&written, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(written, &binary).unwrap();
+        let qemu = Qemu::with_options(QemuOptions { binary: Some(binary), ..QemuOptions::default() });
+        Bench::new(dir, Some(Arc::new(Self(qemu))))
+    }
+}
+
+impl Hypervisor for Networked {
+    fn probe(&self, spec: &MachineSpec) -> Result<Capabilities> {
+        Ok(Capabilities { no_network: None, ..self.0.probe(spec)? })
+    }
+
+    fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {
+        self.0.fingerprint(spec)
+    }
+
+    fn boot_failed(&self, spec: &MachineSpec, reason: &str) -> Result<()> {
+        self.0.boot_failed(spec, reason)
+    }
+
+    fn create(&self, spec: MachineSpec) -> Result<Arc<dyn Machine>> {
+        assert_eq!(spec.network, Network::Nat);
+        self.0.create(MachineSpec { network: Network::None, ..spec })
+    }
+}
+
+/// With the kernel and the built-in root of all tests with real machines.
+fn config() -> Config {
+    let shared = Bench::new(tempfile::tempdir().unwrap(), None).config();
+    Config { net: true, workload: WorkloadStrategy::Agent, ..shared }
+}
+
+fn shell(session: &Session, script: &str) -> String {
+    let all = session.exec(&ExecOptions::shell(script)).unwrap().collect(KEEP).unwrap();
+    assert_eq!(all.status.code(), 0, "{script}: {}", String::from_utf8_lossy(&all.stderr));
+    String::from_utf8(all.stdout).unwrap()
+}
+
+/// The guest reaches what is at 10.0.2.100:7, which is this socket.
+fn closed_network(socket: &Path) -> String {
+    format!(
+        "-chardev socket,id=fwd,path={} \
+         -netdev user,id=net,restrict=on,domainname=lan.example,guestfwd=tcp:10.0.2.100:7-chardev:fwd",
+        socket.display()
+    )
+}
+
+#[test]
+fn a_granted_network_has_an_address_and_name_servers_and_carries_data() {
+    for read_only in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let bench = Networked::bench(&closed_network(&socket));
+        let session = bench.start(&Config { rootfs_read_only: read_only, ..config() }).unwrap();
+        let report = session.report().unwrap();
+        assert_eq!((report.started_from, report.grants.network), (StartedFrom::Cold, true));
+        let address = shell(&session, "ip -4 -o address show dev eth0");
+        assert!(address.contains("inet 10.0.2.15/24"), "{address}");
+        // A network that leads nowhere has neither a router nor name servers, and none are made up.
+        let routes = shell(&session, "ip route");
+        assert!(routes.lines().count() == 1 && routes.contains("10.0.2.0/24 dev eth0"), "{routes}");
+        let servers = shell(&session, "grep -v '^#' /etc/resolv.conf");
+        assert_eq!(servers, "search lan.example\n", "read-only root: {read_only}");
+        // What keeps the lease is out of the workload's reach.
+        assert!(!shell(&session, "ps -o comm").contains("vmette-network"));
+        let talk = "echo hello; read -r word; echo \"$word\" >&2";
+        let nc = ["nc", "10.0.2.100", "7", "-e", "sh", "-c", talk];
+        let sent = session.exec(&ExecOptions::argv(nc)).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut word = [0; 6];
+        stream.read_exact(&mut word).unwrap();
+        assert_eq!(&word, b"hello\n");
+        stream.write_all(b"and back\n").unwrap();
+        let got = sent.collect(KEEP).unwrap();
+        assert_eq!(got.stderr, b"and back\n", "{got:?}");
+        session.stop();
+    }
+}
+
+#[test]
+fn a_network_without_a_server_is_an_error_of_the_run() {
+    let bench = Networked::bench("-netdev hubport,id=net,hubid=0");
+    let error = bench.start(&config()).expect_err("there is no address to be had");
+    assert!(
+        matches!(&error, Error::StartFailed(reason) if reason.contains("the network: no DHCP server answered")),
+        "{error}"
+    );
+}
+
+#[test]
+fn qemu_itself_grants_no_network_and_says_so_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let config = Config { cache_dir: Some(cache.clone()), ..config() };
+    let error = Session::start(&config).expect_err("refused");
+    assert!(
+        matches!(&error, Error::InvalidConfig(reason) if reason.contains("network access") && reason.contains("--net")),
+        "{error}"
+    );
+    let made: Vec<_> = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!made.iter().any(|name| name == "kernel" || name == "images"), "{made:?}");
+    let spec = MachineSpec { network: Network::Nat, ..bare() };
+    let error = Qemu::discover().create(spec).err().expect("refused").to_string();
+    assert!(error.starts_with("network: "), "{error}");
+}
+
+fn bare() -> MachineSpec {
+    MachineSpec {
+        kernel: "/bin/sh".into(),
+        initramfs: "/bin/sh".into(),
+        cmdline: String::new(),
+        vcpus: 1,
+        memory_mib: 256,
+        rootfs: None,
+        slots: 0,
+        disks: Vec::new(),
+        shares: Vec::new(),
+        vsock: false,
+        network: Network::None,
+        console: vmette::Console::Discard,
+        accelerator: vmette::engine_api::AcceleratorChoice::Tcg,
+        savable: false,
+        origin: vmette::engine_api::Origin::Cold,
+    }
+}
