@@ -2,6 +2,8 @@
 //! that serves the real agent, see the stand-in's guest in `crates/vz/examples`.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use vmette::{
     Accelerator, Config, Error, ExecOptions, ExitStatus, Isolation, Rootfs, RootfsShare, Session, SessionEnd,
-    ShareMount, StartedFrom, StopHandle,
+    ShareMount, StartedFrom, StopHandle, VsockForward, WorkloadStrategy,
 };
 
 use crate::suite::{self, Bench};
@@ -290,4 +292,44 @@ fn a_session_with_a_share_says_why_it_is_not_saved() {
         .expect_err("a share is its root");
     assert!(error.to_string().contains("shares or disks"), "{error}");
     assert!(!dir.path().join("saved").exists());
+}
+
+/// The guest's own port 9 has it say `hello` at a port of the host, and passes back what it is answered.
+fn have_dialled(session: &Session, port: u32) -> UnixStream {
+    let mut stream = session.vsock_connect(9).unwrap();
+    stream.write_all(&port.to_le_bytes()).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream
+}
+
+#[test]
+fn vsock_goes_both_ways_and_to_sockets_of_the_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let behind = UnixListener::bind(&path).unwrap();
+    let session = Session::start(&Config {
+        vsock_forwards: vec![VsockForward { port: 5000, path }],
+        workload: WorkloadStrategy::Agent,
+        ..config(dir.path(), "")
+    })
+    .unwrap();
+    let exchange = |caller: UnixStream, mut accepted: UnixStream| {
+        let (mut caller, mut text) = (caller, String::new());
+        accepted.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+        accepted.write_all(b"and back").unwrap();
+        drop(accepted);
+        text.clear();
+        caller.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "and back");
+    };
+    let caller = have_dialled(&session, 5000);
+    exchange(caller, behind.accept().unwrap().0);
+    let listener = session.vsock_listen(0).unwrap();
+    let caller = have_dialled(&session, listener.port());
+    exchange(caller, listener.accept_until(Instant::now() + LIMIT).unwrap().unwrap());
+    // Ports that are chosen come from where the agent's is not.
+    assert!(session.vsock_listen(1024).is_err() && session.vsock_connect(1024).is_err());
+    session.stop();
+    assert!(listener.accept().is_none());
 }
