@@ -126,7 +126,7 @@ impl Queues {
             moved = true;
         }
         self.put_off();
-        if moved { notify(vring) } else { Ok(()) }
+        notify(vring)
     }
 
     /// The next buffer of a queue. `None`: the guest will tell when there is one. An error: there are more of them than
