@@ -346,8 +346,10 @@ VmetteStatus vmette_config_add_share_at(vmette_config_t *config,
 // Grants a raw disk image, read-write.
 VmetteStatus vmette_config_add_disk(vmette_config_t *config, const char *path);
 
-// Whether the guest has a network. This version refuses it when the session starts.
-VmetteStatus vmette_config_set_net(vmette_config_t *config, bool net);
+// Whether the guest has a network: it then reaches what the host's own network reaches. An engine that cannot keep it away
+// from the host's loopback refuses that when the session starts, and a machine with a network cannot be saved.
+VmetteStatus vmette_config_set_net(vmette_config_t *config,
+                                   bool net);
 
 // The host's vsock port for the guest: below 0 none, 0 one that is free, above 0 this one.
 VmetteStatus vmette_config_set_vsock_port(vmette_config_t *config, int32_t port);

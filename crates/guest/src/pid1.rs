@@ -89,7 +89,8 @@ fn bring_up() -> Result<(OwnedFd, Vm), InitError> {
     let uevents = Uevents::subscribe().map_err(failed("listen for devices"))?;
     if let Some(port) = Port::of_this_machine().map_err(failed("read the kernel's command line"))? {
         let opened = port.open(&uevents, PORT_DEADLINE).map_err(failed("connect to the host by vsock"))?;
-        let (stream, listener) = opened.ok_or_else(|| InitError::NoVsock { failed: modules::listed(&missing) })?;
+        let (stream, listener) =
+            opened.ok_or_else(|| InitError::NoVsock { failed: modules::listed(&missing) })?;
         return Ok((stream, Vm::new(Some(listener))));
     }
     let port = uevents

@@ -14,11 +14,11 @@ use vmette_wire::agent::{Boot, ENTROPY_LEN, ExitStatus, Hello, Share};
 use crate::boot::{self, BootError};
 use crate::child;
 use crate::etc::{self, Files, Identity};
-use crate::{log, net};
 use crate::shares;
 use crate::sys::{self, Forked, Namespaces};
 use crate::vsock_host::Listener;
 use crate::world::{Booting, Place, Purpose, World, WorldError};
+use crate::{log, net};
 
 /// Where the workload's long commands lie: a tmpfs of its own in every workload.
 const SCRIPTS: &str = "/run";
@@ -286,8 +286,7 @@ impl World for Vm {
 /// Starts the process that gets the machine an address, and reports on what is returned.
 fn start_network(hostname: &str) -> Result<(Forked, OwnedFd), WorldError> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(WorldError::io("make a pipe"))?;
-    let forked =
-        sys::fork(Namespaces::Same).map_err(WorldError::io("start a process for the network"))?;
+    let forked = sys::fork(Namespaces::Same).map_err(WorldError::io("start a process for the network"))?;
     let Some(child) = forked else { net::run(writer, hostname) };
     Ok((child, reader))
 }

@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vmette_vmm::{
-    AcceleratorChoice, Console, Disk, Error, Hypervisor, Machine, MachineEnd, MachineSpec, Network, Origin, Share,
+    AcceleratorChoice, Console, Disk, Error, Hypervisor, Machine, MachineEnd, MachineSpec, Network, Origin,
+    Share,
 };
 use vmette_vz::Vz;
 

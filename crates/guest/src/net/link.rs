@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+};
 
 use super::dhcp::client::timespec;
 use crate::sys::LinkAddr;
@@ -120,7 +122,10 @@ impl Links {
             }
             // What they say does not matter: they are a reason to look again. An overrun is one as well.
             let mut some = [0u8; 64];
-            while matches!(recv(&changes, &mut some, RecvFlags::TRUNC), Ok(_) | Err(Errno::NOBUFS | Errno::INTR)) {}
+            while matches!(
+                recv(&changes, &mut some, RecvFlags::TRUNC),
+                Ok(_) | Err(Errno::NOBUFS | Errno::INTR)
+            ) {}
         }
         Ok(())
     }
@@ -152,7 +157,8 @@ impl Links {
     ) -> io::Result<()> {
         let flags = libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
         let lifetime = lifetime.unwrap_or(u32::MAX).to_ne_bytes();
-        let broadcast = Ipv4Addr::from_bits(address.to_bits() | u32::MAX.checked_shr(prefix.into()).unwrap_or(0));
+        let broadcast =
+            Ipv4Addr::from_bits(address.to_bits() | u32::MAX.checked_shr(prefix.into()).unwrap_or(0));
         // `struct ifa_cacheinfo`: preferred, valid, and two times that the kernel fills in.
         let times = [lifetime, lifetime, [0; 4], [0; 4]].concat();
         let message = Message::new(libc::RTM_NEWADDR, flags, &addressed(index, prefix))?

@@ -228,9 +228,8 @@ impl Exchange<'_> {
     fn next(&mut self, end: Instant) -> Result<Option<Answer<'_>>, DhcpError> {
         loop {
             let Some(length) = self.receive(end)? else { return Ok(None) };
-            let is_answer = |buffer: &[u8]| {
-                Answer::parse(buffer, &self.dhcp.client, self.transaction).is_some()
-            };
+            let is_answer =
+                |buffer: &[u8]| Answer::parse(buffer, &self.dhcp.client, self.transaction).is_some();
             if length <= ANSWER_MAX && is_answer(&self.buffer[..length]) {
                 return Ok(Answer::parse(&self.buffer[..length], &self.dhcp.client, self.transaction));
             }

@@ -149,7 +149,8 @@ fn term_of(answer: &Answer<'_>) -> Result<Option<Term>, Refusal> {
     }
     // The defaults of RFC 2131, 4.4.5; times in another order are no times.
     let (mut renew, mut rebind) = (end / 2, end - end / 8);
-    if let (Some(t1), Some(t2)) = (number(answer, option::RENEWAL_TIME), number(answer, option::REBINDING_TIME))
+    if let (Some(t1), Some(t2)) =
+        (number(answer, option::RENEWAL_TIME), number(answer, option::REBINDING_TIME))
         && 0 < t1
         && t1 < t2
         && t2 < end

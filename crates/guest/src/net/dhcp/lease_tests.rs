@@ -70,7 +70,9 @@ fn addresses_that_no_machine_can_have_are_refused() {
 
 #[test]
 fn masks_are_leading_ones_and_not_of_half_the_internet() {
-    for mask in [[0, 0, 0, 0], [128, 0, 0, 0], [254, 0, 0, 0], [255, 0, 255, 0], [255, 255, 255, 255], [0, 0, 0, 255]] {
+    for mask in
+        [[0, 0, 0, 0], [128, 0, 0, 0], [254, 0, 0, 0], [255, 0, 255, 0], [255, 255, 255, 255], [0, 0, 0, 255]]
+    {
         assert_eq!(lease(|r| r.set(option::SUBNET_MASK, &mask)), Err(Refusal::Mask(mask.into())), "{mask:?}");
     }
     let wide = lease(|r| r.set(option::SUBNET_MASK, &[255, 0, 0, 0])).unwrap();
@@ -79,7 +81,9 @@ fn masks_are_leading_ones_and_not_of_half_the_internet() {
 
 #[test]
 fn routers_are_neighbours() {
-    for router in [[192, 168, 65, 1], [192, 168, 64, 7], [192, 168, 64, 0], [192, 168, 64, 255], [0; 4], [127, 0, 0, 1]] {
+    for router in
+        [[192, 168, 65, 1], [192, 168, 64, 7], [192, 168, 64, 0], [192, 168, 64, 255], [0; 4], [127, 0, 0, 1]]
+    {
         let refused = lease(|r| r.set(option::ROUTER, &router));
         assert!(matches!(refused, Err(Refusal::Router { .. })), "{router:?}: {refused:?}");
     }
@@ -117,16 +121,7 @@ fn nonsense_that_the_network_works_without_is_left_out_and_noted() {
     for mtu in [&[0, 0][..], &[0, 68], &[0xff, 0xff], &[1], &[5, 220, 0]] {
         assert_eq!(ignored(option::MTU, mtu).mtu, None);
     }
-    for domain in [
-        &b"a\nnameserver 6.6.6.6"[..],
-        b"a b",
-        b"..",
-        b"",
-        b"a..b",
-        b"\xff",
-        b"a#b",
-        &[b'a'; 64],
-    ] {
+    for domain in [&b"a\nnameserver 6.6.6.6"[..], b"a b", b"..", b"", b"a..b", b"\xff", b"a#b", &[b'a'; 64]] {
         assert_eq!(ignored(option::DOMAIN_NAME, domain).domain, None);
     }
     let bad = [127, 0, 0, 1, 0, 0, 0, 0, 255, 255, 255, 255];
