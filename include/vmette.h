@@ -378,6 +378,12 @@ VmetteStatus vmette_config_add_vsock_forward(vmette_config_t *config,
                                              uint32_t port,
                                              const char *path);
 
+// Makes a UNIX socket on the host that leads into the guest, in a folder that exists: each connection to it, by this user
+// only, becomes one to that vsock port of the guest, 1 to 4294967294. It goes with the session.
+VmetteStatus vmette_config_add_vsock_connect(vmette_config_t *config,
+                                             uint32_t port,
+                                             const char *path);
+
 // The guest's vsock port for snapshots; 1025 unless set.
 VmetteStatus vmette_config_set_guest_vsock_port(vmette_config_t *config, uint32_t port);
 

@@ -1,6 +1,6 @@
 //! What of the host the guest can reach.
 
-use library::{ShareMount, VsockForward, VsockPort};
+use library::{ShareMount, VsockConnect, VsockForward, VsockPort};
 
 use super::{VmetteConfig, add, set};
 use crate::arguments::Text;
@@ -108,6 +108,20 @@ pub extern "C" fn vmette_config_add_vsock_forward(
 ) -> VmetteStatus {
     add(config, "vmette_config_add_vsock_forward", |config| {
         config.vsock_forwards.push(VsockForward { port, path: path.required("path")?.into() });
+        Ok(())
+    })
+}
+
+/// Makes a UNIX socket on the host that leads into the guest, in a folder that exists: each connection to it, by this user
+/// only, becomes one to that vsock port of the guest, 1 to 4294967294. It goes with the session.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_config_add_vsock_connect(
+    config: Option<&mut VmetteConfig>,
+    port: u32,
+    path: Text,
+) -> VmetteStatus {
+    add(config, "vmette_config_add_vsock_connect", |config| {
+        config.vsock_connects.push(VsockConnect { port, path: path.required("path")?.into() });
         Ok(())
     })
 }

@@ -38,6 +38,7 @@ static void configurations_with_null(void) {
     CHECK(vmette_config_set_vsock(NULL, true) == NullArg);
     CHECK(vmette_config_set_vsock_echo(NULL, true) == NullArg);
     CHECK(vmette_config_add_vsock_forward(NULL, 1, "/") == NullArg);
+    CHECK(vmette_config_add_vsock_connect(NULL, 1, "/") == NullArg);
     CHECK(vmette_config_set_ca_certs(NULL, NULL) == NullArg);
     CHECK(vmette_config_set_timeout(NULL, 0) == NullArg);
     CHECK(vmette_config_set_vcpus(NULL, 1) == NullArg);
@@ -66,6 +67,7 @@ static void configurations_with_null(void) {
     CHECK(vmette_config_add_plain_http(config, NULL) == NullArg);
     CHECK(vmette_config_add_module(config, NULL) == NullArg);
     CHECK(vmette_config_add_vsock_forward(config, 1, NULL) == NullArg);
+    CHECK(vmette_config_add_vsock_connect(config, 1, NULL) == NullArg);
 }
 
 static void the_rest_with_null(void) {
@@ -159,6 +161,7 @@ static void no_utf8(void) {
     CHECK(vmette_config_add_plain_http(config, BAD) == InvalidUtf8);
     CHECK(vmette_config_add_module(config, BAD) == InvalidUtf8);
     CHECK(vmette_config_add_vsock_forward(config, 1, BAD) == InvalidUtf8);
+    CHECK(vmette_config_add_vsock_connect(config, 1, BAD) == InvalidUtf8);
     CHECK(vmette_config_set_exec(config, BAD) == InvalidUtf8);
     CHECK(vmette_config_set_argv(config, bad) == InvalidUtf8);
     CHECK(vmette_config_set_entrypoint(config, bad) == InvalidUtf8);

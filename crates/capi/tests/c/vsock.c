@@ -10,7 +10,7 @@
 
 #include "check.h"
 
-enum { PORT = 6000, GUEST_PORT = 7000, FORWARD = 5000 };
+enum { PORT = 6000, GUEST_PORT = 7000, ENTRANCE = 7001, FORWARD = 5000 };
 
 static const size_t LARGE = 4 << 20;
 
@@ -143,6 +143,22 @@ static void a_port_leads_to_a_socket(const vmette_session_t *session, int listen
     CHECK(pthread_join(thread, NULL) == 0);
 }
 
+// The socket that the session has made on the host.
+static void a_socket_leads_into_the_guest(const vmette_session_t *session, const struct sockaddr_un *address) {
+    vmette_process_t *process = shell(session, "echo from the guest | vsock-listen 7001");
+    char text[64] = "";
+    ssize_t got = 0;
+    // Until somebody listens in the guest, connections are closed at once.
+    while (got <= 0) {
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        CHECK(connect(fd, (const struct sockaddr *)address, sizeof *address) == 0);
+        got = recv(fd, text, sizeof text, MSG_WAITALL);
+        close(fd);
+    }
+    CHECK(got == 15 && memcmp(text, "from the guest\n", 15) == 0);
+    says(process, "");
+}
+
 static void *accept_until_the_end(void *listener) {
     int fd = -1;
     CHECK(vmette_vsock_listener_accept(listener, &fd) == AgentLost && fd == -1);
@@ -156,16 +172,21 @@ static void a_session(const char *folder) {
     int listening = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     CHECK(bind(listening, (struct sockaddr *)&address, sizeof address) == 0 && listen(listening, 1) == 0);
 
+    struct sockaddr_un entrance = {.sun_family = AF_UNIX};
+    CHECK(snprintf(entrance.sun_path, sizeof entrance.sun_path, "%s/entrance", folder) < (int)sizeof entrance.sun_path);
+
     vmette_config_t *config = vmette_config_new_default();
     CHECK(vmette_config_set_agent(config, true) == Ok);
     CHECK(vmette_config_set_timeout(config, 280) == Ok);
     CHECK(vmette_config_add_vsock_forward(config, FORWARD, address.sun_path) == Ok);
+    CHECK(vmette_config_add_vsock_connect(config, ENTRANCE, entrance.sun_path) == Ok);
     vmette_session_t *session = NULL;
     CHECK(vmette_session_start(config, NULL, &session) == Ok);
     vmette_config_free(config);
     the_guest_connects(session);
     the_host_connects(session);
     a_port_leads_to_a_socket(session, listening);
+    a_socket_leads_into_the_guest(session, &entrance);
 
     // The end of the session is the end of the wait, and a listener may be freed after its session.
     vmette_vsock_listener_t *listener = NULL;
@@ -180,6 +201,7 @@ static void a_session(const char *folder) {
     CHECK(vmette_session_vsock_listen(session, PORT, &late) == AgentLost && late == NULL);
     vmette_session_free(session);
     vmette_vsock_listener_free(listener);
+    CHECK(access(entrance.sun_path, F_OK) != 0);
     close(listening);
 }
 
