@@ -223,7 +223,7 @@ fn writable_overlay(boot: &Boot) -> Result<String, BootError> {
     chown(&upper, Some(owner.0), Some(owner.1)).map_err(BootError::io("give the overlay its owner"))?;
     chmod(&upper, Mode::from_raw_mode(mode)).map_err(BootError::io("give the overlay its permissions"))?;
     let mut lower = LOWER.to_owned();
-    if boot.vsock_programs {
+    if boot.vsock || boot.savable {
         programs()?;
         lower = format!("{LOWER}:{SKELETON}");
     }
@@ -246,7 +246,7 @@ fn skeleton(boot: &Boot) -> Result<(), BootError> {
         let file = net::RESOLV_CONF;
         fs::write(format!("{SKELETON}{file}"), b"").map_err(BootError::io(format!("make {file}")))?;
     }
-    if boot.vsock_programs { programs() } else { Ok(()) }
+    if boot.vsock || boot.savable { programs() } else { Ok(()) }
 }
 
 /// The programs for vsock, in a layer below the rootfs: an image's own of the same name comes first, and no link in it

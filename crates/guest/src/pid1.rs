@@ -14,7 +14,6 @@ use rustix::system::{RebootCommand, reboot};
 use vmette_wire::agent::AGENT_PORT_NAME;
 
 use crate::devices::{self, Uevents};
-use crate::freezer::Freezer;
 use crate::sys::{self, Forked, Namespaces};
 use crate::vm::Vm;
 use crate::vsock_host::Port;
@@ -87,15 +86,12 @@ fn bring_up() -> Result<(OwnedFd, Vm), InitError> {
         log::error(format_args!("cannot load module {module}"));
     }
     net::loopback_up().map_err(failed("bring the loopback interface up"))?;
-    let freezer = Freezer::make()
-        .inspect_err(|e| log::note(format_args!("no control groups, and so no copies of this machine: {e}")))
-        .ok();
     let uevents = Uevents::subscribe().map_err(failed("listen for devices"))?;
     if let Some(port) = Port::of_this_machine().map_err(failed("read the kernel's command line"))? {
         let opened = port.open(&uevents, PORT_DEADLINE).map_err(failed("connect to the host by vsock"))?;
         let (stream, listener) =
             opened.ok_or_else(|| InitError::NoVsock { failed: modules::listed(&missing) })?;
-        return Ok((stream, Vm::new(Some(listener), freezer)));
+        return Ok((stream, Vm::new(Some(listener))));
     }
     let port = uevents
         .wait_for(PORT_DEADLINE, || devices::port(AGENT_PORT_NAME))
@@ -105,7 +101,7 @@ fn bring_up() -> Result<(OwnedFd, Vm), InitError> {
     };
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let port = open(&port, flags, Mode::empty()).map_err(|e| failed("open the agent's port")(e.into()))?;
-    Ok((port, Vm::new(None, freezer)))
+    Ok((port, Vm::new(None)))
 }
 
 fn machine_mount(fstype: &str, target: &str) -> io::Result<()> {

@@ -76,8 +76,8 @@ enum Init {
 impl Vm {
     /// A machine without a workload.
     #[must_use]
-    pub(crate) fn new(listener: Option<Listener>, freezer: Option<Freezer>) -> Self {
-        Self { listener, freezer, ..Self::default() }
+    pub(crate) fn new(listener: Option<Listener>) -> Self {
+        Self { listener, ..Self::default() }
     }
 
     /// A clone of a machine whose root had been built: its files still name the template. A mount over a file of a
@@ -149,7 +149,7 @@ impl World for Vm {
     fn freeze(&mut self) -> Result<(), WorldError> {
         let Some(freezer) = &self.freezer else {
             return Err(WorldError::Order(
-                "the guest's kernel has no control groups of version 2, and its processes cannot be stopped for a copy",
+                "its processes cannot be stopped for a copy: it was not booted as one that may be saved, or its kernel has no control groups of version 2",
             ));
         };
         freezer.freeze().map_err(WorldError::io("freeze the workload's processes"))
@@ -166,6 +166,13 @@ impl World for Vm {
         };
         if self.workload.is_some() || self.builder.is_some() {
             return Err(WorldError::Order("the workload's root is there already: boot comes once"));
+        }
+        if boot.savable {
+            self.freezer = Freezer::make()
+                .inspect_err(|e| {
+                    log::note(format_args!("no control groups, and so no copies of this machine: {e}"))
+                })
+                .ok();
         }
         // While the root is built. It is born before the workload's PID namespace is there, and so outside of it.
         let network = boot.network.then(|| start_network(&identity.hostname)).transpose()?;

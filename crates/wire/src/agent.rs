@@ -172,9 +172,10 @@ pub struct Boot {
     /// it before the first command, and renewed.
     #[serde(default)]
     pub network: bool,
-    /// Whether the programs for vsock are in the workload's root: the machine has a device, or a copy of it may get one.
+    /// Whether copies of the machine may be made: its commands are members of a control group, which stands still
+    /// meanwhile, and what a copy may get has its programs in the workload's root.
     #[serde(default)]
-    pub vsock_programs: bool,
+    pub savable: bool,
     /// Bytes that follow, see [`Op::Boot`]; the frame codec writes it.
     #[serde(default, skip_serializing)]
     pub payload_len: u32,
@@ -194,7 +195,7 @@ impl Boot {
             ca_bundle: false,
             switch_root: false,
             vsock: false,
-            vsock_programs: false,
+            savable: false,
             network: false,
             payload_len: 0,
         }

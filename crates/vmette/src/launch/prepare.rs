@@ -107,7 +107,7 @@ impl Launcher<'_> {
             ca_bundle: ca_bundle.is_some(),
             switch_root: config.switch_root,
             vsock: vsock::is_wanted(config),
-            vsock_programs: vsock::is_wanted(config) || is_savable(config),
+            savable: is_savable(config),
             network: config.net,
             ..Boot::new(root)
         };
@@ -120,7 +120,8 @@ impl Launcher<'_> {
             && spec.disks.is_empty()
             && spec.shares.is_empty()
             && ca_bundle.is_none()
-            && !boot.vsock_programs
+            && !boot.vsock
+            && !boot.savable
             && !config.switch_root;
         let ca_digest = ca_bundle.as_ref().map(|bundle| Key::new().bytes(bundle).hex());
         let ca_bundle = ca_bundle.unwrap_or_default();
