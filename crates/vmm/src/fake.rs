@@ -146,27 +146,10 @@ impl Drop for FakeMachine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AcceleratorChoice, Console, Network, Origin};
     use std::io::{Read, Write};
 
     fn spec() -> MachineSpec {
-        MachineSpec {
-            kernel: "/k".into(),
-            initramfs: "/i".into(),
-            cmdline: String::new(),
-            vcpus: 1,
-            memory_mib: 1,
-            rootfs: None,
-            slots: 0,
-            disks: Vec::new(),
-            shares: Vec::new(),
-            vsock: false,
-            network: Network::None,
-            console: Console::Discard,
-            accelerator: AcceleratorChoice::Auto,
-            savable: false,
-            origin: Origin::Cold,
-        }
+        MachineSpec::new("/k", "/i")
     }
 
     fn echo() -> FakeHypervisor {

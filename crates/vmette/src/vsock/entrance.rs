@@ -8,16 +8,22 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmette_vmm::Machine;
 
 use super::relay::Relays;
+use super::{CONNECT_LIMIT, connect};
 use crate::notice::Notices;
 use crate::{Error, VsockConnect};
 
 /// Who may connect: this user.
 const MODE: u32 = 0o600;
+
+/// How long to wait when a connection cannot be accepted, for want of descriptors or memory: it is still there to be
+/// accepted, and would be tried in a loop.
+const PAUSE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A socket that is there as long as this is kept.
 pub(super) struct Entrance {
@@ -81,12 +87,12 @@ fn next(listener: &UnixListener, over: &UnixStream) -> Option<io::Result<UnixStr
         match listener.accept() {
             // It is gone already.
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => {}
-            accepted => {
-                return Some(accepted.and_then(|(stream, _)| {
-                    stream.set_nonblocking(false)?;
-                    Ok(stream)
-                }));
+            Err(e) => {
+                // Cut short by the end, which the next look sees.
+                let _ = poll(&mut [PollFd::new(over, PollFlags::IN)], Some(&PAUSE));
+                return Some(Err(e));
             }
+            Ok((stream, _)) => return Some(stream.set_nonblocking(false).map(|()| stream)),
         }
     }
 }
@@ -119,7 +125,7 @@ fn refused(port: u32, reason: &dyn std::fmt::Display) -> String {
 /// A new socket that only this user may connect to. One that a killed process has left is replaced.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     let listener = match bind(path) {
-        Err(e) if e.kind() == io::ErrorKind::AddrInUse && is_left_over(path) => {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse && is_left_over(path, CONNECT_LIMIT) => {
             fs::remove_file(path)?;
             bind(path)?
         }
@@ -129,11 +135,11 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Whether it is a socket of this user's on which nobody listens.
-fn is_left_over(path: &Path) -> bool {
+/// Whether it is a socket of this user's on which nobody listens. A server that hangs is somebody.
+fn is_left_over(path: &Path, limit: Duration) -> bool {
     fs::symlink_metadata(path)
         .is_ok_and(|meta| meta.file_type().is_socket() && meta.uid() == rustix::process::geteuid().as_raw())
-        && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+        && connect(path, limit).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// The permissions are there before anybody can connect.
@@ -176,5 +182,18 @@ mod tests {
         fs::write(&path, "dear").unwrap();
         assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(fs::read(&path).unwrap(), b"dear");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_server_that_hangs_is_neither_replaced_nor_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let server = bind(&path).unwrap();
+        rustix::net::listen(&server, 0).unwrap();
+        let _waiting = connect(&path, CONNECT_LIMIT).unwrap();
+        assert!(!is_left_over(&path, Duration::from_millis(10)));
+        drop(server);
+        assert!(is_left_over(&path, CONNECT_LIMIT));
     }
 }

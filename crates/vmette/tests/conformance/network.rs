@@ -140,21 +140,6 @@ fn qemu_itself_grants_no_network_and_says_so_before_anything_is_made() {
 }
 
 fn bare() -> MachineSpec {
-    MachineSpec {
-        kernel: "/bin/sh".into(),
-        initramfs: "/bin/sh".into(),
-        cmdline: String::new(),
-        vcpus: 1,
-        memory_mib: 256,
-        rootfs: None,
-        slots: 0,
-        disks: Vec::new(),
-        shares: Vec::new(),
-        vsock: false,
-        network: Network::None,
-        console: vmette::Console::Discard,
-        accelerator: vmette::engine_api::AcceleratorChoice::Tcg,
-        savable: false,
-        origin: vmette::engine_api::Origin::Cold,
-    }
+    let accelerator = vmette::engine_api::AcceleratorChoice::Tcg;
+    MachineSpec { accelerator, ..MachineSpec::new("/bin/sh", "/bin/sh") }
 }
