@@ -126,6 +126,7 @@ fn what_hangs_says_where(outer: &Outer) {
     let listed =
         said.lines().skip(1).find(|line| line.ends_with("sleep 86421")).unwrap_or_else(|| panic!("{said}"));
     assert!(listed.contains("nanosleep") && said.contains("MemFree"), "{said}");
+    assert!(said.contains("qemu-system"), "its processes on the host: {said}");
 }
 
 /// Whatever this host has: what is no hardware KVM is refused, with its name.
