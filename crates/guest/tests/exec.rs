@@ -7,7 +7,7 @@ mod client;
 use std::time::{Duration, Instant};
 
 use client::{Client, Output, feed, pattern};
-use vmette_wire::agent::{Exec, ExitStatus, FailureKind, TtySize, WINDOW};
+use vmette_wire::agent::{Exec, ExitStatus, FailureKind, OutputName, TtySize, WINDOW};
 use vmette_wire::{Event, Op};
 
 fn exec() -> Exec {
@@ -174,6 +174,25 @@ fn a_terminal_has_its_size_and_hears_of_a_new_one() {
     };
     assert_eq!(text, "31 97\r\ntty\r\nready\r\n5 6\r\n");
     assert_eq!(status, ExitStatus::Code(3));
+}
+
+#[test]
+fn whoever_writes_to_what_nobody_reads_is_told() {
+    let mut client = Client::booted();
+    // The shell ignores the signal, as Python does, and so sees the error; the other output stays.
+    let line = "trap '' PIPE; echo first; read line; until ! echo more 2>/dev/null; do :; done; echo told >&2; exit 9";
+    let id = client.shell(Exec { stdin: true, ..exec() }, line);
+    client.started(id);
+    assert_eq!(client.event(id), (Event::Stdout, b"first\n".to_vec()));
+    client.send(id, &Op::Unread { output: OutputName::Stdout }, b"");
+    client.send(id, &Op::Data, b"\n");
+    let output = client.finish(id);
+    assert_eq!((output.code(), output.stderr.as_slice()), (9, b"told\n".as_slice()));
+
+    let id = client.shell(exec(), "exec yes");
+    client.started(id);
+    client.send(id, &Op::Unread { output: OutputName::Stdout }, b"");
+    assert_eq!(client.finish(id).end, Some(Ok(ExitStatus::Signal(libc::SIGPIPE))));
 }
 
 #[test]

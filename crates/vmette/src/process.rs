@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use vmette_wire::agent::{Command, Exec, ExitStatus, Op, TtySize, WINDOW};
+use vmette_wire::agent::{Command, Exec, ExitStatus, Op, OutputName, TtySize, WINDOW};
 
 use crate::Error;
 use crate::connection::Connection;
@@ -185,6 +185,23 @@ impl Process {
     /// The connection is gone.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
         self.send_unless_ended(&Op::Signal { signal })
+    }
+
+    /// Tells it that nobody reads its standard output any more: whoever writes to it gets `SIGPIPE`, or `EPIPE` where
+    /// that is ignored, as when the reader of a pipe goes away. With a terminal its process group gets `SIGPIPE`.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn close_stdout(&self) -> Result<(), Error> {
+        self.send_unless_ended(&Op::Unread { output: OutputName::Stdout })
+    }
+
+    /// As [`Process::close_stdout`], for its standard error.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn close_stderr(&self) -> Result<(), Error> {
+        self.send_unless_ended(&Op::Unread { output: OutputName::Stderr })
     }
 
     /// Tells its terminal the new size.

@@ -8,20 +8,18 @@ use crate::{Error, Output, Process};
 /// Bytes that a captured session keeps; the rest is read and dropped.
 pub const CAPTURE_MAX: usize = 1 << 20;
 
-/// Passes a command's output on until it ends. A reader that has gone away (`| head -1`) is the command's `SIGPIPE`, as
-/// it would be without a machine in between; what it prints after that is dropped.
+/// Passes a command's output on until it ends. A reader that has gone away (`| head -1`) is gone for the command too, as
+/// it would be without a machine in between; what was on its way is dropped.
 ///
 /// # Errors
 /// The connection to the guest is gone, or a writer fails for another reason than a closed pipe.
 pub fn forward(process: &Process, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<(), Error> {
     let (mut stdout, mut stderr) = (Sink::new(stdout), Sink::new(stderr));
     while let Some(output) = process.next_output()? {
-        let broke = match &output {
-            Output::Stdout(bytes) => stdout.pass_on(bytes)?,
-            Output::Stderr(bytes) => stderr.pass_on(bytes)?,
-        };
-        if broke {
-            process.signal(libc::SIGPIPE)?;
+        match &output {
+            Output::Stdout(bytes) if stdout.pass_on(bytes)? => process.close_stdout()?,
+            Output::Stderr(bytes) if stderr.pass_on(bytes)? => process.close_stderr()?,
+            _ => {}
         }
     }
     Ok(())

@@ -29,7 +29,7 @@ use crate::strings::{self, StringsError};
 
 /// Version of everything in this module. Host and guest are built together; a difference means a stale template or a
 /// foreign initramfs.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Unconfirmed payload bytes that a stream may have under way in one direction.
 pub const WINDOW: u32 = 1 << 20;
@@ -114,11 +114,27 @@ pub enum Op {
     },
     /// The terminal of that `exec` has a new size.
     Resize(TtySize),
+    /// Nobody reads an output of that `exec` any more. Its pipe is closed, so that whoever writes to it is told; a
+    /// terminal stays, and its process group gets `SIGPIPE`.
+    Unread {
+        /// Which output.
+        output: OutputName,
+    },
     /// Sends a signal to the process group of that `exec`.
     Signal {
         /// Linux signal number, 1 to 64.
         signal: i32,
     },
+}
+
+/// An output of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputName {
+    /// Standard output, or the terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
 }
 
 /// What makes this machine different from every other clone of the same template, and who is speaking.

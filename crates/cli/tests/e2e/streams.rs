@@ -69,17 +69,20 @@ fn long_commands_and_environments_arrive_whole() {
 
 #[test]
 fn a_run_ends_when_the_reader_of_its_output_goes_away() {
-    let (mut reader, writer) = pipe().unwrap();
-    let running = Vmette::run(["--", "yes"]).stdout(writer).start();
-    let mut first = [0; 2];
-    reader.read_exact(&mut first).unwrap();
-    assert_eq!(&first, b"y\n");
-    let machine = running.processes();
-    assert!(!machine.is_empty());
-    drop(reader);
-    let outcome = running.wait();
-    assert_ne!(outcome.code, Some(0), "{outcome:?}");
-    machine.are_gone();
+    // The second ignores the signal and looks for the error, as programs in Python do.
+    for (command, code) in [("yes", 141), ("trap '' PIPE; while echo y; do :; done 2>/dev/null; exit 5", 5)] {
+        let (mut reader, writer) = pipe().unwrap();
+        let running = Vmette::run(["--", "sh", "-c", command]).stdout(writer).start();
+        let mut first = [0; 2];
+        reader.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"y\n");
+        let machine = running.processes();
+        assert!(!machine.is_empty());
+        drop(reader);
+        let outcome = running.wait();
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        machine.are_gone();
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::{Errno, read, write};
-use vmette_wire::agent::{Event, ExitStatus, TtySize};
+use vmette_wire::agent::{Event, ExitStatus, OutputName, TtySize};
 use vmette_wire::frame::CHUNK_MAX;
 
 use super::prepare::Started;
@@ -173,6 +173,19 @@ impl Running {
             // Fails only when the terminal has hung up: the command is about to end.
             let _ = stdio::set_size(terminal.as_fd(), size);
         }
+    }
+
+    /// `unread` from the host: a pipe is closed, and the kernel tells whoever writes to it.
+    pub(crate) fn unread(&mut self, output: OutputName) {
+        if self.terminal.is_some() {
+            self.signal(libc::SIGPIPE);
+            return;
+        }
+        let event = match output {
+            OutputName::Stdout => Event::Stdout,
+            OutputName::Stderr => Event::Stderr,
+        };
+        self.outputs.retain(|output| output.event != event);
     }
 
     /// `signal` from the host; a number that is none, or a group that has ended, is not the stream's business.

@@ -80,6 +80,11 @@ impl<W: World> Agent<W> {
                     running.resize(size);
                 }
             }
+            Op::Unread { output } => {
+                if let Some(Stream::Exec(running)) = self.streams.get_mut(&id) {
+                    running.unread(output);
+                }
+            }
             Op::Signal { signal } => {
                 if let Some(Stream::Exec(running)) = self.streams.get(&id) {
                     running.signal(signal);
