@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vmette_vmm::{Hypervisor, VsockListener, VsockStream};
@@ -174,11 +175,13 @@ impl<'a> SessionBuilder<'a> {
         };
         session.watch_connection()?;
         if let Some(process) = process {
-            session.watch_process(&process, config)?;
-            if !self.piped {
-                session.forward(process, config)?;
+            let output = if self.piped {
+                None
+            } else {
                 session.process = None;
-            }
+                session.forward(process.clone(), config)?
+            };
+            session.watch_process(process, config, output)?;
         } else if let Some(target) = &config.build_snapshot {
             session.save_and_end(target)?;
         }
@@ -210,6 +213,9 @@ impl Session {
     }
 
     /// Waits for the end. Any number of threads may wait, any number of times.
+    ///
+    /// Output that goes to this process's stdout and stderr belongs to the command: it has exited when all of it was
+    /// written there. Only a timeout or a stop does not wait for a reader that is late.
     pub fn wait(&self) -> SessionEnd {
         self.shared.wait()
     }
@@ -419,10 +425,15 @@ impl Session {
         Ok(())
     }
 
-    /// The command's end is the session's.
-    fn watch_process(&self, process: &Arc<Process>, config: &Config) -> Result<(), Error> {
+    /// The command's end is the session's, once `output` has written what the command has printed.
+    fn watch_process(
+        &self,
+        process: Arc<Process>,
+        config: &Config,
+        output: Option<JoinHandle<()>>,
+    ) -> Result<(), Error> {
         let Some(launched) = &self.launched else { return Ok(()) };
-        let (shared, process) = (self.shared.clone(), process.clone());
+        let shared = self.shared.clone();
         let connection = launched.connection.clone();
         let dirty = !config.disks.is_empty() || config.shares.iter().any(|s| !s.read_only);
         let is_init = config.switch_root;
@@ -446,24 +457,32 @@ impl Session {
                     end
                 }
             };
+            // A reader that is late may take its time, and nothing of the machine is to last as long.
+            drop((process, connection, save));
+            if let (SessionEnd::Exited(_), Some(output)) = (&end, output) {
+                // Whoever is told of the end may end this process, and what was not written would go with it. A stop or
+                // the timeout ends the session all the same. A writer that panicked has written what it could.
+                let _ = output.join();
+            }
             shared.finish(end);
         })?;
         Ok(())
     }
 
-    fn forward(&self, process: Arc<Process>, config: &Config) -> Result<(), Error> {
+    /// Takes the command's output in a thread, which is returned when the end has to wait for it: what is captured is
+    /// kept for whoever asks.
+    fn forward(&self, process: Arc<Process>, config: &Config) -> Result<Option<JoinHandle<()>>, Error> {
         let thread = std::thread::Builder::new().name("vmette-output".into());
         if config.capture_output {
             let (sender, receiver) = mpsc::channel();
             *self.capture.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
             // An error here is the connection's, and the session's end says it.
             thread.spawn(move || drop(pump::capture(&process, &sender)))?;
-        } else {
-            thread.spawn(move || {
-                drop(pump::forward(&process, &mut std::io::stdout(), &mut std::io::stderr()));
-            })?;
+            return Ok(None);
         }
-        Ok(())
+        Ok(Some(thread.spawn(move || {
+            drop(pump::forward(&process, &mut std::io::stdout(), &mut std::io::stderr()));
+        })?))
     }
 }
 
