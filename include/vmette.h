@@ -621,13 +621,14 @@ VmetteStatus vmette_process_read(const vmette_process_t *process,
                                  size_t capacity,
                                  size_t *length);
 
-// Passes all output to `on_output`, on the calling thread, until the command ends.
+// Passes all output that vmette_process_read() has not stored to `on_output`, on the calling thread, until the command
+// ends.
 VmetteStatus vmette_process_stream(const vmette_process_t *process,
                                    vmette_output_fn on_output,
                                    void *context);
 
-// Takes all output until the command ends and stores it, up to `keep` bytes of each stream, in a new handle, which the
-// caller frees with vmette_collected_free().
+// Takes all output that vmette_process_read() has not stored, until the command ends, and stores it, up to `keep` bytes
+// of each stream, in a new handle, which the caller frees with vmette_collected_free().
 VmetteStatus vmette_process_collect(const vmette_process_t *process,
                                     size_t keep,
                                     vmette_collected_t **out);
