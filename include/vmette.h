@@ -242,7 +242,8 @@ typedef struct {
 } vmette_notice_t;
 
 // Is told what goes on: on the thread that makes the call, on other ones, on several at once. The notice is valid
-// until it returns. It must not block for long.
+// until it returns. It must not block for long: vmette_session_free() and a start that fails wait for a call that is
+// under way on another thread, and no other one follows. On one of its session's threads it may free the session itself.
 typedef void (*vmette_notice_fn)(void *context, const vmette_notice_t *notice);
 
 // Gets a piece of a command's output, on the thread that made the call; the bytes are valid until it returns. The

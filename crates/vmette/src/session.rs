@@ -14,7 +14,7 @@ use vmette_wire::{Action, ResponseHeader};
 use crate::connection::{Connection, REQUEST_TIMEOUT};
 use crate::end::Shared;
 use crate::launch::{Launched, Launcher};
-use crate::notice::{Notices, Observer};
+use crate::notice::{Observer, Told};
 use crate::report::Report;
 use crate::resolve::cache_of;
 use crate::snapshot::{Saver, Snapshot, Then};
@@ -43,6 +43,8 @@ pub struct Session {
     vsock_port: Option<u32>,
     /// After the machine, whose last bytes it passes on.
     _vsock: vsock::Open,
+    /// The last: until then something may be told.
+    _told: Told,
 }
 
 /// What a session needs beside its [`Config`]. Made by [`Session::builder`].
@@ -118,7 +120,8 @@ impl<'a> SessionBuilder<'a> {
             Some(engine) => engine.clone(),
             None => engine::for_this_host(config, &cache)?,
         };
-        let notices = Arc::new(Notices::new(self.observer.clone()));
+        let told = Told::new(self.observer.clone());
+        let notices = told.notices();
         let vsock_port = vsock::port_of(self.config)?;
         let runs = exec.is_some();
         let launcher = Launcher {
@@ -127,7 +130,7 @@ impl<'a> SessionBuilder<'a> {
             saved: saved.as_ref(),
             cache: &cache,
             shared: &shared,
-            notices: &notices,
+            notices,
             started,
             vsock_port,
             runs,
@@ -135,7 +138,7 @@ impl<'a> SessionBuilder<'a> {
         let surroundings = config.surroundings(vsock_port);
         let exec = exec.map(|options| options.within(&surroundings).init(config.switch_root));
         let result = launcher.launch().and_then(|launched| {
-            let vsock = vsock::Open::new(&launched.machine, self.config, vsock_port, runs, &notices)?;
+            let vsock = vsock::Open::new(&launched.machine, self.config, vsock_port, runs, notices)?;
             let process = match &exec {
                 Some(options) => Some(Arc::new(Process::start(&launched.connection, options)?)),
                 None => None,
@@ -157,6 +160,7 @@ impl<'a> SessionBuilder<'a> {
                     capture: Mutex::default(),
                     vsock_port,
                     _vsock: vsock::Open::default(),
+                    _told: told,
                 });
             }
             Err(e) => return Err(e),
@@ -172,6 +176,7 @@ impl<'a> SessionBuilder<'a> {
             capture: Mutex::default(),
             vsock_port,
             _vsock: vsock,
+            _told: told,
         };
         session.watch_connection()?;
         if let Some(process) = process {
