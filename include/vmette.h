@@ -242,7 +242,8 @@ typedef struct {
 } vmette_notice_t;
 
 // Is told what goes on: on the thread that makes the call, on other ones, on several at once. The notice is valid
-// until it returns. It must not block for long.
+// until it returns. It must not block for long: vmette_session_free() and a start that fails wait for a call that is
+// under way on another thread, and no other one follows. On one of its session's threads it may free the session itself.
 typedef void (*vmette_notice_fn)(void *context, const vmette_notice_t *notice);
 
 // Gets a piece of a command's output, on the thread that made the call; the bytes are valid until it returns. The
@@ -539,6 +540,9 @@ void vmette_session_free(vmette_session_t *session);
 // Waits for the session's end and stores how it ended and its exit status: the command's, 124 for a timeout, 0 for a
 // stop, 1 for a failure. Either may be NULL. SessionFailed when it failed, with the cause as the text. Any number of
 // threads may wait, any number of times.
+//
+// Output that goes to this process's stdout and stderr belongs to the command: it has exited when all of it was written
+// there. Only a timeout or a stop does not wait for a reader that is late.
 VmetteStatus vmette_session_wait(const vmette_session_t *session,
                                  VmetteSessionEnd *how,
                                  int32_t *exit_code);
@@ -618,13 +622,14 @@ VmetteStatus vmette_process_read(const vmette_process_t *process,
                                  size_t capacity,
                                  size_t *length);
 
-// Passes all output to `on_output`, on the calling thread, until the command ends.
+// Passes all output that vmette_process_read() has not stored to `on_output`, on the calling thread, until the command
+// ends.
 VmetteStatus vmette_process_stream(const vmette_process_t *process,
                                    vmette_output_fn on_output,
                                    void *context);
 
-// Takes all output until the command ends and stores it, up to `keep` bytes of each stream, in a new handle, which the
-// caller frees with vmette_collected_free().
+// Takes all output that vmette_process_read() has not stored, until the command ends, and stores it, up to `keep` bytes
+// of each stream, in a new handle, which the caller frees with vmette_collected_free().
 VmetteStatus vmette_process_collect(const vmette_process_t *process,
                                     size_t keep,
                                     vmette_collected_t **out);

@@ -36,7 +36,8 @@ pub struct VmetteNotice {
 }
 
 /// Is told what goes on: on the thread that makes the call, on other ones, on several at once. The notice is valid
-/// until it returns. It must not block for long.
+/// until it returns. It must not block for long: vmette_session_free() and a start that fails wait for a call that is
+/// under way on another thread, and no other one follows. On one of its session's threads it may free the session itself.
 pub type VmetteNoticeFn = Option<unsafe extern "C" fn(context: *mut c_void, notice: *const VmetteNotice)>;
 
 /// A callback with its context.

@@ -44,10 +44,11 @@ impl OutputSink {
         unsafe { (self.function)(self.context, stream, bytes.as_ptr(), bytes.len()) }
     }
 
-    /// Passes everything on until the command ends, or until the callback has enough of it.
-    pub(crate) fn drain(&self, process: &Process) -> Result<(), Error> {
+    /// Passes everything on, `first` before the rest, until the command ends, or until the callback has enough of it.
+    pub(crate) fn drain(&self, mut first: Option<Output>, process: &Process) -> Result<(), Error> {
         let mut wanted = true;
-        while let Some(output) = process.next_output()? {
+        let mut next = || first.take().map_or_else(|| process.next_output(), |output| Ok(Some(output)));
+        while let Some(output) = next()? {
             if wanted && !self.pass(&output) {
                 wanted = false;
                 process.signal(libc::SIGKILL)?;
@@ -97,6 +98,17 @@ impl VmetteCollected {
             stderr: Kept::new(collected.stderr),
         }
     }
+}
+
+/// Puts what was taken before in front of what was collected: `keep` bytes of a stream at most.
+pub(crate) fn put_first(first: Output, collected: &mut Collected, keep: usize) {
+    let (mut bytes, kept) = match first {
+        Output::Stdout(bytes) => (bytes, &mut collected.stdout),
+        Output::Stderr(bytes) => (bytes, &mut collected.stderr),
+    };
+    bytes.append(kept);
+    bytes.truncate(keep);
+    *kept = bytes;
 }
 
 fn lend<T>(

@@ -2,13 +2,13 @@
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use library::{Output, Process};
 
 use crate::arguments::{Bytes, Room, required};
 use crate::entry::{entry, entry_or};
-use crate::output::{OutputSink, VmetteCollected, VmetteOutputFn, VmetteStream, split};
+use crate::output::{OutputSink, VmetteCollected, VmetteOutputFn, VmetteStream, put_first, split};
 use crate::status::{Failure, VmetteStatus};
 
 /// A command in a session. Its functions may be called from any thread. Its output has to be taken: the guest holds it
@@ -22,6 +22,18 @@ pub struct VmetteProcess {
 impl VmetteProcess {
     pub(crate) fn new(process: Arc<Process>) -> Self {
         Self { process, rest: Mutex::new(None) }
+    }
+
+    fn rest(&self) -> MutexGuard<'_, Option<(Output, usize)>> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `vmette_process_read` had no room for: it comes before whatever else there is.
+    fn take_rest(&self) -> Option<Output> {
+        let (mut output, from) = self.rest().take()?;
+        let (Output::Stdout(bytes) | Output::Stderr(bytes)) = &mut output;
+        bytes.drain(..from);
+        Some(output)
     }
 }
 
@@ -65,7 +77,7 @@ pub extern "C" fn vmette_process_read(
         }
         // Before anything is taken, which would be lost.
         let buffer = buffer.required("buffer")?;
-        let mut rest = process.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rest = process.rest();
         let (output, from) = match rest.take() {
             Some(rest) => rest,
             None => match next(&process.process)? {
@@ -99,30 +111,38 @@ fn next(process: &Process) -> Result<Option<Output>, Failure> {
     Ok(None)
 }
 
-/// Passes all output to `on_output`, on the calling thread, until the command ends.
+/// Passes all output that vmette_process_read() has not stored to `on_output`, on the calling thread, until the command
+/// ends.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_process_stream(
     process: Option<&VmetteProcess>,
     on_output: VmetteOutputFn,
     context: *mut c_void,
 ) -> VmetteStatus {
-    with(process, |process| {
+    entry(|| {
+        let process = required(process, "process")?;
         let sink = required(OutputSink::new(on_output, context), "on_output")?;
-        Ok(sink.drain(process)?)
+        Ok(sink.drain(process.take_rest(), &process.process)?)
     })
 }
 
-/// Takes all output until the command ends and stores it, up to `keep` bytes of each stream, in a new handle, which the
-/// caller frees with vmette_collected_free().
+/// Takes all output that vmette_process_read() has not stored, until the command ends, and stores it, up to `keep` bytes
+/// of each stream, in a new handle, which the caller frees with vmette_collected_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_process_collect(
     process: Option<&VmetteProcess>,
     keep: usize,
     out: Option<&mut MaybeUninit<Box<VmetteCollected>>>,
 ) -> VmetteStatus {
-    with(process, |process| {
+    entry(|| {
+        let process = required(process, "process")?;
         let out = required(out, "out")?;
-        out.write(Box::new(VmetteCollected::new(process.collect(keep)?)));
+        let rest = process.take_rest();
+        let mut collected = process.process.collect(keep)?;
+        if let Some(rest) = rest {
+            put_first(rest, &mut collected, keep);
+        }
+        out.write(Box::new(VmetteCollected::new(collected)));
         Ok(())
     })
 }

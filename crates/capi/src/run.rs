@@ -59,7 +59,7 @@ fn run(
             let session = start(handle, config, stop, Streams::Caller(None))?;
             if let Some(process) = session.process() {
                 // The connection's end is the session's, which says why.
-                match sink.drain(process) {
+                match sink.drain(None, process) {
                     Ok(()) | Err(library::Error::Agent(_)) => {}
                     Err(e) => return Err(e.into()),
                 }

@@ -112,6 +112,9 @@ pub extern "C" fn vmette_session_free(session: Option<Box<VmetteSession>>) {
 /// Waits for the session's end and stores how it ended and its exit status: the command's, 124 for a timeout, 0 for a
 /// stop, 1 for a failure. Either may be NULL. SessionFailed when it failed, with the cause as the text. Any number of
 /// threads may wait, any number of times.
+///
+/// Output that goes to this process's stdout and stderr belongs to the command: it has exited when all of it was written
+/// there. Only a timeout or a stop does not wait for a reader that is late.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_session_wait(
     session: Option<&VmetteSession>,

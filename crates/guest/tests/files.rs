@@ -168,7 +168,7 @@ fn a_captured_command_that_takes_too_long_is_killed_with_its_group() {
     let mut client = Client::booted();
     let begun = Instant::now();
     let command = "sleep 600 & echo $!; wait".to_owned();
-    let (header, output) = client.act(&Action::ExecCapture { command, timeout_ms: Some(300) });
+    let (header, output) = client.act(&Action::ExecCapture { command, timeout_ms: Some(3000) });
     assert!(header.ok && header.exit_code.is_none());
     assert!(begun.elapsed() < Duration::from_secs(20));
     let pid = String::from_utf8(output).unwrap();

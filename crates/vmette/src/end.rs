@@ -1,7 +1,7 @@
 //! How sessions end, and the handle that ends them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmette_vmm::{Machine, Slot};
@@ -51,19 +51,30 @@ impl Shared {
     pub(crate) fn finish(&self, end: SessionEnd) -> bool {
         let first = self.end.set(end);
         self.cancelled.store(true, Ordering::Relaxed);
-        let machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let machine = self.machine().clone();
         if let Some(machine) = machine {
-            machine.stop();
+            self.stop_machine(&machine);
         }
         first
     }
 
     /// Makes `machine` the one that an end stops. When the end has come already it is stopped here.
     pub(crate) fn attach(&self, machine: &Arc<dyn Machine>) {
-        *self.machine.lock().unwrap_or_else(PoisonError::into_inner) = Some(machine.clone());
+        *self.machine() = Some(machine.clone());
         if self.end.get().is_some() {
-            machine.stop();
+            self.stop_machine(machine);
         }
+    }
+
+    /// Returns when it is gone, whoever was first to stop it.
+    fn stop_machine(&self, machine: &Arc<dyn Machine>) {
+        machine.stop();
+        // Only now: whoever came meanwhile was to wait as well. A handle that lives on keeps no machine.
+        self.machine().take_if(|attached| Arc::ptr_eq(attached, machine));
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Option<Arc<dyn Machine>>> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn ended(&self) -> Option<SessionEnd> {
@@ -126,5 +137,97 @@ impl StopHandle {
 impl std::fmt::Debug for StopHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StopHandle").field("ended", &self.shared.ended()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use std::sync::mpsc::{self, Receiver, Sender};
+    use std::thread;
+    use vmette_vmm::{ControlStream, MachineEnd, Result, VsockListener, VsockStream};
+
+    #[derive(Debug, PartialEq, Eq)]
+    enum Seen {
+        Stopping,
+        Returned,
+    }
+
+    /// A machine that is stopped and not gone before it is let go.
+    struct Slow {
+        seen: Mutex<Sender<Seen>>,
+        go: Mutex<Receiver<()>>,
+        gone: Arc<Slot<MachineEnd>>,
+    }
+
+    impl Machine for Slow {
+        fn start(&self) -> Result<ControlStream> {
+            unreachable!()
+        }
+
+        fn pause(&self) -> Result<()> {
+            unreachable!()
+        }
+
+        fn resume(&self) -> Result<()> {
+            unreachable!()
+        }
+
+        fn save(&self, _dir: &Path) -> Result<()> {
+            unreachable!()
+        }
+
+        fn vsock_listen(&self, _port: u32) -> Result<VsockListener> {
+            unreachable!()
+        }
+
+        fn vsock_connect(&self, _port: u32) -> Result<VsockStream> {
+            unreachable!()
+        }
+
+        fn stop(&self) {
+            self.seen.lock().unwrap().send(Seen::Stopping).unwrap();
+            if self.gone.get().is_none() {
+                self.go.lock().unwrap().recv().unwrap();
+                self.gone.set(MachineEnd::Stopped);
+            }
+        }
+
+        fn end(&self) -> Arc<Slot<MachineEnd>> {
+            self.gone.clone()
+        }
+
+        fn processes(&self) -> Vec<u32> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn whoever_stops_a_session_second_waits_for_its_machine_too() {
+        let (sender, seen) = mpsc::channel();
+        let (go, gate) = mpsc::channel();
+        let slow =
+            Slow { seen: Mutex::new(sender.clone()), go: Mutex::new(gate), gone: Arc::new(Slot::new()) };
+        let machine: Arc<dyn Machine> = Arc::new(slow);
+        let handle = StopHandle::new();
+        handle.shared.attach(&machine);
+        let stopping = || {
+            let (handle, sender) = (handle.clone(), sender.clone());
+            thread::spawn(move || {
+                handle.stop();
+                sender.send(Seen::Returned).unwrap();
+            })
+        };
+        let first = stopping();
+        assert_eq!(seen.recv().unwrap(), Seen::Stopping);
+        let second = stopping();
+        assert_eq!(seen.recv().unwrap(), Seen::Stopping, "the machine is not gone yet");
+        for _ in 0..2 {
+            go.send(()).unwrap();
+        }
+        first.join().unwrap();
+        second.join().unwrap();
+        assert_eq!(Arc::strong_count(&machine), 1, "a handle keeps no machine");
     }
 }

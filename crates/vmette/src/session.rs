@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vmette_vmm::{Hypervisor, VsockListener, VsockStream};
@@ -13,7 +14,7 @@ use vmette_wire::{Action, ResponseHeader};
 use crate::connection::{Connection, REQUEST_TIMEOUT};
 use crate::end::Shared;
 use crate::launch::{Launched, Launcher};
-use crate::notice::{Notices, Observer};
+use crate::notice::{Observer, Told};
 use crate::report::Report;
 use crate::resolve::cache_of;
 use crate::snapshot::{Saver, Snapshot, Then};
@@ -42,6 +43,8 @@ pub struct Session {
     vsock_port: Option<u32>,
     /// After the machine, whose last bytes it passes on.
     _vsock: vsock::Open,
+    /// The last: until then something may be told.
+    _told: Told,
 }
 
 /// What a session needs beside its [`Config`]. Made by [`Session::builder`].
@@ -117,7 +120,8 @@ impl<'a> SessionBuilder<'a> {
             Some(engine) => engine.clone(),
             None => engine::for_this_host(config, &cache)?,
         };
-        let notices = Arc::new(Notices::new(self.observer.clone()));
+        let told = Told::new(self.observer.clone());
+        let notices = told.notices();
         let vsock_port = vsock::port_of(self.config)?;
         let runs = exec.is_some();
         let launcher = Launcher {
@@ -126,7 +130,7 @@ impl<'a> SessionBuilder<'a> {
             saved: saved.as_ref(),
             cache: &cache,
             shared: &shared,
-            notices: &notices,
+            notices,
             started,
             vsock_port,
             runs,
@@ -134,7 +138,7 @@ impl<'a> SessionBuilder<'a> {
         let surroundings = config.surroundings(vsock_port);
         let exec = exec.map(|options| options.within(&surroundings).init(config.switch_root));
         let result = launcher.launch().and_then(|launched| {
-            let vsock = vsock::Open::new(&launched.machine, self.config, vsock_port, runs, &notices)?;
+            let vsock = vsock::Open::new(&launched.machine, self.config, vsock_port, runs, notices)?;
             let process = match &exec {
                 Some(options) => Some(Arc::new(Process::start(&launched.connection, options)?)),
                 None => None,
@@ -156,6 +160,7 @@ impl<'a> SessionBuilder<'a> {
                     capture: Mutex::default(),
                     vsock_port,
                     _vsock: vsock::Open::default(),
+                    _told: told,
                 });
             }
             Err(e) => return Err(e),
@@ -171,14 +176,17 @@ impl<'a> SessionBuilder<'a> {
             capture: Mutex::default(),
             vsock_port,
             _vsock: vsock,
+            _told: told,
         };
         session.watch_connection()?;
         if let Some(process) = process {
-            session.watch_process(&process, config)?;
-            if !self.piped {
-                session.forward(process, config)?;
+            let output = if self.piped {
+                None
+            } else {
                 session.process = None;
-            }
+                session.forward(process.clone(), config)?
+            };
+            session.watch_process(process, config, output)?;
         } else if let Some(target) = &config.build_snapshot {
             session.save_and_end(target)?;
         }
@@ -210,6 +218,9 @@ impl Session {
     }
 
     /// Waits for the end. Any number of threads may wait, any number of times.
+    ///
+    /// Output that goes to this process's stdout and stderr belongs to the command: it has exited when all of it was
+    /// written there. Only a timeout or a stop does not wait for a reader that is late.
     pub fn wait(&self) -> SessionEnd {
         self.shared.wait()
     }
@@ -419,10 +430,15 @@ impl Session {
         Ok(())
     }
 
-    /// The command's end is the session's.
-    fn watch_process(&self, process: &Arc<Process>, config: &Config) -> Result<(), Error> {
+    /// The command's end is the session's, once `output` has written what the command has printed.
+    fn watch_process(
+        &self,
+        process: Arc<Process>,
+        config: &Config,
+        output: Option<JoinHandle<()>>,
+    ) -> Result<(), Error> {
         let Some(launched) = &self.launched else { return Ok(()) };
-        let (shared, process) = (self.shared.clone(), process.clone());
+        let shared = self.shared.clone();
         let connection = launched.connection.clone();
         let dirty = !config.disks.is_empty() || config.shares.iter().any(|s| !s.read_only);
         let is_init = config.switch_root;
@@ -446,24 +462,32 @@ impl Session {
                     end
                 }
             };
+            // A reader that is late may take its time, and nothing of the machine is to last as long.
+            drop((process, connection, save));
+            if let (SessionEnd::Exited(_), Some(output)) = (&end, output) {
+                // Whoever is told of the end may end this process, and what was not written would go with it. A stop or
+                // the timeout ends the session all the same. A writer that panicked has written what it could.
+                let _ = output.join();
+            }
             shared.finish(end);
         })?;
         Ok(())
     }
 
-    fn forward(&self, process: Arc<Process>, config: &Config) -> Result<(), Error> {
+    /// Takes the command's output in a thread, which is returned when the end has to wait for it: what is captured is
+    /// kept for whoever asks.
+    fn forward(&self, process: Arc<Process>, config: &Config) -> Result<Option<JoinHandle<()>>, Error> {
         let thread = std::thread::Builder::new().name("vmette-output".into());
         if config.capture_output {
             let (sender, receiver) = mpsc::channel();
             *self.capture.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
             // An error here is the connection's, and the session's end says it.
             thread.spawn(move || drop(pump::capture(&process, &sender)))?;
-        } else {
-            thread.spawn(move || {
-                drop(pump::forward(&process, &mut std::io::stdout(), &mut std::io::stderr()));
-            })?;
+            return Ok(None);
         }
-        Ok(())
+        Ok(Some(thread.spawn(move || {
+            drop(pump::forward(&process, &mut std::io::stdout(), &mut std::io::stderr()));
+        })?))
     }
 }
 

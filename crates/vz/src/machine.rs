@@ -257,3 +257,37 @@ impl Drop for OpenPort {
         }
     }
 }
+
+#[cfg(all(test, not(target_vendor = "apple")))]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn an_end_before_the_start_has_begun_waits_for_nothing() {
+        // Whoever ends the machine looks before the start does, and after it.
+        for looked in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let file = |name| dir.path().join(name);
+            for name in ["kernel", "initramfs", "image"] {
+                std::fs::write(file(name), vec![0; 4096]).unwrap();
+            }
+            let machine = VzMachine::new(Prepared {
+                spec: MachineSpec::new(file("kernel"), file("initramfs")),
+                rootfs: file("image"),
+                snapshot: None,
+                fingerprint: String::new(),
+                no_snapshots: None,
+            })
+            .unwrap();
+            machine.running.verdict.set(MachineEnd::Stopped);
+            if looked {
+                machine.running.change(Change::Start).unwrap_err();
+            }
+            let ended = Instant::now();
+            machine.enter_started().unwrap();
+            assert_eq!(machine.running.wait_end(), Some(MachineEnd::Stopped));
+            assert!(ended.elapsed() < STOP_LIMIT, "looked: {looked}");
+        }
+    }
+}

@@ -52,13 +52,16 @@ impl Running {
         console: Arc<LastLines>,
         verdict: Arc<Slot<MachineEnd>>,
     ) -> Self {
+        // Whoever ends a machine waits for the change under way: there is none yet.
+        let outcome = Slot::new();
+        outcome.set(Err(over()));
         Self {
             objects,
             console,
             verdict,
             end: Arc::new(Slot::new()),
             changing: Mutex::new(()),
-            outcome: Mutex::new(Arc::new(Slot::new())),
+            outcome: Mutex::new(Arc::new(outcome)),
         }
     }
 
@@ -121,7 +124,9 @@ impl Running {
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = outcome.clone();
         // Only now: whoever ends the machine sets its verdict first and then looks at the outcome.
         if self.verdict.get().is_some() {
-            return Err(Error::Machine("the machine has ended".into()));
+            // It may be waited for already.
+            outcome.set(Err(over()));
+            return Err(over().into_error(Error::Machine));
         }
         let limit = match change {
             Change::Save(_) | Change::Restore(_) => STATE_LIMIT,
@@ -150,7 +155,7 @@ impl Running {
         // Closes the console's pipe, and every port of the host.
         self.objects.close(STOP_LIMIT);
         let under_way = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        under_way.set(Err(Failure::from_text("the machine has ended".into())));
+        under_way.set(Err(over()));
         self.console.wait_closed(LAST_WORDS);
         self.end.set(match verdict {
             MachineEnd::Stopped => MachineEnd::Stopped,
@@ -190,6 +195,11 @@ impl Running {
             lines => format!("\nlast lines of the guest's console:{lines}"),
         }
     }
+}
+
+/// The outcome of what is not begun, or does not come to its end.
+fn over() -> Failure {
+    Failure::from_text("the machine has ended".into())
 }
 
 fn gave_up(line: &str) -> String {

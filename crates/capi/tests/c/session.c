@@ -69,6 +69,37 @@ static void read_back(const vmette_session_t *session) {
     vmette_process_free(process);
 }
 
+static bool append(void *context, VmetteStream stream, const uint8_t *data, size_t length) {
+    CHECK(stream == VMETTE_STREAM_STDOUT);
+    strncat(context, (const char *)data, length);
+    return true;
+}
+
+// What a read had no room for comes first, whichever way the rest is taken.
+static void taken_up(const vmette_session_t *session) {
+    for (int streamed = 0; streamed < 2; streamed++) {
+        vmette_command_t *command = vmette_command_new_shell("printf abcdef; read go; printf ghi");
+        CHECK(vmette_command_set_stdin(command, true) == Ok);
+        vmette_process_t *process = exec(session, command);
+        uint8_t buffer[2];
+        size_t length = 0;
+        VmetteStream stream = 0;
+        CHECK(vmette_process_read(process, &stream, buffer, sizeof buffer, &length) == Ok && length == 2);
+        CHECK(vmette_process_close_stdin(process) == Ok);
+        if (streamed) {
+            char rest[100] = "";
+            CHECK(vmette_process_stream(process, append, rest) == Ok);
+            CHECK(strcmp(rest, "cdefghi") == 0);
+        } else {
+            vmette_collected_t *result = NULL;
+            CHECK(vmette_process_collect(process, 6, &result) == Ok);
+            CHECK(strcmp(vmette_collected_stdout(result, NULL), "cdefgh") == 0);
+            vmette_collected_free(result);
+        }
+        vmette_process_free(process);
+    }
+}
+
 // A terminal has the size that it was given, and signals reach the command.
 static void terminal(const vmette_session_t *session) {
     vmette_command_t *command = vmette_command_new_shell("stty size; read line; stty size; read line; echo not reached");
@@ -220,6 +251,7 @@ int main(void) {
 
     collected(started);
     read_back(started);
+    taken_up(started);
     terminal(started);
     files(started);
     refused(started);

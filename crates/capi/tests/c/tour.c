@@ -74,6 +74,7 @@ static void a_session(void) {
     CHECK(vmette_process_read(process, &stream, buffer, sizeof buffer, &length) == Ok && length == 2);
     vmette_collected_t *collected = NULL;
     CHECK(vmette_process_collect(process, 100, &collected) == Ok);
+    CHECK(strcmp(vmette_collected_stdout(collected, NULL), "c") == 0);
     CHECK(strcmp(vmette_collected_stderr(collected, NULL), "done\n") == 0);
     vmette_collected_free(collected);
     vmette_process_free(process);

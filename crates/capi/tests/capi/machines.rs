@@ -1,6 +1,9 @@
 //! Programs that run machines.
 
+use std::fmt::Write as _;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::Stdio;
 
 use crate::program::{Program, succeeds};
 
@@ -10,6 +13,26 @@ fn a_run_has_its_exit_code_its_output_and_its_report() {
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(stdout.contains("passed through to stdout\n"), "{stdout}");
     assert!(stderr.contains("passed through to stderr\n"), "{stderr}");
+}
+
+#[test]
+fn output_is_not_lost_when_its_reader_is_late() {
+    let program = Program::new("late");
+    let mut running = program.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(running.stderr.take().unwrap());
+    let mut said = String::new();
+    stderr.read_line(&mut said).unwrap();
+    assert_eq!(said, "read now\n");
+    let mut expected = String::new();
+    (1..=100_000).for_each(|n| writeln!(expected, "{n}").unwrap());
+    let mut got = vec![0; expected.len()];
+    let mut stdout = running.stdout.take().unwrap();
+    stdout.read_exact(&mut got).unwrap();
+    assert!(got == expected.as_bytes());
+    said.clear();
+    stderr.read_to_string(&mut said).unwrap();
+    assert!(running.wait().unwrap().success(), "{said}");
+    drop(stdout);
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use vmette::{
-    Config, Error, ExecOptions, Process, Session, VsockListener, VsockPort, WorkloadStrategy, engine_api,
+    Config, Error, ExecOptions, Notice, Observer, Process, Session, VsockForward, VsockListener, VsockPort,
+    WorkloadStrategy, engine_api,
 };
 
 use crate::suite::Bench;
@@ -36,6 +38,17 @@ fn accept(listener: &VsockListener) -> UnixStream {
     listener.accept_until(Instant::now() + PATIENCE).expect("a connection in time").expect("a machine")
 }
 
+/// Connects to a port of the guest. Nothing says when it listens: until then it refuses.
+fn connected(session: &Session, port: u32) -> UnixStream {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match session.vsock_connect(port) {
+            Ok(stream) => return stream,
+            Err(e) => assert!(Instant::now() < deadline, "{e}"),
+        }
+    }
+}
+
 fn output(process: &Process) -> String {
     let collected = process.collect(1 << 20).unwrap();
     assert_eq!(collected.status.code(), 0, "{collected:?}");
@@ -58,8 +71,23 @@ fn without_being_asked_for_there_is_no_device() {
     assert!(session.report().unwrap().grants.vsock.is_none());
     assert!(matches!(session.vsock_listen(5000), Err(Error::Vsock(_))));
     assert!(matches!(session.vsock_connect(5000), Err(Error::Vsock(_))));
-    let output = session.capture_rx().unwrap().recv().unwrap();
-    assert!(String::from_utf8_lossy(&output).starts_with("[]\n"), "{output:?}");
+    assert_eq!(two_lines(&session), "[]\n0\n");
+
+    // The guest would see one.
+    let session = bench.start(&Config { vsock_port: VsockPort::Fixed(1025), ..config }).unwrap();
+    assert_eq!(two_lines(&session), "[1025]\n1\n");
+}
+
+/// The first two lines of what is captured, in however many pieces they come.
+fn two_lines(session: &Session) -> String {
+    let mut output = String::new();
+    for piece in session.capture_rx().unwrap() {
+        output += str::from_utf8(&piece).unwrap();
+        if output.matches('\n').count() >= 2 {
+            break;
+        }
+    }
+    output
 }
 
 #[test]
@@ -104,14 +132,7 @@ fn guest_and_host_reach_each_others_ports_and_half_closing_passes_through() {
     assert_eq!(output(&guest), "7\n");
 
     let guest = shell(&session, "echo served | vsock-listen 82");
-    // Nothing says when it listens: until then it refuses.
-    let deadline = Instant::now() + PATIENCE;
-    let mut host = loop {
-        match session.vsock_connect(82) {
-            Ok(stream) => break stream,
-            Err(e) => assert!(Instant::now() < deadline, "{e}"),
-        }
-    };
+    let mut host = connected(&session, 82);
     host.write_all(b"asked\n").unwrap();
     host.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(ended(&mut host), b"served\n");
@@ -119,6 +140,32 @@ fn guest_and_host_reach_each_others_ports_and_half_closing_passes_through() {
 
     session.stop();
     assert!(any.accept().is_none(), "the machine's end is the listener's");
+}
+
+#[test]
+fn an_observer_is_let_go_with_its_session_also_when_a_server_hangs() {
+    let bench = bench();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("server");
+    // Room for one connection that nobody accepts: the guest's waits still when the session is over.
+    let server = UnixListener::bind(&path).unwrap();
+    rustix::net::listen(&server, 0).unwrap();
+    let _full = UnixStream::connect(&path).unwrap();
+    let config = Config {
+        vsock_forwards: vec![VsockForward { port: 5000, path }],
+        workload: WorkloadStrategy::Agent,
+        ..bench.config()
+    };
+    let observer: Observer = Arc::new(|_: &Notice| ());
+    let session = Session::builder(&config).observer(observer.clone()).start().unwrap();
+    let _guest = shell(&session, "vsock-runner 5000 81");
+    // It serves once it has connected.
+    let mut host = connected(&session, 81);
+    host.write_all(b"exit 7").unwrap();
+    host.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(ended(&mut host), b"__EXIT__:7\n");
+    drop(session);
+    assert_eq!(Arc::strong_count(&observer), 1);
 }
 
 #[test]

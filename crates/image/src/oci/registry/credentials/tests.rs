@@ -258,7 +258,7 @@ fn a_helper_that_is_given_up_takes_what_it_started_along() {
     let dir = tempfile::tempdir().unwrap();
     let ctx = Context::new("/nonexistent");
     let program = script(dir.path(), r#"sleep 1000 & echo $! > "$0.pid"; exec >&-; wait"#);
-    program::run(&program, "x", "r.example", &ctx, Duration::from_millis(500)).unwrap().unwrap_err();
+    program::run(&program, "x", "r.example", &ctx, Duration::from_secs(3)).unwrap().unwrap_err();
     let pid = fs::read_to_string(dir.path().join("helper.pid")).unwrap();
     // Gone, or dead and not yet waited for by whoever inherits it.
     let lives = || {
