@@ -485,8 +485,12 @@ impl Session {
             thread.spawn(move || drop(pump::capture(&process, &sender)))?;
             return Ok(None);
         }
+        let shared = self.shared.clone();
         Ok(Some(thread.spawn(move || {
-            drop(pump::forward(&process, &mut std::io::stdout(), &mut std::io::stderr()));
+            // Nobody takes its output any more: it could never end. Other errors are the connection's, which is watched.
+            if let Err(Error::Io(e)) = pump::forward(&process, &mut std::io::stdout(), &mut std::io::stderr()) {
+                shared.finish(SessionEnd::Error(format!("cannot write the command's output: {e}")));
+            }
         })?))
     }
 }

@@ -65,6 +65,24 @@ static void written_on_to_nobody(void) {
     close(own);
 }
 
+// Output that cannot be written is an error, be it less than the pipes on its way hold or more.
+static void written_to_a_full_device(void) {
+    int full = open("/dev/full", O_WRONLY | O_CLOEXEC), own = dup(STDOUT_FILENO);
+    CHECK(full >= 0 && own >= 0 && dup2(full, STDOUT_FILENO) == STDOUT_FILENO);
+    close(full);
+    const char *commands[] = {"echo short", "yes"};
+    for (int i = 0; i < 2; i++) {
+        vmette_config_t *config = vmette_config_new_default();
+        CHECK(vmette_config_set_exec(config, commands[i]) == Ok);
+        vmette_run_output_t *output = NULL;
+        CHECK(vmette_run(config, &output) != Ok && output == NULL);
+        CHECK_SAID("No space left on device");
+        vmette_config_free(config);
+    }
+    CHECK(dup2(own, STDOUT_FILENO) == STDOUT_FILENO);
+    close(own);
+}
+
 int main(void) {
     look(before);
     CHECK(before[SIGPIPE].sa_handler == SIG_DFL);
@@ -72,6 +90,7 @@ int main(void) {
         written_to_while_it_ends();
     }
     written_on_to_nobody();
+    written_to_a_full_device();
 
     static struct sigaction after[NSIG];
     look(after);
