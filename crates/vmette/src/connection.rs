@@ -5,6 +5,7 @@
 //! poisons the connection once: every waiter and every later caller fails at once with the first cause.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::io::{BufReader, Write};
 use std::net::Shutdown;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -238,7 +239,7 @@ impl Standstill<'_> {
         if header.ok {
             return Ok(());
         }
-        Err(Error::Agent(header.error.unwrap_or_else(|| "the guest's clock could not be set".into())))
+        Err(Error::Agent(safe(header.error.as_deref().unwrap_or("the guest's clock could not be set"))))
     }
 }
 
@@ -324,13 +325,13 @@ impl Inner {
                 Err(frame::FrameError::Truncated) => {
                     return ReadEnd::Closed("the connection to the guest ended inside a message".into());
                 }
-                Err(e) => return ReadEnd::Protocol(format!("the guest broke the protocol: {e}")),
+                Err(e) => return ReadEnd::Protocol(breach(&e)),
             }
         }
     }
 
     fn dispatch(&self, frame: Frame) -> Result<(), String> {
-        let reply = Reply::parse(&frame.header).map_err(|e| format!("the guest broke the protocol: {e}"))?;
+        let reply = Reply::parse(&frame.header).map_err(|e| breach(&e))?;
         let mut state = self.lock();
         match (state.waiters.get(&frame.id), reply) {
             (Some(Waiter::Once(_)), Reply::Response(header)) => {
@@ -346,7 +347,7 @@ impl Inner {
                     state.waiters.remove(&frame.id);
                 }
                 drop(state);
-                queue.push(event, frame.payload).map_err(|e| format!("the guest broke the protocol: {e}"))
+                queue.push(event, frame.payload).map_err(|e| breach(&e))
             }
             (Some(Waiter::Stream(queue)), Reply::Response(header)) if !header.ok => {
                 let queue = queue.clone();
@@ -360,6 +361,11 @@ impl Inner {
             (None, _) => Ok(()),
         }
     }
+}
+
+/// How the guest broke the protocol, for people: a parser quotes what it did not understand, and that is the guest's.
+fn breach(what: &dyn Display) -> String {
+    format!("the guest broke the protocol: {}", safe(&what.to_string()))
 }
 
 enum WriteError {
@@ -531,6 +537,22 @@ mod tests {
         waiting.join().unwrap().unwrap();
         let (ops, _guest) = served.join().unwrap();
         assert!(ops[0].contains("hold") && ops[1].contains("release") && ops[2].contains("ping"), "{ops:?}");
+    }
+
+    #[test]
+    fn a_guest_that_does_not_go_on_says_why_without_driving_the_terminal() {
+        let (connection, mut guest) = pair();
+        let served = thread::spawn(move || {
+            let hold = next(&mut guest).id;
+            answer(&mut guest, hold, &[]);
+            let refusal = ResponseHeader::error("\x1b[2Jno clock");
+            let id = next(&mut guest).id;
+            guest.write_all(&frame::encode_response(id, &refusal, &[]).unwrap()).unwrap();
+            guest
+        });
+        let error = connection.hold().unwrap().release(7).unwrap_err().to_string();
+        assert!(error.contains("\\u{1b}[2Jno clock"), "{error}");
+        drop(served.join().unwrap());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use vmette_wire::{Action, ResponseHeader};
 
 use crate::connection::{Connection, REQUEST_TIMEOUT};
 use crate::end::Shared;
+use crate::guest_text::safe;
 use crate::launch::{Launched, Launcher};
 use crate::notice::{Notices, Observer};
 use crate::report::Report;
@@ -486,7 +487,10 @@ fn end_of_save(saver: &Saver, target: &Path, shared: &Shared) -> SessionEnd {
 
 fn sync(launched: &Launched) -> Result<(), Error> {
     let (header, _) = launched.connection.request(&Op::Sync, &[], SYNC_TIMEOUT)?;
-    if header.ok { Ok(()) } else { Err(Error::Agent(header.error.unwrap_or_else(|| "sync failed".into()))) }
+    if header.ok {
+        return Ok(());
+    }
+    Err(Error::Agent(safe(header.error.as_deref().unwrap_or("sync failed"))))
 }
 
 impl Drop for Session {
