@@ -216,8 +216,14 @@ impl Connection {
         Ok(id)
     }
 
-    fn forget(&self, id: u32) {
+    /// Drops whatever still comes under that id.
+    pub(crate) fn forget(&self, id: u32) {
         self.inner.lock().waiters.remove(&id);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.inner.lock().waiters.len()
     }
 }
 

@@ -19,8 +19,8 @@
 //! | request | host sends | agent sends |
 //! |---|---|---|
 //! | `exec` | `data`, `eof` (stdin); `resize`, `signal`; `credit` for stdout and stderr together | `started`; `stdout`, `stderr`; `credit` for stdin; last `exited` or `failed` |
-//! | `put` | `data`, `eof` | `credit`; last `done` or `failed` |
-//! | `get` | `credit` | `file`, `data`; last `done` or `failed` |
+//! | `put` | `data`, `eof`; `signal` | `credit`; last `done` or `failed` |
+//! | `get` | `credit`; `signal` | `file`, `data`; last `done` or `failed` |
 
 use serde::{Deserialize, Serialize};
 
@@ -114,7 +114,8 @@ pub enum Op {
     },
     /// The terminal of that `exec` has a new size.
     Resize(TtySize),
-    /// Sends a signal to the process group of that `exec`.
+    /// Sends a signal to the process group of that `exec`. Any signal gives a `put` or a `get` up: nothing is left of the
+    /// file, and the stream ends as `failed`.
     Signal {
         /// Linux signal number, 1 to 64.
         signal: i32,

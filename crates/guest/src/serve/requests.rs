@@ -80,11 +80,7 @@ impl<W: World> Agent<W> {
                     running.resize(size);
                 }
             }
-            Op::Signal { signal } => {
-                if let Some(Stream::Exec(running)) = self.streams.get(&id) {
-                    running.signal(signal);
-                }
-            }
+            Op::Signal { signal } => self.signal(id, signal)?,
         }
         Ok(())
     }
@@ -242,6 +238,20 @@ impl<W: World> Agent<W> {
             // The stream has ended while this was on its way; a `get` takes none.
             Some(Stream::Get(_)) | None => Ok(()),
         }
+    }
+
+    /// A command gets the signal; a transfer, which is no process, is given up.
+    fn signal(&mut self, id: u32, signal: i32) -> Result<(), ServeError> {
+        match self.streams.get(&id) {
+            Some(Stream::Exec(running)) => running.signal(signal),
+            Some(Stream::Put(_) | Stream::Get(_)) => {
+                self.streams.remove(&id);
+                let message = "the host has given the transfer up".to_owned();
+                self.out.failed(id, Failure { kind: FailureKind::Other, message })?;
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     fn eof(&mut self, id: u32) -> Result<(), ServeError> {
