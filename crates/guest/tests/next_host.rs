@@ -98,6 +98,7 @@ fn hello() -> Op {
         realtime_ns: 1,
         hostname: "vm-test".into(),
         machine_id: "0123456789abcdef".repeat(2),
+        attach_follows: false,
         payload_len: 0,
     })
 }

@@ -4,6 +4,8 @@
 //! waits on its own channel. A late answer is dropped by its id, and the stream stays in step. Whatever ends the stream
 //! poisons the connection once: every waiter and every later caller fails at once with the first cause.
 
+mod alone;
+
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::{BufReader, Write};
@@ -21,8 +23,9 @@ use vmette_wire::{Action, ResponseHeader};
 
 use crate::Error;
 use crate::guest_text::safe;
-use crate::identity::now_ns;
 use crate::stream::StreamQueue;
+
+pub(crate) use alone::Alone;
 
 /// How long a request waits for its answer.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -161,28 +164,6 @@ impl Connection {
         self.inner.check()
     }
 
-    /// Brings the workload's processes and the stream to a standstill: what was under way has arrived, and until the guard
-    /// is released nothing runs and nothing more is sent. Other callers wait.
-    pub(crate) fn hold(&self) -> Result<Standstill<'_>, Error> {
-        let (sender, receiver) = sync_channel(1);
-        let id = self.register(Waiter::Once(sender))?;
-        let pending = Pending { connection: self.clone(), id, receiver };
-        let mut writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write(&mut writer, &encode(id, &Op::Hold)?)?;
-        match pending.wait(REQUEST_TIMEOUT) {
-            Ok((header, _)) if header.ok => Ok(Standstill { connection: self, writer }),
-            Ok((header, _)) => {
-                let reason = header.error.as_deref().map_or_else(String::new, safe);
-                Err(Error::SaveFailed(format!("the guest does not stand still: {reason}")))
-            }
-            Err(e) => {
-                // It may come to it later, when nobody would tell it to go on.
-                self.write(&mut writer, &encode(id, &Op::Release { realtime_ns: now_ns() })?)?;
-                Err(e)
-            }
-        }
-    }
-
     /// Why the connection is unusable, if it is.
     pub(crate) fn poison_cause(&self) -> Option<String> {
         self.inner.poison.get()
@@ -225,32 +206,6 @@ impl Connection {
     pub(crate) fn waiting(&self) -> usize {
         self.inner.lock().waiters.len()
     }
-}
-
-/// While it lives nothing is on the stream.
-pub(crate) struct Standstill<'a> {
-    connection: &'a Connection,
-    writer: MutexGuard<'a, ControlStream>,
-}
-
-impl Standstill<'_> {
-    /// Lets the stream go on, in a guest whose clock stood still as well.
-    pub(crate) fn release(mut self, realtime_ns: u64) -> Result<(), Error> {
-        let (sender, receiver) = sync_channel(1);
-        let id = self.connection.register(Waiter::Once(sender))?;
-        let pending = Pending { connection: self.connection.clone(), id, receiver };
-        self.connection.write(&mut self.writer, &encode(id, &Op::Release { realtime_ns })?)?;
-        drop(self);
-        let (header, _) = pending.wait(REQUEST_TIMEOUT)?;
-        if header.ok {
-            return Ok(());
-        }
-        Err(Error::Agent(safe(header.error.as_deref().unwrap_or("the guest's clock could not be set"))))
-    }
-}
-
-fn encode(id: u32, op: &Op) -> Result<Vec<u8>, Error> {
-    frame::encode(id, op, &[]).map_err(|e| Error::InvalidConfig(format!("request to the guest: {e}")))
 }
 
 /// An answer that is under way. Dropping it gives up waiting.
@@ -416,16 +371,16 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use vmette_wire::Event;
 
-    fn pair() -> (Connection, UnixStream) {
+    pub(super) fn pair() -> (Connection, UnixStream) {
         let (host, guest) = UnixStream::pair().unwrap();
         (Connection::new(host, || None).unwrap(), guest)
     }
 
-    fn next(guest: &mut UnixStream) -> Frame {
+    pub(super) fn next(guest: &mut UnixStream) -> Frame {
         frame::read_frame(guest).unwrap().unwrap()
     }
 
-    fn answer(guest: &mut UnixStream, id: u32, payload: &[u8]) {
+    pub(super) fn answer(guest: &mut UnixStream, id: u32, payload: &[u8]) {
         guest.write_all(&frame::encode_response(id, &ResponseHeader::ok(), payload).unwrap()).unwrap();
     }
 
@@ -518,47 +473,6 @@ mod tests {
         assert!(receiver.recv().unwrap().contains("the machine was stopped"));
         writer.join().unwrap();
         drop(guest);
-    }
-
-    #[test]
-    fn while_the_stream_is_held_nobody_else_sends() {
-        let (connection, mut guest) = pair();
-        let served = thread::spawn(move || {
-            let mut ops = Vec::new();
-            for _ in 0..3 {
-                let frame = next(&mut guest);
-                ops.push(String::from_utf8(frame.header.clone()).unwrap());
-                answer(&mut guest, frame.id, &[]);
-            }
-            // Open until everything was looked at.
-            (ops, guest)
-        });
-        let still = connection.hold().unwrap();
-        let other = connection.clone();
-        let waiting = thread::spawn(move || other.request(&Op::Ping, &[], REQUEST_TIMEOUT).map(drop));
-        while connection.inner.lock().waiters.is_empty() {
-            thread::yield_now();
-        }
-        still.release(7).unwrap();
-        waiting.join().unwrap().unwrap();
-        let (ops, _guest) = served.join().unwrap();
-        assert!(ops[0].contains("hold") && ops[1].contains("release") && ops[2].contains("ping"), "{ops:?}");
-    }
-
-    #[test]
-    fn a_guest_that_does_not_go_on_says_why_without_driving_the_terminal() {
-        let (connection, mut guest) = pair();
-        let served = thread::spawn(move || {
-            let hold = next(&mut guest).id;
-            answer(&mut guest, hold, &[]);
-            let refusal = ResponseHeader::error("\x1b[2Jno clock");
-            let id = next(&mut guest).id;
-            guest.write_all(&frame::encode_response(id, &refusal, &[]).unwrap()).unwrap();
-            guest
-        });
-        let error = connection.hold().unwrap().release(7).unwrap_err().to_string();
-        assert!(error.contains("\\u{1b}[2Jno clock"), "{error}");
-        drop(served.join().unwrap());
     }
 
     #[test]

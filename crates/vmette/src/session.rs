@@ -353,13 +353,14 @@ impl Session {
     /// session goes on, after a pause of a fraction of a second. Needs [`Config::allow_snapshot`].
     ///
     /// Commands that run now run on in each machine that starts from the snapshot; nobody reads what they print there,
-    /// and their input is at its end. They are frozen until that machine has its own randomness, clock and names. Shares
-    /// are unmounted while the machine is saved, and are no part of it: a command that has one in use makes this fail.
+    /// and their input is at its end. They are frozen until that machine has its own randomness, clock and names, and the
+    /// shares that it was started with. Shares are unmounted while the machine is saved, and are no part of it: a command
+    /// that has one in use makes this fail. Commands are frozen as long as the shares are gone.
     ///
     /// # Errors
     /// [`Error::SaveFailed`]: the session cannot be saved, a share is in use, or there is no room; nothing is left at
     /// `target` then, and the session goes on. [`Error::Engine`] and [`Error::Agent`] when the machine did not come
-    /// through.
+    /// through; if it has lost its shares, the session has ended.
     pub fn snapshot(&self, target: impl AsRef<Path>) -> Result<(), Error> {
         self.saver()?.save(target.as_ref(), Then::GoOn, &self.shared)
     }

@@ -101,16 +101,43 @@ struct Agent<W> {
     orphans: Vec<Running>,
     jobs: Jobs,
     syncs: Vec<Syncing>,
-    /// The id and the report of the boot under way; until it has ended no further request is looked at.
-    booting: Option<(u32, OwnedFd)>,
+    /// The change of the root under way; until it has ended no further request is looked at.
+    booting: Option<Change>,
     world: W,
     poll: Poll,
     port: OwnedFd,
     port_readable: bool,
     decoder: Decoder,
     out: Out,
-    greeted: bool,
+    phase: Phase,
     scratch: Vec<u8>,
+}
+
+/// What the host may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It has not said who it is.
+    Stranger,
+    /// The workload lacks shares, and stands still until it has them: neither commands nor files, which would miss them.
+    Bare,
+    /// Everything.
+    Ready,
+}
+
+/// A change of the workload's root that a child works on.
+#[derive(Debug)]
+struct Change {
+    kind: ChangeKind,
+    /// The request.
+    id: u32,
+    report: OwnedFd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ChangeKind {
+    Boot,
+    Attach,
+    Detach,
 }
 
 /// A `sync` under way.
@@ -151,7 +178,7 @@ pub fn serve(stream: OwnedFd, world: impl World) -> Result<(), ServeError> {
         jobs: Jobs::default(),
         booting: None,
         syncs: Vec::new(),
-        greeted: false,
+        phase: Phase::Stranger,
         scratch: vec![0; INPUT_TURN.max(CHUNK_MAX)],
     };
     loop {
@@ -293,9 +320,9 @@ impl<W: World> Agent<W> {
     }
 
     fn finish_boot(&mut self) -> Result<(), ServeError> {
-        let Some((id, report)) = self.booting.take() else { return Ok(()) };
-        let header = self.world.boot_finished(report).map_or_else(refusal, |()| ResponseHeader::ok());
-        Ok(self.out.respond(id, &header, b"")?)
+        let Some(Change { kind, id, report }) = self.booting.take() else { return Ok(()) };
+        let done = self.world.boot_finished(report);
+        self.changed(kind, id, done)
     }
 
     fn finish_syncs(&mut self) -> Result<(), ServeError> {
@@ -337,7 +364,7 @@ impl<W: World> Agent<W> {
         self.decoder = Decoder::new();
         self.out.clear();
         self.syncs.iter_mut().for_each(|sync| sync.id = None);
-        self.greeted = false;
+        self.phase = Phase::Stranger;
     }
 }
 
