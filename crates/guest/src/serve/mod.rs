@@ -196,6 +196,12 @@ pub fn serve(stream: OwnedFd, world: impl World) -> Result<(), ServeError> {
     }
 }
 
+/// Whether the other end is there no more. A restored machine is told that all its connections are void, and finds one that
+/// has never been.
+fn is_gone(errno: Errno) -> bool {
+    [Errno::PIPE, Errno::CONNRESET, Errno::NOTCONN].contains(&errno)
+}
+
 fn port_error(errno: Errno) -> ServeError {
     ServeError::Port(errno.into())
 }
@@ -215,7 +221,7 @@ impl<W: World> Agent<W> {
         match self.out.flush(&self.port) {
             Ok(true) if progress == Progress::Starved => progress = Progress::More,
             Ok(_) => {}
-            Err(Errno::PIPE | Errno::CONNRESET) => connection = Connection::Closed,
+            Err(e) if is_gone(e) => connection = Connection::Closed,
             Err(e) => return Err(port_error(e)),
         }
         if progress == Progress::Starved && !self.out.is_full() {
@@ -242,7 +248,7 @@ impl<W: World> Agent<W> {
                 Ok(n) => filled += n,
                 Err(Errno::AGAIN) => self.port_readable = false,
                 Err(Errno::INTR) => {}
-                Err(Errno::CONNRESET) => {
+                Err(e) if is_gone(e) => {
                     self.port_readable = false;
                     connection = Connection::Closed;
                 }
@@ -307,10 +313,6 @@ impl<W: World> Agent<W> {
     fn welcome(&mut self) -> Result<(), ServeError> {
         while let Some(stream) = self.world.accept().map_err(ServeError::Port)? {
             ioctl_fionbio(&stream, true).map_err(port_error)?;
-            if self.out.is_held() {
-                // The machine was saved: what runs in it is not ended with a host that it has no more.
-                self.orphan();
-            }
             self.disconnect();
             self.poll.both(stream.as_fd(), Role::Port, 0)?;
             self.port = stream;
@@ -349,18 +351,22 @@ impl<W: World> Agent<W> {
                 self.orphans.push(*running);
             }
         }
-        self.jobs.forget_requests();
+        self.jobs.orphan();
         self.syncs.iter_mut().for_each(|sync| sync.id = None);
         self.out.clear();
     }
 
-    /// The host is gone. What it had started has nobody to report to; a new host begins with `hello`.
+    /// The host is gone. What it had started has nobody to report to, and is ended; a new host begins with `hello`.
     fn disconnect(&mut self) {
+        if self.out.is_held() {
+            // The machine was saved: what runs in it is not ended with a host that it has no more.
+            self.orphan();
+        }
         if !self.streams.is_empty() || self.decoder.is_mid_frame() {
             log::note("the host has gone away; its commands are ended");
         }
         self.streams.clear();
-        self.jobs = Jobs::default();
+        self.jobs.end();
         self.decoder = Decoder::new();
         self.out.clear();
         self.syncs.iter_mut().for_each(|sync| sync.id = None);
