@@ -37,7 +37,17 @@ const CAPTURE_MAX: usize = 256 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     jobs: BTreeMap<u32, Job>,
-    background: BTreeMap<u32, (Child, Option<Script>)>,
+    background: BTreeMap<u32, Background>,
+}
+
+/// A command that nobody waits for.
+#[derive(Debug)]
+struct Background {
+    /// Declared before the script: the process is gone when its file is removed.
+    child: Child,
+    _script: Option<Script>,
+    /// Whether the host that started it is not this machine's any more.
+    orphaned: bool,
 }
 
 #[derive(Debug)]
@@ -109,7 +119,7 @@ impl Jobs {
                 Ok(Started { child, script, .. }) => {
                     let key = child.pid().as_raw_nonzero().get().unsigned_abs();
                     poll.readable(child.pidfd(), Role::Background, key)?;
-                    self.background.insert(key, (child, script));
+                    self.background.insert(key, Background { child, _script: script, orphaned: false });
                     Ok(Ok(Some(ResponseHeader::ok())))
                 }
                 Err(e) => Ok(Err(e)),
@@ -127,16 +137,24 @@ impl Jobs {
         }
     }
 
-    /// The host that waits for answers is gone; what nobody waits for goes on.
-    pub(crate) fn forget_requests(&mut self) {
+    /// The machine has another host now, which waits for none of this; what nobody waits for goes on, whatever becomes of
+    /// that host.
+    pub(crate) fn orphan(&mut self) {
         self.jobs.clear();
+        self.background.values_mut().for_each(|command| command.orphaned = true);
+    }
+
+    /// The host is gone, and what it has started is ended.
+    pub(crate) fn end(&mut self) {
+        self.jobs.clear();
+        self.background.retain(|_, command| command.orphaned);
     }
 
     /// An event on one of the descriptors.
     pub(crate) fn wake(&mut self, role: Role, id: u32) -> Result<(), ServeError> {
         if role == Role::Background {
-            if let Some((child, _)) = self.background.get_mut(&id)
-                && child.try_wait().map_err(ServeError::Child)?.is_some()
+            if let Some(command) = self.background.get_mut(&id)
+                && command.child.try_wait().map_err(ServeError::Child)?.is_some()
             {
                 self.background.remove(&id);
             }

@@ -108,7 +108,11 @@ impl World for Hosted {
     }
 
     fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError> {
-        self.recorded(|record| record.attached.retain(|known| !shares.contains(known)));
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        if !shares.iter().all(|share| record.attached.contains(share)) {
+            return Err(WorldError::Order("a share that is not there cannot be taken away"));
+        }
+        record.attached.retain(|known| !shares.contains(known));
         Ok(Booting::Done)
     }
 

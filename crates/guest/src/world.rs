@@ -304,6 +304,7 @@ mod tests {
             realtime_ns: 1,
             hostname: "vm-1".into(),
             machine_id: "0123456789abcdef".repeat(2),
+            attach_follows: false,
             payload_len: 0,
         }
     }

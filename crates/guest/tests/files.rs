@@ -111,6 +111,41 @@ fn a_transfer_that_is_cut_off_leaves_nothing() {
     assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
 }
 
+/// One more than there is room for at once.
+const OFTEN: usize = 257;
+
+#[test]
+fn transfers_that_the_host_gives_up_leave_nothing_and_make_room() {
+    let mut client = Client::booted();
+    fs::write(client.root.path().join("big"), pattern(2 * WINDOW as usize)).unwrap();
+    for i in 0..OFTEN {
+        let op = match i % 32 {
+            // Its window is full by the time that it is given up.
+            0 => Op::Get { path: "/big".into() },
+            _ => Op::Put(Put { path: "/half".into(), mode: 0o644 }),
+        };
+        let id = client.request(&op, b"");
+        if matches!(op, Op::Put(_)) {
+            client.send(id, &Op::Data, b"half");
+        }
+        client.send(id, &Op::Signal { signal: 9 }, b"");
+        // May have been on its way.
+        client.send(id, &Op::Data, b"half");
+        client.send(id, &Op::Eof, b"");
+        let last = loop {
+            let event = client.event(id).0;
+            if event.is_last() {
+                break event;
+            }
+        };
+        assert!(matches!(&last, Event::Failed(failure) if failure.message.contains("given")), "{last:?}");
+        client.pending.clear();
+    }
+    let left: Vec<_> = fs::read_dir(client.root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["big"]);
+    assert_eq!(client.sh("echo still here").text(), "still here\n");
+}
+
 #[test]
 fn a_download_stops_at_the_window_until_it_is_confirmed() {
     let mut client = Client::booted();

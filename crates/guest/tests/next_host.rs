@@ -2,15 +2,17 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use vmette_guest::world::{Booting, Place, Purpose, World, WorldError};
 use vmette_guest::{Hosted, serve};
 use vmette_wire::agent::{Attach, Boot, Command, ENTROPY_LEN, Exec, Hello, PROTOCOL_VERSION, Root, Share};
-use vmette_wire::{Event, Op, Reply, frame};
+use vmette_wire::{Action, Event, Op, Reply, frame};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -18,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Found {
     hosted: Hosted,
     listener: UnixListener,
+    /// Told each time that the agent finds its host gone.
+    gone: Sender<()>,
 }
 
 impl World for Found {
@@ -70,6 +74,8 @@ impl World for Found {
     }
 
     fn reconnects(&self) -> bool {
+        // Nobody listens in most of the tests.
+        let _ = self.gone.send(());
         true
     }
 
@@ -86,7 +92,7 @@ impl World for Found {
     }
 }
 
-fn ask(stream: &mut UnixStream, op: &Op, payload: &[u8]) -> bool {
+fn ask<T: serde::Serialize>(stream: &mut UnixStream, op: &T, payload: &[u8]) -> bool {
     frame::write_frame(stream, 1, op, payload).unwrap();
     let answer = frame::read_frame(stream).unwrap().unwrap();
     matches!(Reply::parse(&answer.header).unwrap(), Reply::Response(header) if header.ok)
@@ -98,6 +104,7 @@ fn hello() -> Op {
         realtime_ns: 1,
         hostname: "vm-test".into(),
         machine_id: "0123456789abcdef".repeat(2),
+        attach_follows: false,
         payload_len: 0,
     })
 }
@@ -117,19 +124,31 @@ fn first_line(stream: &mut UnixStream, line: &str) -> Vec<u8> {
     }
 }
 
-/// An agent with a root in `dir`, its host, and where the next one may come.
-fn booted(dir: &Path) -> (UnixStream, PathBuf) {
+/// An agent with `stream` to its host. Returns where the next one may come, and what hears of one that has gone.
+fn agent(dir: &Path, stream: impl Into<OwnedFd>) -> (PathBuf, Receiver<()>) {
     let place = dir.join("agent");
     let listener = UnixListener::bind(&place).unwrap();
     listener.set_nonblocking(true).unwrap();
+    let (gone, heard) = channel();
+    let world = Found { hosted: Hosted::new(dir).unwrap(), listener, gone };
+    let stream = stream.into();
+    std::thread::spawn(move || serve(stream, world));
+    (place, heard)
+}
+
+fn boot(host: &mut UnixStream) {
+    let boot = Boot::new(Root::Block { fstype: "squashfs".into() });
+    assert!(ask(host, &Op::Boot(boot), b""));
+}
+
+/// An agent with a root in `dir`, its host, and what [`agent`] returns.
+fn booted(dir: &Path) -> (UnixStream, PathBuf, Receiver<()>) {
     let (mut first, guest) = UnixStream::pair().unwrap();
-    let world = Found { hosted: Hosted::new(dir).unwrap(), listener };
-    std::thread::spawn(move || serve(guest.into(), world));
+    let (place, gone) = agent(dir, guest);
     first.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(ask(&mut first, &hello(), &[7; ENTROPY_LEN]));
-    let boot = Boot::new(Root::Block { fstype: "squashfs".into() });
-    assert!(ask(&mut first, &Op::Boot(boot), b""));
-    (first, place)
+    boot(&mut first);
+    (first, place, gone)
 }
 
 fn next_host(place: &Path, number: u8) -> UnixStream {
@@ -142,7 +161,7 @@ fn next_host(place: &Path, number: u8) -> UnixStream {
 #[test]
 fn the_next_host_takes_the_place_of_one_that_seems_to_be_there_still() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut first, place) = booted(dir.path());
+    let (mut first, place, _) = booted(dir.path());
     assert_eq!(first_line(&mut first, "echo first; exec sleep 1000"), b"first\n");
 
     let mut second = next_host(&place, 8);
@@ -154,15 +173,70 @@ fn the_next_host_takes_the_place_of_one_that_seems_to_be_there_still() {
     assert_eq!(first_line(&mut next_host(&place, 9), "echo third"), b"third\n");
 }
 
+/// What waits for a file, and then says so in another.
+fn waits_in(path: &Path, name: &str) -> String {
+    let path = path.display();
+    format!("until [ -e {path}/go ]; do sleep 0.01; done; echo went > {path}/{name}")
+}
+
 #[test]
 fn what_runs_in_a_machine_that_was_saved_runs_on_with_the_next_host() {
+    // Whether the agent hears that it has lost its host before it has the next one, or not.
+    for heard in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut first, place, gone) = booted(dir.path());
+        let waits = format!("echo first; {}", waits_in(dir.path(), "stream"));
+        assert_eq!(first_line(&mut first, &waits), b"first\n");
+        let background = Action::Exec { command: waits_in(dir.path(), "background") };
+        assert!(ask(&mut first, &background, b""));
+        assert!(ask(&mut first, &Op::Hold, b""));
+        if heard {
+            first.shutdown(Shutdown::Both).unwrap();
+            gone.recv_timeout(PATIENCE).unwrap();
+        }
+        // They are not that host's either, and not ended with it.
+        drop(next_host(&place, 8));
+        gone.recv_timeout(PATIENCE).unwrap();
+
+        let mut third = next_host(&place, 9);
+        let path = dir.path().display();
+        let sees =
+            |name: &str| format!("> {path}/go; until [ -s {path}/{name} ]; do sleep 0.01; done; echo went");
+        for name in ["stream", "background"] {
+            assert_eq!(first_line(&mut third, &sees(name)), b"went\n", "{name}, {heard}");
+            third = next_host(&place, 10);
+        }
+    }
+}
+
+#[test]
+fn what_runs_in_a_machine_that_was_not_saved_ends_with_its_host() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut first, place) = booted(dir.path());
-    let path = dir.path().display();
-    let waits = format!("echo first; until [ -e {path}/go ]; do sleep 0.01; done; echo went > {path}/went");
-    assert_eq!(first_line(&mut first, &waits), b"first\n");
-    assert!(ask(&mut first, &Op::Hold, b""));
-    let mut second = next_host(&place, 8);
-    let sees = format!("> {path}/go; until [ -s {path}/went ]; do sleep 0.01; done; cat {path}/went");
-    assert_eq!(first_line(&mut second, &sees), b"went\n");
+    let (mut first, place, gone) = booted(dir.path());
+    let fifo = dir.path().join("alive");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+        .unwrap();
+    let command = format!("exec sleep 1000 > {}", fifo.display());
+    assert!(ask(&mut first, &Action::Exec { command }, b""));
+    let alive = std::fs::File::open(&fifo).unwrap();
+    drop(first);
+    gone.recv_timeout(PATIENCE).unwrap();
+    let patience = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+    let mut closed = [rustix::event::PollFd::new(&alive, rustix::event::PollFlags::IN)];
+    assert_eq!(rustix::event::poll(&mut closed, Some(&patience)), Ok(1), "it lives on");
+    next_host(&place, 8);
+}
+
+#[test]
+fn a_connection_that_a_restored_machine_never_had_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    // As vsock after its reset, it says so when it is read from.
+    let never =
+        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+    assert_eq!(rustix::io::read(&never, &mut [0; 1]), Err(rustix::io::Errno::NOTCONN));
+    let (place, gone) = agent(dir.path(), never);
+    gone.recv_timeout(PATIENCE).unwrap();
+    let mut host = next_host(&place, 8);
+    boot(&mut host);
+    assert_eq!(first_line(&mut host, "echo here"), b"here\n");
 }

@@ -6,20 +6,82 @@ mod client;
 
 use client::{Client, hello};
 use vmette_wire::agent::{Attach, ENTROPY_LEN, Exec, Hello, Share, WINDOW};
-use vmette_wire::{Op, frame};
+use vmette_wire::{Action, Event, Op, frame};
 
 /// Makes the agent believe that this is another host, of a machine that was restored. Its numbers begin anew.
 fn copied(client: &mut Client) {
+    greeted_again(client, false);
+    assert!(!is_frozen(client));
+}
+
+fn greeted_again(client: &mut Client, attach_follows: bool) {
     assert!(client.ask(&Op::Hold, b"").ok);
     client.pending.clear();
     client.last_id = 0;
-    let greeting =
-        client.request(&Op::Hello(Hello { hostname: "copy".into(), ..hello() }), &[1; ENTROPY_LEN]);
+    let greeting = client
+        .request(&Op::Hello(Hello { hostname: "copy".into(), attach_follows, ..hello() }), &[1; ENTROPY_LEN]);
     let first = frame::read_frame(&mut client.stream).unwrap().unwrap();
     assert_eq!(first.id, greeting, "nothing that was meant for the other host");
     let record = client.record.lock().unwrap();
-    assert!(record.hello.as_ref().unwrap().hostname == "copy" && !record.frozen);
+    assert!(record.hello.as_ref().unwrap().hostname == "copy");
     drop(record);
+}
+
+fn is_frozen(client: &Client) -> bool {
+    client.record.lock().unwrap().frozen
+}
+
+fn one_share() -> Attach {
+    let share = Share { tag: "a".into(), target: "/a".into(), read_only: false };
+    Attach { shares: vec![share], ..Attach::default() }
+}
+
+/// Neither a command nor a file that would miss the shares.
+fn assert_nothing_runs(client: &mut Client) {
+    assert!(is_frozen(client));
+    let failure = client.sh("echo too early");
+    assert!(failure.failure().message.contains("attach comes first"), "{failure:?}");
+    let (header, _) = client.act(&Action::Exec { command: "true".into() });
+    assert!(header.error.unwrap().contains("attach comes first"));
+    let put = Op::Put(vmette_wire::agent::Put { path: "/a/early".into(), mode: 0o644 });
+    let id = client.request(&put, b"");
+    assert!(matches!(client.event(id).0, Event::Failed(_)));
+    assert!(is_frozen(client));
+}
+
+#[test]
+fn a_workload_stands_still_as_long_as_its_shares_are_gone() {
+    let mut client = Client::booted();
+    let attach = Op::Attach(one_share());
+    assert!(!client.ask(&Op::Detach(one_share()), b"").ok, "there is none");
+    assert!(!is_frozen(&client), "what has its shares goes on");
+    assert!(client.ask(&attach, b"").ok);
+    assert!(client.ask(&Op::Detach(one_share()), b"").ok);
+    assert_nothing_runs(&mut client);
+    assert!(client.ask(&Op::Hold, b"").ok);
+    assert!(client.ask(&Op::Release { realtime_ns: 1 }, b"").ok);
+    assert_nothing_runs(&mut client);
+    assert!(!client.ask(&Op::Detach(one_share()), b"").ok, "it is gone already");
+    assert!(!client.ask(&attach, b"-----BEGIN CERTIFICATE-----").ok, "not announced");
+    assert_nothing_runs(&mut client);
+    assert!(client.ask(&attach, b"").ok);
+    assert!(!is_frozen(&client));
+    assert_eq!(client.sh("echo here").text(), "here\n");
+}
+
+#[test]
+fn a_copy_that_is_to_have_shares_goes_on_with_them() {
+    let mut client = Client::booted();
+    assert!(client.ask(&Op::Attach(one_share()), b"").ok);
+    assert!(client.ask(&Op::Detach(one_share()), b"").ok);
+    greeted_again(&mut client, true);
+    assert_nothing_runs(&mut client);
+    assert!(client.ask(&Op::Attach(one_share()), b"").ok);
+    assert!(!is_frozen(&client));
+    assert_eq!(client.sh("echo here").text(), "here\n");
+    // And one that is to have none does not wait for any.
+    assert!(client.ask(&Op::Detach(one_share()), b"").ok);
+    copied(&mut client);
 }
 
 #[test]
@@ -84,6 +146,7 @@ fn shares_come_and_go_and_are_checked() {
     assert!(client.ask(&Op::Attach(attach(&[one.clone(), two.clone()])), b"").ok);
     assert!(client.ask(&Op::Detach(attach(std::slice::from_ref(&one))), b"").ok);
     assert_eq!(client.record.lock().unwrap().attached, [two]);
+    assert!(client.ask(&Op::Attach(attach(&[])), b"").ok);
     for bad in [share("a b", "/a"), share("a", "a"), share("a", "/a/../b")] {
         assert!(!client.ask(&Op::Attach(attach(std::slice::from_ref(&bad))), b"").ok, "{bad:?}");
         assert!(!client.ask(&Op::Detach(attach(&[bad])), b"").ok);

@@ -4,7 +4,10 @@
 //! waits on its own channel. A late answer is dropped by its id, and the stream stays in step. Whatever ends the stream
 //! poisons the connection once: every waiter and every later caller fails at once with the first cause.
 
+mod alone;
+
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::io::{BufReader, Write};
 use std::net::Shutdown;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -20,8 +23,9 @@ use vmette_wire::{Action, ResponseHeader};
 
 use crate::Error;
 use crate::guest_text::safe;
-use crate::identity::now_ns;
 use crate::stream::StreamQueue;
+
+pub(crate) use alone::Alone;
 
 /// How long a request waits for its answer.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -160,28 +164,6 @@ impl Connection {
         self.inner.check()
     }
 
-    /// Brings the workload's processes and the stream to a standstill: what was under way has arrived, and until the guard
-    /// is released nothing runs and nothing more is sent. Other callers wait.
-    pub(crate) fn hold(&self) -> Result<Standstill<'_>, Error> {
-        let (sender, receiver) = sync_channel(1);
-        let id = self.register(Waiter::Once(sender))?;
-        let pending = Pending { connection: self.clone(), id, receiver };
-        let mut writer = self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write(&mut writer, &encode(id, &Op::Hold)?)?;
-        match pending.wait(REQUEST_TIMEOUT) {
-            Ok((header, _)) if header.ok => Ok(Standstill { connection: self, writer }),
-            Ok((header, _)) => {
-                let reason = header.error.as_deref().map_or_else(String::new, safe);
-                Err(Error::SaveFailed(format!("the guest does not stand still: {reason}")))
-            }
-            Err(e) => {
-                // It may come to it later, when nobody would tell it to go on.
-                self.write(&mut writer, &encode(id, &Op::Release { realtime_ns: now_ns() })?)?;
-                Err(e)
-            }
-        }
-    }
-
     /// Why the connection is unusable, if it is.
     pub(crate) fn poison_cause(&self) -> Option<String> {
         self.inner.poison.get()
@@ -215,35 +197,15 @@ impl Connection {
         Ok(id)
     }
 
-    fn forget(&self, id: u32) {
+    /// Drops whatever still comes under that id.
+    pub(crate) fn forget(&self, id: u32) {
         self.inner.lock().waiters.remove(&id);
     }
-}
 
-/// While it lives nothing is on the stream.
-pub(crate) struct Standstill<'a> {
-    connection: &'a Connection,
-    writer: MutexGuard<'a, ControlStream>,
-}
-
-impl Standstill<'_> {
-    /// Lets the stream go on, in a guest whose clock stood still as well.
-    pub(crate) fn release(mut self, realtime_ns: u64) -> Result<(), Error> {
-        let (sender, receiver) = sync_channel(1);
-        let id = self.connection.register(Waiter::Once(sender))?;
-        let pending = Pending { connection: self.connection.clone(), id, receiver };
-        self.connection.write(&mut self.writer, &encode(id, &Op::Release { realtime_ns })?)?;
-        drop(self);
-        let (header, _) = pending.wait(REQUEST_TIMEOUT)?;
-        if header.ok {
-            return Ok(());
-        }
-        Err(Error::Agent(header.error.unwrap_or_else(|| "the guest's clock could not be set".into())))
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.inner.lock().waiters.len()
     }
-}
-
-fn encode(id: u32, op: &Op) -> Result<Vec<u8>, Error> {
-    frame::encode(id, op, &[]).map_err(|e| Error::InvalidConfig(format!("request to the guest: {e}")))
 }
 
 /// An answer that is under way. Dropping it gives up waiting.
@@ -324,13 +286,13 @@ impl Inner {
                 Err(frame::FrameError::Truncated) => {
                     return ReadEnd::Closed("the connection to the guest ended inside a message".into());
                 }
-                Err(e) => return ReadEnd::Protocol(format!("the guest broke the protocol: {e}")),
+                Err(e) => return ReadEnd::Protocol(breach(&e)),
             }
         }
     }
 
     fn dispatch(&self, frame: Frame) -> Result<(), String> {
-        let reply = Reply::parse(&frame.header).map_err(|e| format!("the guest broke the protocol: {e}"))?;
+        let reply = Reply::parse(&frame.header).map_err(|e| breach(&e))?;
         let mut state = self.lock();
         match (state.waiters.get(&frame.id), reply) {
             (Some(Waiter::Once(_)), Reply::Response(header)) => {
@@ -346,7 +308,7 @@ impl Inner {
                     state.waiters.remove(&frame.id);
                 }
                 drop(state);
-                queue.push(event, frame.payload).map_err(|e| format!("the guest broke the protocol: {e}"))
+                queue.push(event, frame.payload).map_err(|e| breach(&e))
             }
             (Some(Waiter::Stream(queue)), Reply::Response(header)) if !header.ok => {
                 let queue = queue.clone();
@@ -360,6 +322,11 @@ impl Inner {
             (None, _) => Ok(()),
         }
     }
+}
+
+/// How the guest broke the protocol, for people: a parser quotes what it did not understand, and that is the guest's.
+fn breach(what: &dyn Display) -> String {
+    format!("the guest broke the protocol: {}", safe(&what.to_string()))
 }
 
 enum WriteError {
@@ -404,16 +371,16 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use vmette_wire::Event;
 
-    fn pair() -> (Connection, UnixStream) {
+    pub(super) fn pair() -> (Connection, UnixStream) {
         let (host, guest) = UnixStream::pair().unwrap();
         (Connection::new(host, || None).unwrap(), guest)
     }
 
-    fn next(guest: &mut UnixStream) -> Frame {
+    pub(super) fn next(guest: &mut UnixStream) -> Frame {
         frame::read_frame(guest).unwrap().unwrap()
     }
 
-    fn answer(guest: &mut UnixStream, id: u32, payload: &[u8]) {
+    pub(super) fn answer(guest: &mut UnixStream, id: u32, payload: &[u8]) {
         guest.write_all(&frame::encode_response(id, &ResponseHeader::ok(), payload).unwrap()).unwrap();
     }
 
@@ -506,31 +473,6 @@ mod tests {
         assert!(receiver.recv().unwrap().contains("the machine was stopped"));
         writer.join().unwrap();
         drop(guest);
-    }
-
-    #[test]
-    fn while_the_stream_is_held_nobody_else_sends() {
-        let (connection, mut guest) = pair();
-        let served = thread::spawn(move || {
-            let mut ops = Vec::new();
-            for _ in 0..3 {
-                let frame = next(&mut guest);
-                ops.push(String::from_utf8(frame.header.clone()).unwrap());
-                answer(&mut guest, frame.id, &[]);
-            }
-            // Open until everything was looked at.
-            (ops, guest)
-        });
-        let still = connection.hold().unwrap();
-        let other = connection.clone();
-        let waiting = thread::spawn(move || other.request(&Op::Ping, &[], REQUEST_TIMEOUT).map(drop));
-        while connection.inner.lock().waiters.is_empty() {
-            thread::yield_now();
-        }
-        still.release(7).unwrap();
-        waiting.join().unwrap().unwrap();
-        let (ops, _guest) = served.join().unwrap();
-        assert!(ops[0].contains("hold") && ops[1].contains("release") && ops[2].contains("ping"), "{ops:?}");
     }
 
     #[test]

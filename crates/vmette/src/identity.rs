@@ -16,6 +16,7 @@ pub(crate) fn hello() -> Result<(Hello, [u8; ENTROPY_LEN]), Error> {
         realtime_ns: now_ns(),
         hostname: format!("vmette-{}", &machine_id[..8]),
         machine_id,
+        attach_follows: false,
         payload_len: 0,
     };
     Ok((hello, entropy))

@@ -13,6 +13,7 @@ use vmette_wire::{Action, ResponseHeader};
 
 use crate::connection::{Connection, REQUEST_TIMEOUT};
 use crate::end::Shared;
+use crate::guest_text::safe;
 use crate::launch::{Launched, Launcher};
 use crate::notice::{Observer, Told};
 use crate::report::Report;
@@ -363,13 +364,14 @@ impl Session {
     /// session goes on, after a pause of a fraction of a second. Needs [`Config::allow_snapshot`].
     ///
     /// Commands that run now run on in each machine that starts from the snapshot; nobody reads what they print there,
-    /// and their input is at its end. They are frozen until that machine has its own randomness, clock and names. Shares
-    /// are unmounted while the machine is saved, and are no part of it: a command that has one in use makes this fail.
+    /// and their input is at its end. They are frozen until that machine has its own randomness, clock and names, and the
+    /// shares that it was started with. Shares are unmounted while the machine is saved, and are no part of it: a command
+    /// that has one in use makes this fail. Commands are frozen as long as the shares are gone.
     ///
     /// # Errors
     /// [`Error::SaveFailed`]: the session cannot be saved, a share is in use, or there is no room; nothing is left at
     /// `target` then, and the session goes on. [`Error::Engine`] and [`Error::Agent`] when the machine did not come
-    /// through.
+    /// through; if it has lost its shares, the session has ended.
     pub fn snapshot(&self, target: impl AsRef<Path>) -> Result<(), Error> {
         self.saver()?.save(target.as_ref(), Then::GoOn, &self.shared)
     }
@@ -514,7 +516,10 @@ fn end_of_save(saver: &Saver, target: &Path, shared: &Shared) -> SessionEnd {
 
 fn sync(launched: &Launched) -> Result<(), Error> {
     let (header, _) = launched.connection.request(&Op::Sync, &[], SYNC_TIMEOUT)?;
-    if header.ok { Ok(()) } else { Err(Error::Agent(header.error.unwrap_or_else(|| "sync failed".into()))) }
+    if header.ok {
+        return Ok(());
+    }
+    Err(Error::Agent(safe(header.error.as_deref().unwrap_or("sync failed"))))
 }
 
 impl Drop for Session {

@@ -10,6 +10,10 @@
 //! the machine that goes on a `release` follows; in one that is made from the state, another host's `hello`: what the
 //! commands of the former host print from then on is lost, and their input is at its end.
 //!
+//! A workload never runs without shares that it is to have, or it would write to its root what is meant for them: it
+//! stands still from a `detach`, or from a `hello` that announces it, until an `attach` has succeeded. Commands and files
+//! are refused meanwhile.
+//!
 //! # Streams and credits
 //! `exec`, `put` and `get` stay open until their last event (`exited`, `done`, `failed`). A stream's sender may have
 //! at most [`WINDOW`] unconfirmed payload bytes under way. The receiver confirms bytes with `credit` once it has passed
@@ -19,8 +23,8 @@
 //! | request | host sends | agent sends |
 //! |---|---|---|
 //! | `exec` | `data`, `eof` (stdin); `resize`, `signal`; `credit` for stdout and stderr together | `started`; `stdout`, `stderr`; `credit` for stdin; last `exited` or `failed` |
-//! | `put` | `data`, `eof` | `credit`; last `done` or `failed` |
-//! | `get` | `credit` | `file`, `data`; last `done` or `failed` |
+//! | `put` | `data`, `eof`; `signal` | `credit`; last `done` or `failed` |
+//! | `get` | `credit`; `signal` | `file`, `data`; last `done` or `failed` |
 
 use serde::{Deserialize, Serialize};
 
@@ -84,15 +88,17 @@ pub enum Op {
     Sync,
     /// Sends what is under way, then an answer, and from then on nothing until `release` or `hello`.
     Hold,
-    /// Sends again, and then an answer. The machine stood still meanwhile, and its clock with it.
+    /// Sends again, and then an answer. The machine stood still meanwhile, and its clock with it. The workload goes on
+    /// unless an `attach` is awaited.
     Release {
         /// The host's clock: nanoseconds since 1970, UTC.
         realtime_ns: u64,
     },
-    /// Mounts further shares in the workload's root; payload: a PEM bundle when `ca_bundle` is set. Answer: a
-    /// [`ResponseHeader`].
+    /// Mounts further shares in the workload's root; payload: a PEM bundle when `ca_bundle` is set. Lets a workload that
+    /// stands still go on, unless it fails. Answer: a [`ResponseHeader`].
     Attach(Attach),
-    /// Unmounts shares of the workload's root; it takes no certificates back. Answer: a [`ResponseHeader`].
+    /// Has the workload stand still and unmounts shares of its root; it takes no certificates back. The workload goes on
+    /// with the next `attach`, or at once when this fails. Answer: a [`ResponseHeader`].
     Detach(Attach),
     /// Runs a command; payload: its arguments, then its environment, as [`strings`].
     Exec(Exec),
@@ -120,7 +126,8 @@ pub enum Op {
         /// Which output.
         output: OutputName,
     },
-    /// Sends a signal to the process group of that `exec`.
+    /// Sends a signal to the process group of that `exec`. Any signal gives a `put` or a `get` up: nothing is left of the
+    /// file, and the stream ends as `failed`.
     Signal {
         /// Linux signal number, 1 to 64.
         signal: i32,
@@ -149,6 +156,9 @@ pub struct Hello {
     pub hostname: String,
     /// Contents of `/etc/machine-id`: 32 lower-case hexadecimal digits.
     pub machine_id: String,
+    /// Whether the workload of a machine that was saved stands still until an `attach` has brought what it is to have.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attach_follows: bool,
     /// Bytes that follow, see [`Op::Hello`]; the frame codec writes it.
     #[serde(default, skip_serializing)]
     pub payload_len: u32,
@@ -535,6 +545,7 @@ mod tests {
             realtime_ns: 1,
             hostname: "vm".into(),
             machine_id: "0".repeat(32),
+            attach_follows: false,
             payload_len: 0,
         };
         let parsed = Request::parse(&header_of(&Op::Hello(hello.clone()), &[7; ENTROPY_LEN])).unwrap();

@@ -101,16 +101,43 @@ struct Agent<W> {
     orphans: Vec<Running>,
     jobs: Jobs,
     syncs: Vec<Syncing>,
-    /// The id and the report of the boot under way; until it has ended no further request is looked at.
-    booting: Option<(u32, OwnedFd)>,
+    /// The change of the root under way; until it has ended no further request is looked at.
+    booting: Option<Change>,
     world: W,
     poll: Poll,
     port: OwnedFd,
     port_readable: bool,
     decoder: Decoder,
     out: Out,
-    greeted: bool,
+    phase: Phase,
     scratch: Vec<u8>,
+}
+
+/// What the host may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It has not said who it is.
+    Stranger,
+    /// The workload lacks shares, and stands still until it has them: neither commands nor files, which would miss them.
+    Bare,
+    /// Everything.
+    Ready,
+}
+
+/// A change of the workload's root that a child works on.
+#[derive(Debug)]
+struct Change {
+    kind: ChangeKind,
+    /// The request.
+    id: u32,
+    report: OwnedFd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ChangeKind {
+    Boot,
+    Attach,
+    Detach,
 }
 
 /// A `sync` under way.
@@ -151,7 +178,7 @@ pub fn serve(stream: OwnedFd, world: impl World) -> Result<(), ServeError> {
         jobs: Jobs::default(),
         booting: None,
         syncs: Vec::new(),
-        greeted: false,
+        phase: Phase::Stranger,
         scratch: vec![0; INPUT_TURN.max(CHUNK_MAX)],
     };
     loop {
@@ -167,6 +194,12 @@ pub fn serve(stream: OwnedFd, world: impl World) -> Result<(), ServeError> {
             (Connection::Closed, _) => return Ok(()),
         }
     }
+}
+
+/// Whether the other end is there no more. A restored machine is told that all its connections are void, and finds one that
+/// has never been.
+fn is_gone(errno: Errno) -> bool {
+    [Errno::PIPE, Errno::CONNRESET, Errno::NOTCONN].contains(&errno)
 }
 
 fn port_error(errno: Errno) -> ServeError {
@@ -188,7 +221,7 @@ impl<W: World> Agent<W> {
         match self.out.flush(&self.port) {
             Ok(true) if progress == Progress::Starved => progress = Progress::More,
             Ok(_) => {}
-            Err(Errno::PIPE | Errno::CONNRESET) => connection = Connection::Closed,
+            Err(e) if is_gone(e) => connection = Connection::Closed,
             Err(e) => return Err(port_error(e)),
         }
         if progress == Progress::Starved && !self.out.is_full() {
@@ -215,7 +248,7 @@ impl<W: World> Agent<W> {
                 Ok(n) => filled += n,
                 Err(Errno::AGAIN) => self.port_readable = false,
                 Err(Errno::INTR) => {}
-                Err(Errno::CONNRESET) => {
+                Err(e) if is_gone(e) => {
                     self.port_readable = false;
                     connection = Connection::Closed;
                 }
@@ -280,10 +313,6 @@ impl<W: World> Agent<W> {
     fn welcome(&mut self) -> Result<(), ServeError> {
         while let Some(stream) = self.world.accept().map_err(ServeError::Port)? {
             ioctl_fionbio(&stream, true).map_err(port_error)?;
-            if self.out.is_held() {
-                // The machine was saved: what runs in it is not ended with a host that it has no more.
-                self.orphan();
-            }
             self.disconnect();
             self.poll.both(stream.as_fd(), Role::Port, 0)?;
             self.port = stream;
@@ -293,9 +322,9 @@ impl<W: World> Agent<W> {
     }
 
     fn finish_boot(&mut self) -> Result<(), ServeError> {
-        let Some((id, report)) = self.booting.take() else { return Ok(()) };
-        let header = self.world.boot_finished(report).map_or_else(refusal, |()| ResponseHeader::ok());
-        Ok(self.out.respond(id, &header, b"")?)
+        let Some(Change { kind, id, report }) = self.booting.take() else { return Ok(()) };
+        let done = self.world.boot_finished(report);
+        self.changed(kind, id, done)
     }
 
     fn finish_syncs(&mut self) -> Result<(), ServeError> {
@@ -322,22 +351,26 @@ impl<W: World> Agent<W> {
                 self.orphans.push(*running);
             }
         }
-        self.jobs.forget_requests();
+        self.jobs.orphan();
         self.syncs.iter_mut().for_each(|sync| sync.id = None);
         self.out.clear();
     }
 
-    /// The host is gone. What it had started has nobody to report to; a new host begins with `hello`.
+    /// The host is gone. What it had started has nobody to report to, and is ended; a new host begins with `hello`.
     fn disconnect(&mut self) {
+        if self.out.is_held() {
+            // The machine was saved: what runs in it is not ended with a host that it has no more.
+            self.orphan();
+        }
         if !self.streams.is_empty() || self.decoder.is_mid_frame() {
             log::note("the host has gone away; its commands are ended");
         }
         self.streams.clear();
-        self.jobs = Jobs::default();
+        self.jobs.end();
         self.decoder = Decoder::new();
         self.out.clear();
         self.syncs.iter_mut().for_each(|sync| sync.id = None);
-        self.greeted = false;
+        self.phase = Phase::Stranger;
     }
 }
 

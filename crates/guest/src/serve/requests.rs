@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use vmette_wire::agent::{Attach, Boot, Command, Exec, Failure, FailureKind, Hello, Put as PutRequest};
 use vmette_wire::{Frame, Op, Request, ResponseHeader};
 
-use super::{Agent, Role, ServeError, Stream, Syncing, refusal};
+use super::{Agent, Change, ChangeKind, Phase, Role, ServeError, Stream, Syncing, refusal};
 use crate::exec::ExecError;
 use crate::exec::prepare::{self, Output};
 use crate::exec::running::Running;
@@ -26,7 +26,7 @@ impl<W: World> Agent<W> {
         let op = match Request::parse(&frame.header) {
             Ok(Request::Op(op)) => op,
             Ok(Request::Action(action)) => {
-                let place = place(&self.world, self.greeted, Purpose::Command);
+                let place = place(&self.world, self.phase, Purpose::Command);
                 return self.jobs.start(id, &action, place, &self.poll, &mut self.out);
             }
             Err(e) => {
@@ -45,10 +45,7 @@ impl<W: World> Agent<W> {
             Op::Attach(attach) => self.attach(id, &attach, &frame.payload)?,
             Op::Detach(attach) => self.detach(id, &attach)?,
             Op::Hold => {
-                let frozen = self.world.freeze().inspect_err(|_| {
-                    // What has stopped goes on; the first error tells more.
-                    let _ = self.world.thaw();
-                });
+                let frozen = self.freeze();
                 let holds = frozen.is_ok();
                 self.out.respond(id, &frozen.map_or_else(refusal, |()| ResponseHeader::ok()), b"")?;
                 if holds {
@@ -58,7 +55,7 @@ impl<W: World> Agent<W> {
             Op::Release { realtime_ns } => {
                 let set = self.world.set_clock(realtime_ns);
                 // Whatever came of the clock, they go on.
-                let header = self.world.thaw().and(set).map_or_else(refusal, |()| ResponseHeader::ok());
+                let header = self.thaw().and(set).map_or_else(refusal, |()| ResponseHeader::ok());
                 self.out.release();
                 self.out.respond(id, &header, b"")?;
             }
@@ -85,11 +82,7 @@ impl<W: World> Agent<W> {
                     running.unread(output);
                 }
             }
-            Op::Signal { signal } => {
-                if let Some(Stream::Exec(running)) = self.streams.get(&id) {
-                    running.signal(signal);
-                }
-            }
+            Op::Signal { signal } => self.signal(id, signal)?,
         }
         Ok(())
     }
@@ -100,48 +93,95 @@ impl<W: World> Agent<W> {
             self.orphan();
         }
         self.world.hello(hello, entropy)?;
+        self.phase = if hello.attach_follows { Phase::Bare } else { Phase::Ready };
         // Not before this machine is one of its own.
-        self.world.thaw()?;
-        self.greeted = true;
-        Ok(())
+        self.thaw()
+    }
+
+    /// Stops the workload's processes; if that fails they go on.
+    fn freeze(&mut self) -> Result<(), WorldError> {
+        let frozen = self.world.freeze();
+        if frozen.is_err() {
+            // What has stopped goes on; the first error tells more.
+            let _ = self.thaw();
+        }
+        frozen
+    }
+
+    /// Lets the workload's processes go on, unless they would do so without their shares.
+    fn thaw(&mut self) -> Result<(), WorldError> {
+        if self.phase == Phase::Bare { Ok(()) } else { self.world.thaw() }
     }
 
     fn boot(&mut self, id: u32, boot: &Boot, bundle: &[u8]) -> Result<(), ServeError> {
-        let begun = if self.greeted {
-            world::check_boot(boot, bundle).and_then(|()| self.world.boot(boot, bundle))
-        } else {
+        let begun = if self.phase == Phase::Stranger {
             Err(WorldError::Order("hello comes before boot"))
+        } else {
+            world::check_boot(boot, bundle).and_then(|()| self.world.boot(boot, bundle))
         };
-        self.begun(id, begun)
+        self.begun(ChangeKind::Boot, id, begun)
     }
 
     fn attach(&mut self, id: u32, attach: &Attach, bundle: &[u8]) -> Result<(), ServeError> {
-        let begun = place(&self.world, self.greeted, Purpose::Files)
-            .map(drop)
+        let begun = self
+            .has_root()
             .and_then(|()| world::check_attach(attach, bundle))
             .and_then(|()| self.world.attach(attach, bundle));
-        self.begun(id, begun)
+        self.begun(ChangeKind::Attach, id, begun)
     }
 
     fn detach(&mut self, id: u32, attach: &Attach) -> Result<(), ServeError> {
-        let begun = place(&self.world, self.greeted, Purpose::Files)
-            .map(drop)
+        let begun = self
+            .has_root()
             .and_then(|()| world::check_shares(&attach.shares))
+            .and_then(|()| self.freeze())
             .and_then(|()| self.world.detach(&attach.shares));
-        self.begun(id, begun)
+        self.begun(ChangeKind::Detach, id, begun)
+    }
+
+    /// Whether a host that is no stranger has had a root built.
+    fn has_root(&self) -> Result<(), WorldError> {
+        let phase = if self.phase == Phase::Bare { Phase::Ready } else { self.phase };
+        place(&self.world, phase, Purpose::Files).map(drop)
     }
 
     /// Answers once what has begun is done.
-    fn begun(&mut self, id: u32, begun: Result<Booting, WorldError>) -> Result<(), ServeError> {
-        let header = match begun {
+    fn begun(
+        &mut self,
+        kind: ChangeKind,
+        id: u32,
+        begun: Result<Booting, WorldError>,
+    ) -> Result<(), ServeError> {
+        match begun {
             Ok(Booting::Pending(report)) => {
                 self.poll.readable(report.as_fd(), Role::Boot, id)?;
-                self.booting = Some((id, report));
-                return Ok(());
+                self.booting = Some(Change { kind, id, report });
+                Ok(())
             }
-            Ok(Booting::Done) => ResponseHeader::ok(),
-            Err(e) => refusal(e),
-        };
+            Ok(Booting::Done) => self.changed(kind, id, Ok(())),
+            Err(e) => self.changed(kind, id, Err(e)),
+        }
+    }
+
+    /// Answers for a change of the root, and has the workload run or stand still as its shares are there or not.
+    pub(super) fn changed(
+        &mut self,
+        kind: ChangeKind,
+        id: u32,
+        mut done: Result<(), WorldError>,
+    ) -> Result<(), ServeError> {
+        match (kind, &done) {
+            (ChangeKind::Detach, Ok(())) => self.phase = Phase::Bare,
+            (ChangeKind::Attach, Ok(())) => {
+                self.phase = Phase::Ready;
+                done = self.thaw();
+            }
+            // It has them still; the first error tells more.
+            (ChangeKind::Detach, Err(_)) => drop(self.thaw()),
+            // The host, which is told, tries again or ends the machine.
+            (ChangeKind::Attach, Err(_)) | (ChangeKind::Boot, _) => {}
+        }
+        let header = done.map_or_else(refusal, |()| ResponseHeader::ok());
         Ok(self.out.respond(id, &header, b"")?)
     }
 
@@ -183,7 +223,7 @@ impl<W: World> Agent<W> {
             .map_err(|e| ExecError::Invalid(format!("the command's arguments: {e}")))
             .and_then(|command| {
                 let purpose = if exec.init { Purpose::Init } else { Purpose::Command };
-                let place = place(&self.world, self.greeted, purpose)?;
+                let place = place(&self.world, self.phase, purpose)?;
                 prepare::start(&place, exec, command, Output::Streams, id)
             });
         match started {
@@ -205,7 +245,7 @@ impl<W: World> Agent<W> {
         if !self.admit(id)? {
             return Ok(());
         }
-        let begun = match place(&self.world, self.greeted, Purpose::Files) {
+        let begun = match place(&self.world, self.phase, Purpose::Files) {
             Ok(place) => Put::begin(Tree::new(place.root), id, request).map_err(Failure::from),
             Err(e) => Err(Failure::from(ExecError::from(e))),
         };
@@ -220,7 +260,7 @@ impl<W: World> Agent<W> {
         if !self.admit(id)? {
             return Ok(());
         }
-        let begun = match place(&self.world, self.greeted, Purpose::Files) {
+        let begun = match place(&self.world, self.phase, Purpose::Files) {
             Ok(place) => Get::begin(Tree::new(place.root), id, path).map_err(Failure::from),
             Err(e) => Err(Failure::from(ExecError::from(e))),
         };
@@ -249,6 +289,20 @@ impl<W: World> Agent<W> {
         }
     }
 
+    /// A command gets the signal; a transfer, which is no process, is given up.
+    fn signal(&mut self, id: u32, signal: i32) -> Result<(), ServeError> {
+        match self.streams.get(&id) {
+            Some(Stream::Exec(running)) => running.signal(signal),
+            Some(Stream::Put(_) | Stream::Get(_)) => {
+                self.streams.remove(&id);
+                let message = "the host has given the transfer up".to_owned();
+                self.out.failed(id, Failure { kind: FailureKind::Other, message })?;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
     fn eof(&mut self, id: u32) -> Result<(), ServeError> {
         match self.streams.get_mut(&id) {
             Some(Stream::Exec(running)) => running.eof(),
@@ -267,6 +321,12 @@ impl<W: World> Agent<W> {
 }
 
 /// Where a request is carried out, for a host that has said who it is.
-fn place<W: World>(world: &W, greeted: bool, purpose: Purpose) -> Result<Place<'_>, WorldError> {
-    if greeted { world.place(purpose) } else { Err(WorldError::Order("hello comes first on a connection")) }
+fn place<W: World>(world: &W, phase: Phase, purpose: Purpose) -> Result<Place<'_>, WorldError> {
+    match phase {
+        Phase::Stranger => Err(WorldError::Order("hello comes first on a connection")),
+        Phase::Bare => {
+            Err(WorldError::Order("shares are missing, without which nothing runs: attach comes first"))
+        }
+        Phase::Ready => world.place(purpose),
+    }
 }

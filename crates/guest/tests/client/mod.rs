@@ -61,6 +61,7 @@ pub(crate) fn hello() -> Hello {
         realtime_ns: 1_700_000_000_000_000_000,
         hostname: "vm-test".into(),
         machine_id: "0123456789abcdef".repeat(2),
+        attach_follows: false,
         payload_len: 0,
     }
 }

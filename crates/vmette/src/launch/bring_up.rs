@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmette_vmm::{Capabilities, Machine, MachineEnd, MachineSpec, Origin};
-use vmette_wire::agent::Op;
+use vmette_wire::agent::{Hello, Op};
 
 use super::prepare::{Prepared, base_spec};
 use super::{Launcher, accepted};
@@ -174,6 +174,16 @@ impl Launcher<'_> {
 
     /// One attempt: a machine, its stream, an agent that says hello.
     pub(super) fn try_start(&self, spec: MachineSpec, timeout: Duration) -> Result<Up, Error> {
+        self.try_start_before(spec, timeout, false)
+    }
+
+    /// As [`Self::try_start`]; `attach_follows`: what runs in the machine does not go on before an `attach`.
+    pub(super) fn try_start_before(
+        &self,
+        spec: MachineSpec,
+        timeout: Duration,
+        attach_follows: bool,
+    ) -> Result<Up, Error> {
         let machine = self.engine.create(spec)?;
         self.shared.attach(&machine);
         let stream = machine.start()?;
@@ -186,6 +196,7 @@ impl Launcher<'_> {
             None => None,
         })?;
         let (hello, entropy) = identity::hello()?;
+        let hello = Hello { attach_follows, ..hello };
         let answer = connection.request(&Op::Hello(hello), &entropy, timeout).and_then(|(header, _)| {
             accepted(&header).map_err(|e| Error::StartFailed(format!("the guest's agent: {e}")))
         });

@@ -164,7 +164,7 @@ impl Launcher<'_> {
 }
 
 /// The agent's refusal as a text that is safe to show: the guest chose the words.
-fn accepted(header: &ResponseHeader) -> Result<(), String> {
+pub(crate) fn accepted(header: &ResponseHeader) -> Result<(), String> {
     if header.ok {
         return Ok(());
     }

@@ -106,12 +106,14 @@ impl Launcher<'_> {
 
     /// Starts from the snapshot: there is no other way if that fails.
     pub(super) fn resume(&self, saved: &Snapshot, prepared: &Prepared) -> Result<Up, Error> {
-        let up = self.try_start(prepared.spec.clone(), RESTORE_TIMEOUT).map_err(|e| match e {
+        let vsock = prepared.spec.vsock;
+        let attaches = !prepared.boot.shares.is_empty() || !prepared.ca_bundle.is_empty() || vsock;
+        let started = self.try_start_before(prepared.spec.clone(), RESTORE_TIMEOUT, attaches);
+        let up = started.map_err(|e| match e {
             Error::StartFailed(reason) => saved.refused(&format!("its machine does not run: {reason}")),
             e => e,
         })?;
-        let vsock = prepared.spec.vsock;
-        if prepared.boot.shares.is_empty() && prepared.ca_bundle.is_empty() && !vsock {
+        if !attaches {
             return Ok(up);
         }
         let attach = Attach {

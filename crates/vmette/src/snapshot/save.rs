@@ -14,10 +14,10 @@ use super::content::Digests;
 use super::copy::copy;
 use super::manifest::{Content, MACHINE, Manifest, SCRATCH};
 use super::staging::Staging;
-use crate::connection::{Connection, Standstill};
+use crate::connection::{Alone, Connection};
 use crate::end::Shared;
-use crate::guest_text::safe;
-use crate::{Error, identity};
+use crate::launch::accepted;
+use crate::{Error, SessionEnd, identity};
 
 /// How long the guest may take to mount or unmount its shares.
 const SHARES_TIMEOUT: Duration = Duration::from_secs(60);
@@ -67,14 +67,16 @@ impl Saver {
         let staging = Staging::begin(target)?;
         // What takes time and needs no machine comes first.
         let mut manifest = self.identified()?;
-        self.give_up_shares()?;
-        let saved = self.save_machine(staging.path(), then);
+        let mut alone = self.connection.alone();
+        self.give_up_shares(&mut alone, session)?;
+        let saved = self.save_machine(&mut alone, staging.path(), then);
         if then == Then::GoOn {
-            let taken_back = self.take_shares_back();
+            let taken_back = self.take_shares_back(&mut alone, session);
             saved.and(taken_back)?;
         } else {
             saved?;
         }
+        drop(alone);
         manifest.files = self.seal(staging.path(), session)?;
         let failed = |e: std::io::Error| Error::SaveFailed(format!("{}: {e}", target.display()));
         manifest.write(staging.path()).map_err(failed)?;
@@ -101,12 +103,17 @@ impl Saver {
         Ok(manifest)
     }
 
-    /// No state can hold shares: the guest unmounts them, and the machine loses the devices.
-    fn give_up_shares(&self) -> Result<(), Error> {
+    /// No state can hold shares: the guest unmounts them, and the machine loses the devices. From here on the workload
+    /// stands still, or it would write to its root what is meant for a share.
+    fn give_up_shares(&self, alone: &mut Alone<'_>, session: &Shared) -> Result<(), Error> {
         if self.shares.is_empty() {
             return Ok(());
         }
-        self.ask(&Op::Detach(self.attach())).map_err(|reason| {
+        let answer = alone.request(&Op::Detach(self.attach()), SHARES_TIMEOUT).inspect_err(|e| {
+            // It may have done it, or be about to.
+            session.finish(SessionEnd::Error(format!("the guest may have lost its shares: {e}")));
+        })?;
+        accepted(&answer).map_err(|reason| {
             Error::SaveFailed(format!(
                 "a snapshot holds no shares, and the guest cannot give them up now: {reason} (a process of the guest \
                  that has its folder or an open file there keeps it busy)"
@@ -114,49 +121,46 @@ impl Saver {
         })?;
         let unplugged = self.machine.unplug_shares();
         if unplugged.is_err() {
-            // Whatever the guest got back of them, the session is told of the first cause.
-            let _ = self.take_shares_back();
+            // The caller is told of the first cause, the session's end of this one.
+            let _ = self.take_shares_back(alone, session);
         }
         Ok(unplugged?)
     }
 
-    fn take_shares_back(&self) -> Result<(), Error> {
+    /// Lets the workload go on with its shares. It is not to go on without them: the session ends when they are lost.
+    fn take_shares_back(&self, alone: &mut Alone<'_>, session: &Shared) -> Result<(), Error> {
         if self.shares.is_empty() {
             return Ok(());
         }
-        self.machine.plug_shares()?;
-        self.ask(&Op::Attach(self.attach()))
-            .map_err(|reason| Error::SaveFailed(format!("the guest has lost its shares: {reason}")))
+        let plugged = self.machine.plug_shares().map_err(Error::from);
+        let attached = plugged
+            .and_then(|()| alone.request(&Op::Attach(self.attach()), SHARES_TIMEOUT))
+            .and_then(|answer| accepted(&answer).map_err(Error::Agent));
+        attached.inspect_err(|e| {
+            session.finish(SessionEnd::Error(format!("the guest has lost its shares: {e}")));
+        })
     }
 
     fn attach(&self) -> Attach {
         Attach { shares: self.shares.clone(), ..Attach::default() }
     }
 
-    fn ask(&self, op: &Op) -> Result<(), String> {
-        let (header, _) = self.connection.request(op, &[], SHARES_TIMEOUT).map_err(|e| e.to_string())?;
-        if header.ok {
-            return Ok(());
-        }
-        Err(safe(header.error.as_deref().unwrap_or("refused without a reason")))
-    }
-
     /// Memory, devices and scratch disk, all of the same moment.
-    fn save_machine(&self, folder: &Path, then: Then) -> Result<(), Error> {
-        let still = self.connection.hold()?;
+    fn save_machine(&self, alone: &mut Alone<'_>, folder: &Path, then: Then) -> Result<(), Error> {
+        alone.hold()?;
         let saved = self.machine.pause().map_err(Error::from).and_then(|()| {
             self.machine.save(&folder.join(MACHINE)).map_err(|e| Error::SaveFailed(e.to_string()))?;
             self.save_scratch(&folder.join(SCRATCH))
         });
         match then {
             Then::End => saved,
-            Then::GoOn => saved.and(self.go_on(still)),
+            Then::GoOn => saved.and(self.go_on(alone)),
         }
     }
 
-    fn go_on(&self, still: Standstill<'_>) -> Result<(), Error> {
+    fn go_on(&self, alone: &mut Alone<'_>) -> Result<(), Error> {
         self.machine.resume()?;
-        still.release(identity::now_ns())
+        alone.release(identity::now_ns())
     }
 
     fn save_scratch(&self, path: &Path) -> Result<(), Error> {

@@ -99,6 +99,41 @@ fn a_refusal_to_boot_is_the_guests_words_made_safe() {
     assert!(message.contains("no root") && !message.contains('\x1b'), "{message:?}");
 }
 
+/// What a terminal would obey, and more of it than anybody reads.
+fn noise() -> String {
+    "\x1b]0;owned\x07\x1b[2J".repeat(20_000)
+}
+
+fn assert_shown_safely(message: &str) {
+    assert!(message.contains("owned") && !message.contains(char::is_control), "{message:.200}");
+    assert!(message.len() < 20_000, "{} bytes", message.len());
+}
+
+#[test]
+fn what_no_parser_understands_is_shown_safely() {
+    let (session, _dir) = hostile(|stream| {
+        polite_until(stream, |id, _, stream| {
+            let header = serde_json::json!({ "event": noise() });
+            stream.write_all(&frame::encode(id, &header, b"").unwrap())
+        })
+    })
+    .unwrap();
+    assert_shown_safely(&session.ping().unwrap_err().to_string());
+    assert!(matches!(session.wait(), SessionEnd::Error(message) if !message.contains('\x1b')));
+}
+
+#[test]
+fn a_refusal_to_write_out_what_is_dirty_is_shown_safely() {
+    let (session, _dir) = hostile(|stream| {
+        polite_until(stream, |id, _, stream| {
+            let header = ResponseHeader::error(noise());
+            stream.write_all(&frame::encode_response(id, &header, b"").unwrap())
+        })
+    })
+    .unwrap();
+    assert_shown_safely(&session.shutdown().unwrap_err().to_string());
+}
+
 #[test]
 fn output_beyond_the_window_ends_the_connection() {
     let (session, _dir) = hostile(|stream| {

@@ -1,11 +1,14 @@
 //! Sessions that are saved and go on, and sessions that start from them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use vmette::{
-    Config, Error, ExecOptions, ExitStatus, Output, Session, ShareMount, Snapshot, StartedFrom, VsockPort,
+    Config, Error, ExecOptions, ExitStatus, Output, Session, SessionEnd, ShareMount, Snapshot, StartedFrom,
+    VsockPort,
 };
 
 use crate::suite::Bench;
@@ -131,6 +134,67 @@ fn a_session_keeps_its_shares_and_a_copy_has_those_that_it_names() {
         "other\nrefused"
     );
     assert_eq!(Snapshot::open(&path).unwrap().info().shares, ["data"]);
+}
+
+fn numbers(text: &str) -> BTreeSet<u32> {
+    text.split_whitespace().map(|number| number.parse().unwrap()).collect()
+}
+
+/// The names of all files in a folder of the host that are not empty.
+fn files_in(folder: &Path) -> BTreeSet<u32> {
+    let full = |entry: &fs::DirEntry| entry.metadata().unwrap().len() > 0;
+    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries.filter(full).map(|entry| entry.file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+#[test]
+fn nothing_that_is_written_to_a_share_is_lost_while_a_machine_is_saved() {
+    let bench = bench();
+    let (_dir, path) = folder();
+    let (mine, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let shares = vec![ShareMount { target: Some("/data".into()), ..ShareMount::new("data", mine.path()) }];
+    let session = bench.start(&Config { shares: shares.clone(), ..allowed(&bench) }).unwrap();
+    // The share is in use now and then only: what was written, and not where, is what the process knows.
+    let writer = "i=0; until [ -e /stop ]; do i=$((i+1)); read name < /proc/sys/kernel/hostname; \
+                  echo $i > /data/$i && echo $i | tee -a /written >> /written.$name; usleep 5000; done; touch /stopped";
+    let _writer = session.exec(&ExecOptions::shell(writer)).unwrap();
+    say(&session, "until [ -s /written ]; do :; done");
+    // It may be caught in the act, which is a refusal.
+    let saved = (0..20).find_map(|_| match session.snapshot(&path) {
+        Ok(()) => Some(()),
+        Err(e) => {
+            assert!(e.to_string().contains("busy"), "{e}");
+            None
+        }
+    });
+    assert!(saved.is_some());
+    let all = "n=$(wc -l < /written); until [ $(wc -l < /written) -gt $((n+3)) ]; do :; done; touch /stop; \
+               until [ -e /stopped ]; do :; done; cat /written";
+    let written = numbers(&say(&session, all));
+    assert_eq!(files_in(mine.path()), written);
+    drop(session);
+
+    let shares = vec![ShareMount { path: other.path().to_owned(), ..shares[0].clone() }];
+    let copy = bench.start(&Config { shares, ..resumed(&bench, &path) }).unwrap();
+    say(&copy, all);
+    // As the machine that it is now.
+    let written = numbers(&say(&copy, "cat /written.$(hostname)"));
+    let missed: Vec<_> = written.difference(&files_in(other.path())).copied().collect();
+    assert!(!written.is_empty() && missed.is_empty(), "{missed:?} of {written:?}");
+}
+
+#[test]
+fn a_session_that_cannot_have_its_shares_back_does_not_go_on_without_them() {
+    let bench = bench();
+    let (_dir, path) = folder();
+    let mine = tempfile::tempdir().unwrap();
+    let shares = vec![ShareMount { target: Some("/data".into()), ..ShareMount::new("data", mine.path()) }];
+    let session = bench.start(&Config { shares, ..allowed(&bench) }).unwrap();
+    drop(mine);
+    session.snapshot(&path).unwrap_err();
+    assert!(!path.exists());
+    let end = session.stop_handle().wait_end(Duration::from_secs(20));
+    assert!(matches!(&end, Some(SessionEnd::Error(cause)) if cause.contains("lost its shares")), "{end:?}");
 }
 
 #[test]
