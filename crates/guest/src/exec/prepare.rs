@@ -7,6 +7,7 @@ use vmette_wire::agent::{Command, Exec};
 
 use super::ExecError;
 use super::script::{INLINE_MAX, Script};
+use super::starting::Starting;
 use super::stdio::Stdio;
 use crate::child::Child;
 use crate::sys::{self, Launch};
@@ -29,10 +30,30 @@ const LARGE_STACK: u64 = 64 << 20;
 /// Name of the script that an init command in shell form becomes: the start of `/proc/1/comm`.
 const RUNNER: &str = ".vmette-runner.sh";
 
+/// What the agent has to know of the commands before.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    /// Whether a command has run, and may have left processes that signal others.
+    ran: bool,
+}
+
+/// How far a command is.
+#[derive(Debug)]
+pub(crate) enum Start {
+    /// It runs.
+    Done {
+        /// Its process id as the workload sees it.
+        inner_pid: u32,
+    },
+    /// Its process is on its way to its program.
+    UnderWay(Starting),
+}
+
 /// A command that has been started.
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) child: Child,
+    pub(crate) start: Start,
     pub(crate) stdio: Stdio,
     pub(crate) script: Option<Script>,
 }
@@ -55,6 +76,7 @@ pub(crate) fn start(
     command: Command,
     output: Output,
     id: u32,
+    history: &mut History,
 ) -> Result<Started, ExecError> {
     let tree = Tree::new(place.root);
     let user = exec.user.as_deref().map(|spec| users::lookup(tree, spec)).transpose()?;
@@ -87,9 +109,18 @@ pub(crate) fn start(
         stack_limit: (size > LARGE_ARGUMENTS).then_some(LARGE_STACK),
         reset_oom_score: place.oom_protected,
     };
-    let spawned =
-        sys::spawn(&launch).map_err(|e| ExecError::spawn(e, &String::from_utf8_lossy(&program), &cwd))?;
-    Ok(Started { child: Child::new(spawned), stdio, script })
+    let program = String::from_utf8_lossy(&program).into_owned();
+    // The workload's PID 1 is born into a namespace of its own, out of everybody's reach.
+    let (child, start) = if history.ran && !exec.init {
+        let (spawned, report) =
+            sys::spawn_beside(&launch).map_err(|e| ExecError::spawn(e, &program, &cwd))?;
+        (Child::new(spawned), Start::UnderWay(Starting::new(report, program, cwd)))
+    } else {
+        let (spawned, inner_pid) = sys::spawn(&launch).map_err(|e| ExecError::spawn(e, &program, &cwd))?;
+        history.ran = true;
+        (Child::new(spawned), Start::Done { inner_pid })
+    };
+    Ok(Started { child, start, stdio, script })
 }
 
 /// The arguments, the program among them that is looked for, and the file that holds the command if there is one.

@@ -9,6 +9,8 @@
 
 mod fake;
 #[cfg(all(target_os = "linux", not(vz_check)))]
+mod hostile;
+#[cfg(all(target_os = "linux", not(vz_check)))]
 mod image;
 #[cfg(all(target_os = "linux", not(vz_check)))]
 mod network;
