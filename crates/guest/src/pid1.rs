@@ -78,6 +78,8 @@ fn bring_up() -> Result<(OwnedFd, Vm), InitError> {
     let failed = |what| move |source: io::Error| InitError::Io { what, source };
     machine_mount("devtmpfs", "/dev").map_err(failed("mount /dev"))?;
     fill_standard_descriptors().map_err(failed("open /dev/null"))?;
+    // Without a log there is nobody to tell.
+    let _ = log::open();
     machine_mount("proc", "/proc").map_err(failed("mount /proc"))?;
     machine_mount("sysfs", "/sys").map_err(failed("mount /sys"))?;
     memory::kill_rather_than_thrash().map_err(failed("set up what happens when memory runs out"))?;

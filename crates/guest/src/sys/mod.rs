@@ -166,8 +166,8 @@ fn close_range(first: libc::c_uint, end: libc::c_uint) -> io::Result<()> {
     if first >= end {
         return Ok(());
     }
-    // SAFETY: only called right after fork, by a child that uses none of these descriptors; their owners are never
-    // dropped, since the child ends with `exit_now`.
+    // SAFETY: only called by a forked child that uses none of these descriptors from then on; their owners are never
+    // dropped, since the child ends with `exit_now` or never.
     match unsafe { libc::syscall(libc::SYS_close_range, first, end - 1, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
