@@ -154,6 +154,20 @@ fn what_is_left_of_an_images_etc_as_it_is_is_noted() {
 }
 
 #[test]
+fn everybody_may_write_to_a_tmp_that_the_image_lacks() {
+    let (_dir, root) = folder();
+    for mode in [None, Some(0o750)] {
+        let _ = fs::remove_dir_all(root.join("tmp"));
+        if let Some(mode) = mode {
+            fs::create_dir(root.join("tmp")).unwrap();
+            fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let outcome = script_in(&root, &["--scratch", "64M"], "stat -c %a /tmp").exits(0);
+        outcome.printed(format!("{:o}\n", mode.unwrap_or(0o1777)));
+    }
+}
+
+#[test]
 fn a_full_scratch_disk_says_so_and_the_run_goes_on() {
     let script =
         "dd if=/dev/zero of=/big bs=1M count=100; echo status $?; rm /big && echo small > /new && cat /new";
