@@ -104,7 +104,7 @@ impl Jobs {
         let start = |command: &str, output| {
             let exec = Exec { argc: 1, shell: true, ..Exec::default() };
             let command = Command { args: vec![command.as_bytes().to_vec()], env: Vec::new() };
-            prepare::start(&place?, &exec, command, output, id, history)
+            prepare::start(&place?, &exec, command, output, history)
         };
         match action {
             Action::Wait { ms } if *ms > WAIT_MAX_MS => {

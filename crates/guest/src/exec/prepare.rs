@@ -33,6 +33,9 @@ const RUNNER: &str = ".vmette-runner.sh";
 /// What the agent has to know of the commands before.
 #[derive(Debug, Default)]
 pub(crate) struct History {
+    /// How many have lain in files. Their names are told apart by it, and not by the numbers of requests: a command that
+    /// has outlived its host may have the same one as one of the next host.
+    scripts: u64,
     /// Whether a command has run, and may have left processes that signal others.
     ran: bool,
 }
@@ -69,13 +72,12 @@ pub(crate) enum Output {
     Discard,
 }
 
-/// Starts what `exec` and `command` describe; `id` tells the scripts of concurrent commands apart.
+/// Starts what `exec` and `command` describe.
 pub(crate) fn start(
     place: &Place<'_>,
     exec: &Exec,
     command: Command,
     output: Output,
-    id: u32,
     history: &mut History,
 ) -> Result<Started, ExecError> {
     let tree = Tree::new(place.root);
@@ -83,7 +85,7 @@ pub(crate) fn start(
     let credentials = user.as_ref().map(|user| &user.credentials);
     let env = environment(place, exec, &command.env, user.as_ref())?;
     let (cwd, cwd_or_root) = working_directory(exec, user.as_ref())?;
-    let (args, program, script) = arguments(place, exec, command.args, user.as_ref(), id)?;
+    let (args, program, script) = arguments(place, exec, command.args, user.as_ref(), history)?;
     let programs = candidates(&program, &env)?;
     let stdio = match (output, exec.tty) {
         (Output::Merged, _) => Stdio::merged()?,
@@ -131,7 +133,7 @@ fn arguments(
     exec: &Exec,
     args: Vec<Vec<u8>>,
     user: Option<&User>,
-    id: u32,
+    history: &mut History,
 ) -> Result<Arguments, ExecError> {
     let owner = user.map(|user| &user.credentials);
     let mut script = None;
@@ -151,7 +153,8 @@ fn arguments(
             // has the file open for writing, which would forbid it.
             if place.mount_ns.is_some() { vec![path.into_bytes()] } else { vec![shell, path.into_bytes()] }
         } else if line.len() >= INLINE_MAX {
-            let name = format!(".vmette-cmd-{id}.sh");
+            history.scripts += 1;
+            let name = format!(".vmette-cmd-{}.sh", history.scripts);
             let (file, path) =
                 Script::write(place, name, &[&line, b"\n"], owner).map_err(ExecError::Script)?;
             script = Some(file);

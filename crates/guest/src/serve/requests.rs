@@ -180,7 +180,7 @@ impl<W: World> Agent<W> {
             .and_then(|command| {
                 let purpose = if exec.init { Purpose::Init } else { Purpose::Command };
                 let place = place(&self.world, self.greeted, purpose)?;
-                prepare::start(&place, exec, command, Output::Streams, id, &mut self.history)
+                prepare::start(&place, exec, command, Output::Streams, &mut self.history)
             });
         match started {
             Ok(started) => {
