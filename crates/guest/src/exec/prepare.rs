@@ -109,6 +109,7 @@ pub(crate) fn start(
         group: place.group,
         pid_one: exec.init && place.mount_ns.is_some(),
         stack_limit: (size > LARGE_ARGUMENTS).then_some(LARGE_STACK),
+        descriptor_limit: place.descriptor_limit,
         reset_oom_score: place.oom_protected,
     };
     let program = String::from_utf8_lossy(&program).into_owned();

@@ -57,6 +57,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) pid_one: bool,
     /// Soft limit of the stack. The kernel lets arguments and environment have a quarter of it.
     pub(crate) stack_limit: Option<u64>,
+    /// Soft limit of open descriptors, in place of the agent's.
+    pub(crate) descriptor_limit: Option<u64>,
     /// Gives up the agent's protection from the kernel's out-of-memory killer.
     pub(crate) reset_oom_score: bool,
 }
@@ -303,11 +305,14 @@ fn steps(shared: &mut Shared<'_>) -> Result<Infallible, (Step, c_int)> {
             let proc = c"proc".as_ptr();
             check(Step::Proc, libc::mount(proc, c"/proc".as_ptr(), proc, flags, ptr::null()))?;
         }
-        if let Some(bytes) = launch.stack_limit {
+        let limits =
+            [(libc::RLIMIT_STACK, launch.stack_limit), (libc::RLIMIT_NOFILE, launch.descriptor_limit)];
+        for (resource, wanted) in limits {
+            let Some(wanted) = wanted else { continue };
             let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            check(Step::Setup, libc::getrlimit(libc::RLIMIT_STACK, &raw mut limit))?;
-            limit.rlim_cur = limit.rlim_max.min(bytes);
-            check(Step::Setup, libc::setrlimit(libc::RLIMIT_STACK, &raw const limit))?;
+            check(Step::Setup, libc::getrlimit(resource, &raw mut limit))?;
+            limit.rlim_cur = limit.rlim_max.min(wanted);
+            check(Step::Setup, libc::setrlimit(resource, &raw const limit))?;
         }
         if libc::chdir(launch.cwd.as_ptr()) != 0 {
             let errno = errno();

@@ -7,9 +7,9 @@
     reason = "a panic is how a test fails"
 )]
 
-mod fake;
 #[cfg(all(target_os = "linux", not(vz_check)))]
-mod hostile;
+mod agent;
+mod fake;
 #[cfg(all(target_os = "linux", not(vz_check)))]
 mod image;
 #[cfg(all(target_os = "linux", not(vz_check)))]

@@ -1,4 +1,4 @@
-//! What a hostile workload can do to the agent of a real machine, which is nothing.
+//! What the agent of a real machine stands: a workload that is hostile, and as many commands as are promised.
 
 use std::thread;
 
@@ -8,6 +8,9 @@ use crate::suite::Bench;
 
 /// Commands that are started at once: enough that some are stopped before they have become programs.
 const COMMANDS: usize = 24;
+
+/// Commands of a machine at once.
+const STREAMS: usize = 256;
 
 fn session(bench: &Bench) -> Session {
     let config = Config { workload: WorkloadStrategy::Agent, ..bench.config() };
@@ -42,5 +45,25 @@ fn processes_that_stop_all_others_do_not_stop_the_agent() {
         assert_eq!(attacker.wait().unwrap(), ExitStatus::Signal(9));
         let after = session.exec(&ExecOptions::argv(["true"]).user(user)).unwrap();
         assert_eq!(after.wait().unwrap(), ExitStatus::Code(0));
+    }
+}
+
+#[test]
+fn as_many_commands_as_are_promised_run_at_once() {
+    let bench = Bench::new(tempfile::tempdir().unwrap(), None);
+    let session = session(&bench);
+    let limit = session.exec(&ExecOptions::shell("ulimit -n")).unwrap().collect(1 << 10).unwrap();
+    assert_eq!(limit.stdout, b"1024\n", "the limit of programs is not the agent's");
+    let cat = ExecOptions::argv(["cat"]).stdin(true);
+    let all: Vec<_> = (0..STREAMS).map(|_| session.exec(&cat).unwrap()).collect();
+    match session.exec(&cat) {
+        Err(Error::Request(failure)) => assert!(failure.message.contains("256 commands"), "{failure:?}"),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("one more runs"),
+    }
+    for process in all {
+        process.write_stdin(b"x").unwrap();
+        process.close_stdin().unwrap();
+        assert_eq!(process.collect(1 << 10).unwrap().stdout, b"x");
     }
 }
