@@ -10,8 +10,9 @@ use vmette_wire::{Action, ResponseHeader};
 
 use crate::child::Child;
 use crate::exec::ExecError;
-use crate::exec::prepare::{self, Output, Started};
+use crate::exec::prepare::{self, History, Output, Start, Started};
 use crate::exec::script::Script;
+use crate::exec::starting::Starting;
 use crate::serve::{Out, Poll, Progress, Role, ServeError};
 use crate::world::{Place, WorldError};
 
@@ -48,6 +49,8 @@ struct Background {
     _script: Option<Script>,
     /// Whether the host that started it is not this machine's any more.
     orphaned: bool,
+    /// Until it runs, and the request that is answered then; `None`: the host that has sent it is gone.
+    starting: Option<(Starting, Option<u32>)>,
 }
 
 #[derive(Debug)]
@@ -60,6 +63,7 @@ enum Job {
 struct Capture {
     child: Child,
     _script: Option<Script>,
+    starting: Option<Starting>,
     output: Option<OwnedFd>,
     ready: bool,
     kept: Vec<u8>,
@@ -76,10 +80,11 @@ impl Jobs {
         id: u32,
         action: &Action,
         place: Result<Place<'_>, WorldError>,
+        history: &mut History,
         poll: &Poll,
         out: &mut Out,
     ) -> Result<(), ServeError> {
-        match self.begin(id, action, place, poll)? {
+        match self.begin(id, action, place, history, poll)? {
             Ok(Some(header)) => Ok(out.respond(id, &header, b"")?),
             Ok(None) => Ok(()),
             Err(e) => Ok(out.respond(id, &ResponseHeader::error(e.to_string()), b"")?),
@@ -91,6 +96,7 @@ impl Jobs {
         id: u32,
         action: &Action,
         place: Result<Place<'_>, WorldError>,
+        history: &mut History,
         poll: &Poll,
     ) -> Result<Result<Option<ResponseHeader>, ExecError>, ServeError> {
         let refuse = |message: String| Ok(Ok(Some(ResponseHeader::error(message))));
@@ -101,7 +107,7 @@ impl Jobs {
         let start = |command: &str, output| {
             let exec = Exec { argc: 1, shell: true, ..Exec::default() };
             let command = Command { args: vec![command.as_bytes().to_vec()], env: Vec::new() };
-            prepare::start(&place?, &exec, command, output, id)
+            prepare::start(&place?, &exec, command, output, history)
         };
         match action {
             Action::Wait { ms } if *ms > WAIT_MAX_MS => {
@@ -116,11 +122,14 @@ impl Jobs {
                 refuse(format!("too many commands in the background (allowed: {BACKGROUND_MAX})"))
             }
             Action::Exec { command } => match start(command, Output::Discard) {
-                Ok(Started { child, script, .. }) => {
+                Ok(Started { child, start, script, .. }) => {
                     let key = child.pid().as_raw_nonzero().get().unsigned_abs();
                     poll.readable(child.pidfd(), Role::Background, key)?;
-                    self.background.insert(key, Background { child, _script: script, orphaned: false });
-                    Ok(Ok(Some(ResponseHeader::ok())))
+                    let starting = watch(start, key, poll)?.map(|starting| (starting, Some(id)));
+                    let answer = starting.is_none().then(ResponseHeader::ok);
+                    let command = Background { child, _script: script, orphaned: false, starting };
+                    self.background.insert(key, command);
+                    Ok(Ok(answer))
                 }
                 Err(e) => Ok(Err(e)),
             },
@@ -141,7 +150,12 @@ impl Jobs {
     /// that host.
     pub(crate) fn orphan(&mut self) {
         self.jobs.clear();
-        self.background.values_mut().for_each(|command| command.orphaned = true);
+        for command in self.background.values_mut() {
+            command.orphaned = true;
+            if let Some((_, id)) = &mut command.starting {
+                *id = None;
+            }
+        }
     }
 
     /// The host is gone, and what it has started is ended.
@@ -155,6 +169,7 @@ impl Jobs {
         if role == Role::Background {
             if let Some(command) = self.background.get_mut(&id)
                 && command.child.try_wait().map_err(ServeError::Child)?.is_some()
+                && command.starting.is_none()
             {
                 self.background.remove(&id);
             }
@@ -169,15 +184,18 @@ impl Jobs {
         Ok(())
     }
 
-    /// When [`Jobs::expire`] has something to do.
+    /// When [`Jobs::expire`] or [`Jobs::pump`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.jobs
-            .values()
-            .filter_map(|job| match job {
-                Job::Wait { deadline } => Some(*deadline),
-                Job::Capture(capture) => (!capture.expired).then_some(capture.deadline),
-            })
-            .min()
+        let jobs = self.jobs.values().filter_map(|job| match job {
+            Job::Wait { deadline } => Some(*deadline),
+            Job::Capture(capture) if capture.expired => None,
+            Job::Capture(capture) => {
+                let start = capture.starting.as_ref().and_then(Starting::deadline);
+                Some(start.map_or(capture.deadline, |start| start.min(capture.deadline)))
+            }
+        });
+        let background = self.background.values().filter_map(|command| command.starting.as_ref());
+        jobs.chain(background.filter_map(|(starting, _)| starting.deadline())).min()
     }
 
     /// Answers the waits that are over, and kills the commands that are out of time.
@@ -204,35 +222,70 @@ impl Jobs {
         Ok(())
     }
 
-    /// Reads one chunk of each captured command, and answers for those that have ended.
+    /// Reads one chunk of each captured command, and answers for those that have ended, or that run now or never will.
     pub(crate) fn pump(&mut self, out: &mut Out, scratch: &mut [u8]) -> Result<Progress, ServeError> {
+        self.pump_background(out)?;
         let mut progress = Progress::Idle;
         let mut over = Vec::new();
         for (id, job) in &mut self.jobs {
             let Job::Capture(capture) = job else { continue };
-            let one = capture.pump(scratch);
-            if one == Progress::Finished { over.push(*id) } else { progress = progress.max(one) }
+            match capture.pump(out.is_held(), scratch) {
+                Ok(Progress::Finished) => over.push((*id, None)),
+                Ok(one) => progress = progress.max(one),
+                Err(e) => over.push((*id, Some(e))),
+            }
         }
-        for id in over {
+        for (id, failure) in over {
             if let Some(Job::Capture(capture)) = self.jobs.remove(&id) {
-                let (header, output) = capture.answer();
+                let (header, output) = match failure {
+                    Some(e) => (ResponseHeader::error(e.to_string()), Vec::new()),
+                    None => capture.answer(),
+                };
                 out.respond(id, &header, &output)?;
             }
         }
         Ok(progress)
     }
+
+    fn pump_background(&mut self, out: &mut Out) -> Result<(), ServeError> {
+        let mut over = Vec::new();
+        for (key, Background { child, starting, .. }) in &mut self.background {
+            let Some((process, id)) = starting else { continue };
+            let Some(outcome) = process.outcome(out.is_held()) else { continue };
+            if outcome.is_err() || child.has_ended() {
+                over.push(*key);
+            }
+            if let Some(id) = *id {
+                let header =
+                    outcome.map_or_else(|e| ResponseHeader::error(e.to_string()), |_| ResponseHeader::ok());
+                out.respond(id, &header, b"")?;
+            }
+            *starting = None;
+        }
+        over.iter().for_each(|key| drop(self.background.remove(key)));
+        Ok(())
+    }
+}
+
+/// Watches a process that is on its way to its program.
+fn watch(start: Start, id: u32, poll: &Poll) -> Result<Option<Starting>, ServeError> {
+    let Start::UnderWay(starting) = start else { return Ok(None) };
+    poll.readable(starting.report(), Role::Start, id)?;
+    Ok(Some(starting))
 }
 
 impl Capture {
     fn new(started: Started, id: u32, deadline: Instant, poll: &Poll) -> Result<Self, ServeError> {
-        let Started { child, stdio, script } = started;
+        let Started { child, start, stdio, script } = started;
         poll.readable(child.pidfd(), Role::JobExit, id)?;
+        let starting = watch(start, id, poll)?;
         if let Some(output) = &stdio.stdout {
             poll.readable(output.as_fd(), Role::JobOutput, id)?;
         }
         Ok(Self {
             child,
             _script: script,
+            starting,
             output: stdio.stdout,
             ready: false,
             kept: Vec::new(),
@@ -243,7 +296,15 @@ impl Capture {
         })
     }
 
-    fn pump(&mut self, scratch: &mut [u8]) -> Progress {
+    fn pump(&mut self, held: bool, scratch: &mut [u8]) -> Result<Progress, ExecError> {
+        // One that is out of time has been killed, and that is the answer.
+        if let Some(starting) = self.starting.as_mut().filter(|_| !self.expired) {
+            match starting.outcome(held) {
+                None => return Ok(Progress::Idle),
+                Some(outcome) => drop(outcome?),
+            }
+            self.starting = None;
+        }
         if let Some(output) = self.output.as_ref().filter(|_| self.ready) {
             match read(output, &mut *scratch) {
                 Ok(n) if n > 0 => {
@@ -252,16 +313,17 @@ impl Capture {
                     self.truncated |= keep < n;
                     // What is beyond the limit after the command's end comes from what it left behind.
                     if !(self.truncated && self.exit.is_some()) {
-                        return Progress::More;
+                        return Ok(Progress::More);
                     }
                     self.output = None;
                 }
-                Err(Errno::INTR) => return Progress::More,
+                Err(Errno::INTR) => return Ok(Progress::More),
                 Err(Errno::AGAIN) if self.exit.is_none() => self.ready = false,
                 _ => self.output = None,
             }
         }
-        if self.output.is_none() && self.exit.is_some() { Progress::Finished } else { Progress::Idle }
+        let over = self.output.is_none() && self.exit.is_some();
+        Ok(if over { Progress::Finished } else { Progress::Idle })
     }
 
     fn answer(mut self) -> (ResponseHeader, Vec<u8>) {

@@ -9,7 +9,7 @@ use vmette_wire::agent::{Boot, Overlay};
 
 use crate::etc::{self, Files, Identity};
 use crate::mounts::{self, Layers};
-use crate::{net, sys, trust, volumes};
+use crate::{log, net, sys, trust, volumes};
 
 /// Longest report, in bytes: a page, which a pipe takes in one piece.
 pub(crate) const REPORT_MAX: u64 = 4096;
@@ -57,11 +57,16 @@ pub(crate) fn run(
     // A name for `ps`, and nothing depends on it.
     let _ = rustix::thread::set_name(c"vmette-init");
     let kept = network.as_ref().unwrap_or(&report);
-    if sys::close_all_but([report.as_fd(), kept.as_fd()]).is_err() {
+    let log = log::descriptor().unwrap_or(report.as_fd());
+    if sys::close_all_but([report.as_fd(), kept.as_fd(), log]).is_err() {
         sys::exit_now(1);
     }
     let mut report = File::from(report);
     let built = build(boot, bundle, identity, network);
+    // The workload's root user can open whatever its PID 1 has open.
+    if sys::close_all_but([report.as_fd()]).is_err() {
+        sys::exit_now(1);
+    }
     if report.write_all(report_of(&built).as_bytes()).is_err() || built.is_err() {
         sys::exit_now(1);
     }

@@ -1,8 +1,12 @@
 //! A process of the agent, with the session it leads: killed and reaped by its guard.
 
+use std::cell::RefCell;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, waitid};
 use vmette_wire::agent::ExitStatus;
 
@@ -11,31 +15,36 @@ use crate::sys::{self, Spawned};
 /// `SIGKILL`, the same number on every architecture.
 const SIGKILL: i32 = 9;
 
-/// A process that leads its own session and process group.
+/// How long the agent waits for the end of all that it has killed. A workload can put a process's end off as long as it
+/// likes: by tracing it, or with a file system of its own that does not answer it.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+
+thread_local! {
+    /// What was killed and had not ended when its guard was dropped: nobody waits for that.
+    static DYING: RefCell<Vec<Rc<OwnedFd>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A process that leads its own session and process group, or is about to.
 #[derive(Debug)]
 pub(crate) struct Child {
-    spawned: Spawned,
+    pid: Pid,
+    pidfd: Rc<OwnedFd>,
     /// Until then its id cannot be given to another process.
     reaped: bool,
 }
 
 impl Child {
     pub(crate) fn new(spawned: Spawned) -> Self {
-        Self { spawned, reaped: false }
-    }
-
-    /// Its id as the workload sees it.
-    pub(crate) fn inner_pid(&self) -> u32 {
-        self.spawned.inner_pid
+        Self { pid: spawned.pid, pidfd: Rc::new(spawned.pidfd), reaped: false }
     }
 
     pub(crate) fn pid(&self) -> Pid {
-        self.spawned.pid
+        self.pid
     }
 
     /// Readable once the process has ended.
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.spawned.pidfd.as_fd()
+        self.pidfd.as_fd()
     }
 
     /// How it ended, once it has; `None` while it runs and after the status was taken.
@@ -43,14 +52,26 @@ impl Child {
         if self.reaped {
             return Ok(None);
         }
-        let status = self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
+        let status = try_reap(self.pidfd())?;
         self.reaped |= status.is_some();
         Ok(status)
     }
 
+    /// Whether its status was taken.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.reaped
+    }
+
     /// Signals the process group, unless the process has been reaped: its id may be someone else's by then.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        if self.reaped { Ok(()) } else { sys::signal_group(self.spawned.pid, signal) }
+        if self.reaped {
+            return Ok(());
+        }
+        match sys::signal_group(self.pid, signal) {
+            // It is not the leader of one yet, and so has none besides itself.
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => sys::signal_process(self.pidfd(), signal),
+            sent => sent,
+        }
     }
 
     /// Kills the process group.
@@ -58,10 +79,41 @@ impl Child {
         // Fails only when the group has ended by itself.
         let _ = self.signal(SIGKILL);
     }
+}
 
-    fn wait(&self, options: WaitIdOptions) -> io::Result<Option<ExitStatus>> {
-        Ok(waitid(WaitId::PidFd(self.pidfd()), options)?.as_ref().map(status_of))
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.kill();
+            DYING.with_borrow_mut(|dying| dying.push(self.pidfd.clone()));
+        }
     }
+}
+
+/// Reaps what has ended of that which was killed, and tells how many are left. The end of one is an event of its
+/// descriptor, as it was before.
+pub(crate) fn reap_killed() -> usize {
+    DYING.with_borrow_mut(|dying| {
+        // A failure would mean that it is not our child any more; there is nothing to reap then.
+        dying.retain(|pidfd| matches!(try_reap(pidfd.as_fd()), Ok(None)));
+        dying.len()
+    })
+}
+
+/// Waits until all that was killed has ended, up to [`SETTLE_LIMIT`].
+pub(crate) fn settle() {
+    let deadline = Instant::now() + SETTLE_LIMIT;
+    let pidfds = DYING.with_borrow(Vec::clone);
+    for pidfd in pidfds {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(0),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        // Whatever the outcome: it is looked at below.
+        let _ = poll(&mut [PollFd::new(&*pidfd, PollFlags::IN)], Some(&left));
+    }
+    reap_killed();
 }
 
 /// Waits for a child that has ended, or is about to, and takes its status.
@@ -80,15 +132,5 @@ fn status_of(status: &WaitIdStatus) -> ExitStatus {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => ExitStatus::Code(code),
         (None, signal) => ExitStatus::Signal(signal.unwrap_or(SIGKILL)),
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        if !self.reaped {
-            self.kill();
-            // A failure would mean that it is not our child any more; there is nothing to reap then.
-            let _ = self.wait(WaitIdOptions::EXITED);
-        }
     }
 }

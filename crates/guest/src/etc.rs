@@ -2,10 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use rustix::io::Errno;
 use rustix::mount::mount_bind;
 use vmette_wire::agent::FailureKind;
 
@@ -31,7 +32,7 @@ pub(crate) struct Identity {
 }
 
 /// Writes host name, machine id and hosts; run again, it replaces what it wrote before. An image may have something else
-/// than a file in one of these places: that is left alone, and noted.
+/// than a file in one of these places, or no place for one: that is left alone, and noted.
 pub(crate) fn write_identity(files: &Files, identity: &Identity) -> io::Result<()> {
     let hosts = files
         .tree()
@@ -42,7 +43,7 @@ pub(crate) fn write_identity(files: &Files, identity: &Identity) -> io::Result<(
     for (path, contents) in [(HOSTNAME, name), (MACHINE_ID, id), (HOSTS, hosts)] {
         match contents.and_then(|contents| files.replace(path, contents.as_bytes())) {
             Ok(_) => {}
-            Err(e) if kind_of(&e) == FailureKind::Invalid => {
+            Err(e) if matches!(kind_of(&e), FailureKind::Invalid | FailureKind::NotFound) => {
                 log::note(format_args!("{path} of the workload is left as it is: {e}"));
             }
             Err(e) => return Err(e),
@@ -93,10 +94,15 @@ impl Files {
         match self.tree().open_regular(path, OFlags::WRONLY | OFlags::TRUNC) {
             Ok(mut file) => file.write_all(contents)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let (folder, _) = path.rsplit_once('/').unwrap_or_default();
-                self.tree().make_dirs(folder)?;
-                // A link that leads nowhere (yet) gets its target.
-                self.tree().create(path)?.write_all(contents)?;
+                let (folder, name) = path.rsplit_once('/').unwrap_or_default();
+                let folder = self.tree().make_dirs(folder)?;
+                let mut file = match self.tree().create(path) {
+                    // A link that leads to no folder gives way.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => create_anew(folder.as_fd(), name)?,
+                    // One that leads nowhere (yet) gets its target.
+                    other => other?,
+                };
+                file.write_all(contents)?;
             }
             Err(e) => return Err(e),
         }
@@ -119,6 +125,16 @@ impl Files {
         }
         Ok(true)
     }
+}
+
+/// Makes a file of that name in the place of what has it, which is not followed if it is a link.
+pub(crate) fn create_anew(folder: BorrowedFd<'_>, name: &str) -> io::Result<File> {
+    match unlinkat(folder, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(folder, name, flags, Mode::from_raw_mode(0o644))?.into())
 }
 
 /// The image's own lines, and what has to be there besides. A line for 127.0.1.1 is the machine's own name, or that of
@@ -145,7 +161,43 @@ fn merge_hosts(own: &str, hostname: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::merge_hosts;
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A root with that done to it, and what its files are once the machine has been named in it.
+    fn named(prepare: impl FnOnce(&std::path::Path)) -> (tempfile::TempDir, io::Result<()>) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        prepare(dir.path());
+        let files = Files::below(File::open(dir.path()).unwrap().into());
+        let identity = Identity { hostname: "vm".into(), machine_id: "1d".repeat(16) };
+        let done = write_identity(&files, &identity).and_then(|()| write_identity(&files, &identity));
+        (dir, done)
+    }
+
+    #[test]
+    fn links_that_lead_nowhere_get_their_target_or_give_way_to_a_file() {
+        let (dir, done) = named(|root| {
+            symlink("/no/such/folder/hostname", root.join("etc/hostname")).unwrap();
+            symlink("../no/such/id", root.join("etc/machine-id")).unwrap();
+            symlink("hosts.own", root.join("etc/hosts")).unwrap();
+        });
+        done.unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join("etc").join(name)).unwrap();
+        assert_eq!((read("hostname"), read("machine-id")), ("vm\n".to_owned(), "1d".repeat(16) + "\n"));
+        assert!(read("hosts.own").ends_with("127.0.1.1 vm\n"));
+        assert!(!dir.path().join("no").exists());
+    }
+
+    #[test]
+    fn a_root_that_has_no_place_for_them_is_left_as_it_is() {
+        let (dir, done) = named(|root| {
+            fs::remove_dir(root.join("etc")).unwrap();
+            symlink("/no/such/folder", root.join("etc")).unwrap();
+        });
+        done.unwrap();
+        assert!(fs::symlink_metadata(dir.path().join("etc")).unwrap().is_symlink());
+    }
 
     #[test]
     fn an_empty_file_gets_everything() {

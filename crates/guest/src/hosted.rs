@@ -140,6 +140,7 @@ impl World for Hosted {
             scripts: "/",
             scripts_seen: &self.root_path,
             env: &[],
+            descriptor_limit: None,
             oom_protected: false,
         })
     }

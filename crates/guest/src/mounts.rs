@@ -186,9 +186,10 @@ impl Layers {
 /// its own PID namespace.
 pub(crate) fn system(boot: &Boot) -> Result<(), BootError> {
     let safe = MountFlags::NOSUID | MountFlags::NODEV;
-    for dir in ["/proc", "/sys", "/run", "/tmp"] {
+    for dir in ["/proc", "/sys", "/run"] {
         make_dir(dir)?;
     }
+    make_tmp()?;
     if !boot.switch_root {
         mount("proc", "/proc", "proc", safe | MountFlags::NOEXEC, None)
             .map_err(BootError::io("mount /proc"))?;
@@ -200,6 +201,14 @@ pub(crate) fn system(boot: &Boot) -> Result<(), BootError> {
         mount("tmpfs", "/tmp", "tmpfs", safe, c"mode=1777").map_err(BootError::io("mount /tmp"))?;
     }
     Ok(())
+}
+
+/// Makes `/tmp` for everybody, unless the image has one: what it may be used for there is the image's to say.
+fn make_tmp() -> Result<(), BootError> {
+    if fs::create_dir("/tmp").is_err() {
+        return make_dir("/tmp");
+    }
+    chmod("/tmp", Mode::from_raw_mode(0o1777)).map_err(BootError::io("give /tmp its permissions"))
 }
 
 fn tmpfs(target: &str, data: &'static std::ffi::CStr) -> Result<(), BootError> {

@@ -78,6 +78,8 @@ fn bring_up() -> Result<(OwnedFd, Vm), InitError> {
     let failed = |what| move |source: io::Error| InitError::Io { what, source };
     machine_mount("devtmpfs", "/dev").map_err(failed("mount /dev"))?;
     fill_standard_descriptors().map_err(failed("open /dev/null"))?;
+    // Without a log there is nobody to tell.
+    let _ = log::open();
     machine_mount("proc", "/proc").map_err(failed("mount /proc"))?;
     machine_mount("sysfs", "/sys").map_err(failed("mount /sys"))?;
     memory::kill_rather_than_thrash().map_err(failed("set up what happens when memory runs out"))?;
@@ -121,7 +123,7 @@ fn fill_standard_descriptors() -> io::Result<()> {
 }
 
 /// The agent's process. Its end, for whatever reason, is the end of the machine.
-fn serve_host(port: OwnedFd, vm: Vm) -> ! {
+fn serve_host(port: OwnedFd, mut vm: Vm) -> ! {
     // A name for `ps`, and nothing depends on it.
     let _ = rustix::thread::set_name(c"vmette-agent");
     let protected = OpenOptions::new()
@@ -131,6 +133,9 @@ fn serve_host(port: OwnedFd, vm: Vm) -> ! {
     if let Err(e) = protected {
         log::error(format_args!("cannot protect the agent from the out-of-memory killer: {e}"));
         sys::exit_now(1);
+    }
+    if let Err(e) = vm.raise_descriptor_limit() {
+        log::error(format_args!("cannot raise the agent's limit of open descriptors: {e}"));
     }
     if let Err(e) = serve::serve(port, vm) {
         log::error(format_args!("{e}"));

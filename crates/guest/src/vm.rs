@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, pidfd_send_signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, pidfd_send_signal, setrlimit};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustix::time::{ClockId, Timespec, clock_settime};
 use vmette_wire::agent::{Attach, Boot, ENTROPY_LEN, ExitStatus, Hello, Share};
@@ -40,6 +40,8 @@ pub struct Vm {
     listener: Option<Listener>,
     /// What the workload's processes belong to; without it they cannot be stopped.
     freezer: Option<Freezer>,
+    /// Soft limit of open descriptors as the kernel has set it. The agent's own is higher.
+    descriptor_limit: Option<u64>,
 }
 
 /// The child that builds the root.
@@ -78,6 +80,14 @@ impl Vm {
     #[must_use]
     pub(crate) fn new(listener: Option<Listener>) -> Self {
         Self { listener, ..Self::default() }
+    }
+
+    /// Lets the agent have as many open descriptors as its streams may need; commands keep the limit that programs expect.
+    pub(crate) fn raise_descriptor_limit(&mut self) -> io::Result<()> {
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+        self.descriptor_limit = limit.current;
+        Ok(())
     }
 
     /// A clone of a machine whose root had been built: its files still name the template. A mount over a file of a
@@ -261,6 +271,7 @@ impl World for Vm {
             scripts: SCRIPTS,
             scripts_seen: SCRIPTS,
             env: &workload.env,
+            descriptor_limit: self.descriptor_limit,
             oom_protected: true,
         })
     }

@@ -139,6 +139,8 @@ pub struct Place<'a> {
     pub scripts_seen: &'a str,
     /// Environment every command starts with, `KEY=VALUE`.
     pub env: &'a [String],
+    /// Soft limit of open descriptors that commands get; `None`: the agent's.
+    pub descriptor_limit: Option<u64>,
     /// Whether the agent is protected from the out-of-memory killer, which commands must not inherit.
     pub oom_protected: bool,
 }

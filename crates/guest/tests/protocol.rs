@@ -83,6 +83,37 @@ fn unknown_requests_are_refused_and_the_stream_goes_on() {
 }
 
 #[test]
+fn names_of_any_length_are_refused_in_few_words_and_the_stream_goes_on() {
+    let mut client = Client::booted();
+    let long = "x".repeat(frame::HEADER_MAX);
+    // Each of these becomes eight characters when it is quoted.
+    let special = "\u{7f}".repeat(200 << 10);
+    let mut failures = Vec::new();
+    for args in [&[&*long][..], &["true", &long]] {
+        failures.push(client.run(args).failure().clone());
+    }
+    for exec in [
+        Exec { cwd: Some(special.clone()), ..Exec::default() },
+        Exec { user: Some(special.clone()), ..Exec::default() },
+    ] {
+        let id = client.exec(exec, &[b"true"], &[]);
+        failures.push(client.finish(id).failure().clone());
+    }
+    let id = client.request(&Op::Get { path: special.clone() }, b"");
+    match client.event(id).0 {
+        Event::Failed(failure) => failures.push(failure),
+        other => panic!("not failed but {other:?}"),
+    }
+    assert!(failures.iter().all(|failure| failure.message.len() <= 2000), "{failures:?}");
+    assert!(failures[1].message.contains("128 KiB"), "the reason is told: {}", failures[1].message);
+    let share = vmette_wire::agent::Share { tag: "a".into(), target: special.clone(), read_only: false };
+    let attach = vmette_wire::agent::Attach { shares: vec![share], ..Default::default() };
+    let refused = client.ask(&Op::Attach(attach), b"").error.unwrap();
+    assert!(refused.len() <= 2000 && refused.contains("not an absolute path"), "{refused}");
+    assert!(client.ask(&Op::Ping, b"").ok);
+}
+
+#[test]
 fn a_command_whose_arguments_are_not_there_is_refused() {
     let mut client = Client::booted();
     for exec in [Exec { argc: 2, ..Exec::default() }, Exec { argc: 0, envc: 1, ..Exec::default() }] {

@@ -123,6 +123,33 @@ fn a_new_host_hears_nothing_of_the_old_ones_commands_and_they_go_on() {
 }
 
 #[test]
+fn the_file_of_a_long_command_outlives_that_of_the_other_hosts() {
+    let mut client = Client::booted();
+    let path = client.root.path().display().to_string();
+    let long = |line: &str| format!("{line}\n# {}", "x".repeat(1 << 20));
+    let old = client.shell(Exec::default(), &long(&format!("until [ -e {path}/go ]; do sleep 0.01; done")));
+    let pid = client.started(old);
+    copied(&mut client);
+    while client.last_id + 1 < old {
+        assert!(client.ask(&Op::Ping, b"").ok);
+    }
+    let mine = client.shell(
+        Exec { stdin: true, ..Exec::default() },
+        &long("echo ready; read x; [ -e \"$0\" ] && echo there"),
+    );
+    assert_eq!(mine, old, "under the same number");
+    client.started(mine);
+    assert_eq!(client.event(mine).1, b"ready\n");
+    std::fs::write(client.root.path().join("go"), "").unwrap();
+    let gone = client.shell(Exec::default(), &format!("while [ -e /proc/{pid} ]; do sleep 0.01; done"));
+    assert_eq!(client.finish(gone).code(), 0);
+    // The other's file is removed before this is answered.
+    assert!(client.ask(&Op::Ping, b"").ok);
+    client.send(mine, &Op::Data, b"x\n");
+    assert_eq!(client.finish(mine).text(), "there\n");
+}
+
+#[test]
 fn unfinished_transfers_are_given_up() {
     let mut client = Client::booted();
     let id = client.request(&Op::Put(vmette_wire::agent::Put { path: "/half".into(), mode: 0o644 }), b"");

@@ -490,7 +490,8 @@ impl Session {
         let shared = self.shared.clone();
         Ok(Some(thread.spawn(move || {
             // Nobody takes its output any more: it could never end. Other errors are the connection's, which is watched.
-            if let Err(Error::Io(e)) = pump::forward(&process, &mut std::io::stdout(), &mut std::io::stderr()) {
+            if let Err(Error::Io(e)) = pump::forward(&process, &mut std::io::stdout(), &mut std::io::stderr())
+            {
                 shared.finish(SessionEnd::Error(format!("cannot write the command's output: {e}")));
             }
         })?))

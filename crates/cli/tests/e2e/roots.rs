@@ -37,6 +37,12 @@ fn script(root: &str, script: &str) -> Vmette {
     Vmette::run([root, "--", "sh", "-c", script])
 }
 
+/// The same with a folder, and options besides.
+fn script_in(root: &Path, options: &[&str], script: &str) -> Vmette {
+    let root = root.to_str().unwrap();
+    Vmette::run([options, &["--quiet", root, "--", "sh", "-c", script]].concat())
+}
+
 #[test]
 fn a_folder_is_a_root_and_is_never_written_to() {
     let (_dir, root) = folder();
@@ -130,6 +136,35 @@ fn a_scratch_disk_is_where_the_roots_writes_go() {
         .exits(0)
         .printed("1\n1\n")
         .said(["overlay upper on scratch disk"]);
+}
+
+#[test]
+fn what_is_left_of_an_images_etc_as_it_is_is_noted() {
+    let (_dir, root) = folder();
+    for name in ["hostname", "machine-id"] {
+        let _ = fs::remove_file(root.join("etc").join(name));
+    }
+    fs::create_dir(root.join("etc/hostname")).unwrap();
+    symlink("/no/such/folder/id", root.join("etc/machine-id")).unwrap();
+    let script = "cat /etc/machine-id | wc -c; ls -l /proc/1/fd | grep -c kmsg; dmesg";
+    let outcome = script_in(&root, &[], script).exits(0);
+    let mut lines = outcome.text().lines();
+    assert_eq!((lines.next(), lines.next()), (Some("33"), Some("0")), "{outcome:?}");
+    assert!(lines.any(|line| line.contains("vmette-guest: /etc/hostname")), "{outcome:?}");
+}
+
+#[test]
+fn everybody_may_write_to_a_tmp_that_the_image_lacks() {
+    let (_dir, root) = folder();
+    for mode in [None, Some(0o750)] {
+        let _ = fs::remove_dir_all(root.join("tmp"));
+        if let Some(mode) = mode {
+            fs::create_dir(root.join("tmp")).unwrap();
+            fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let outcome = script_in(&root, &["--scratch", "64M"], "stat -c %a /tmp").exits(0);
+        outcome.printed(format!("{:o}\n", mode.unwrap_or(0o1777)));
+    }
 }
 
 #[test]

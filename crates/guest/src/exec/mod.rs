@@ -1,9 +1,10 @@
 //! Commands: what a request asks for ([`prepare`]), how its streams are wired ([`stdio`]), and a command that runs
-//! ([`running`]).
+//! ([`running`]) or is about to ([`starting`]).
 
 pub(crate) mod prepare;
 pub(crate) mod running;
 pub(crate) mod script;
+pub(crate) mod starting;
 pub(crate) mod stdio;
 
 use vmette_wire::agent::{Failure, FailureKind};
@@ -27,6 +28,12 @@ pub(crate) enum ExecError {
     Script(#[source] std::io::Error),
     #[error("{message}: {source}")]
     Spawn { kind: FailureKind, message: String, source: std::io::Error },
+    #[error(
+        "the command was held up for {} s before it could run, and was ended: another process of the guest stops or \
+         traces what is started there, or a file system that a process of the guest serves does not answer",
+        starting::START_LIMIT.as_secs()
+    )]
+    HeldUp,
 }
 
 impl ExecError {
@@ -82,6 +89,7 @@ impl From<ExecError> for Failure {
             ExecError::User(e) => e.kind(),
             ExecError::Stdio { source, .. } | ExecError::Script(source) => kind_of(source),
             ExecError::Spawn { kind, .. } => *kind,
+            ExecError::HeldUp => FailureKind::Other,
         };
         Self { kind, message: error.to_string() }
     }

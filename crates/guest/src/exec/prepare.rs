@@ -7,6 +7,7 @@ use vmette_wire::agent::{Command, Exec};
 
 use super::ExecError;
 use super::script::{INLINE_MAX, Script};
+use super::starting::Starting;
 use super::stdio::Stdio;
 use crate::child::Child;
 use crate::sys::{self, Launch};
@@ -29,10 +30,33 @@ const LARGE_STACK: u64 = 64 << 20;
 /// Name of the script that an init command in shell form becomes: the start of `/proc/1/comm`.
 const RUNNER: &str = ".vmette-runner.sh";
 
+/// What the agent has to know of the commands before.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    /// How many have lain in files. Their names are told apart by it, and not by the numbers of requests: a command that
+    /// has outlived its host may have the same one as one of the next host.
+    scripts: u64,
+    /// Whether a command has run, and may have left processes that signal others.
+    ran: bool,
+}
+
+/// How far a command is.
+#[derive(Debug)]
+pub(crate) enum Start {
+    /// It runs.
+    Done {
+        /// Its process id as the workload sees it.
+        inner_pid: u32,
+    },
+    /// Its process is on its way to its program.
+    UnderWay(Starting),
+}
+
 /// A command that has been started.
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) child: Child,
+    pub(crate) start: Start,
     pub(crate) stdio: Stdio,
     pub(crate) script: Option<Script>,
 }
@@ -48,20 +72,20 @@ pub(crate) enum Output {
     Discard,
 }
 
-/// Starts what `exec` and `command` describe; `id` tells the scripts of concurrent commands apart.
+/// Starts what `exec` and `command` describe.
 pub(crate) fn start(
     place: &Place<'_>,
     exec: &Exec,
     command: Command,
     output: Output,
-    id: u32,
+    history: &mut History,
 ) -> Result<Started, ExecError> {
     let tree = Tree::new(place.root);
     let user = exec.user.as_deref().map(|spec| users::lookup(tree, spec)).transpose()?;
     let credentials = user.as_ref().map(|user| &user.credentials);
     let env = environment(place, exec, &command.env, user.as_ref())?;
     let (cwd, cwd_or_root) = working_directory(exec, user.as_ref())?;
-    let (args, program, script) = arguments(place, exec, command.args, user.as_ref(), id)?;
+    let (args, program, script) = arguments(place, exec, command.args, user.as_ref(), history)?;
     let programs = candidates(&program, &env)?;
     let stdio = match (output, exec.tty) {
         (Output::Merged, _) => Stdio::merged()?,
@@ -85,11 +109,21 @@ pub(crate) fn start(
         group: place.group,
         pid_one: exec.init && place.mount_ns.is_some(),
         stack_limit: (size > LARGE_ARGUMENTS).then_some(LARGE_STACK),
+        descriptor_limit: place.descriptor_limit,
         reset_oom_score: place.oom_protected,
     };
-    let spawned =
-        sys::spawn(&launch).map_err(|e| ExecError::spawn(e, &String::from_utf8_lossy(&program), &cwd))?;
-    Ok(Started { child: Child::new(spawned), stdio, script })
+    let program = String::from_utf8_lossy(&program).into_owned();
+    // The workload's PID 1 is born into a namespace of its own, out of everybody's reach.
+    let (child, start) = if history.ran && !exec.init {
+        let (spawned, report) =
+            sys::spawn_beside(&launch).map_err(|e| ExecError::spawn(e, &program, &cwd))?;
+        (Child::new(spawned), Start::UnderWay(Starting::new(report, program, cwd)))
+    } else {
+        let (spawned, inner_pid) = sys::spawn(&launch).map_err(|e| ExecError::spawn(e, &program, &cwd))?;
+        history.ran = true;
+        (Child::new(spawned), Start::Done { inner_pid })
+    };
+    Ok(Started { child, start, stdio, script })
 }
 
 /// The arguments, the program among them that is looked for, and the file that holds the command if there is one.
@@ -100,7 +134,7 @@ fn arguments(
     exec: &Exec,
     args: Vec<Vec<u8>>,
     user: Option<&User>,
-    id: u32,
+    history: &mut History,
 ) -> Result<Arguments, ExecError> {
     let owner = user.map(|user| &user.credentials);
     let mut script = None;
@@ -120,7 +154,8 @@ fn arguments(
             // has the file open for writing, which would forbid it.
             if place.mount_ns.is_some() { vec![path.into_bytes()] } else { vec![shell, path.into_bytes()] }
         } else if line.len() >= INLINE_MAX {
-            let name = format!(".vmette-cmd-{id}.sh");
+            history.scripts += 1;
+            let name = format!(".vmette-cmd-{}.sh", history.scripts);
             let (file, path) =
                 Script::write(place, name, &[&line, b"\n"], owner).map_err(ExecError::Script)?;
             script = Some(file);

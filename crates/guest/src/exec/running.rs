@@ -5,13 +5,15 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::io::{Errno, read, write};
 use vmette_wire::agent::{Event, ExitStatus, OutputName, TtySize};
 use vmette_wire::frame::CHUNK_MAX;
 
-use super::prepare::Started;
+use super::prepare::{Start, Started};
 use super::script::Script;
+use super::starting::Starting;
 use super::stdio;
 use crate::child::Child;
 use crate::serve::{Out, Poll, Progress, Role, ServeError, Window};
@@ -30,6 +32,8 @@ pub(crate) struct Running {
     /// Declared before the script: the process is gone when its file is removed.
     child: Child,
     _script: Option<Script>,
+    /// Nothing is moved, and nothing said, before it runs.
+    starting: Option<Starting>,
     input: Option<Input>,
     outputs: Vec<Output>,
     terminal: Option<OwnedFd>,
@@ -62,10 +66,17 @@ struct Input {
 }
 
 impl Running {
-    /// Watches a command's streams and its end.
+    /// Watches a command's beginning, its streams and its end.
     pub(crate) fn new(id: u32, started: Started, init: bool, poll: &Poll) -> Result<Self, ServeError> {
-        let Started { child, stdio, script } = started;
+        let Started { child, start, stdio, script } = started;
         poll.readable(child.pidfd(), Role::Exit, id)?;
+        let starting = match start {
+            Start::Done { .. } => None,
+            Start::UnderWay(starting) => {
+                poll.readable(starting.report(), Role::Start, id)?;
+                Some(starting)
+            }
+        };
         let mut outputs = Vec::new();
         for (fd, event, role) in
             [(stdio.stdout, Event::Stdout, Role::Stdout), (stdio.stderr, Event::Stderr, Role::Stderr)]
@@ -94,6 +105,7 @@ impl Running {
             id,
             child,
             _script: script,
+            starting,
             input,
             outputs,
             terminal,
@@ -195,8 +207,30 @@ impl Running {
         }
     }
 
+    /// When it is looked at again without an event.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.starting.as_ref().and_then(Starting::deadline)
+    }
+
     /// Moves one chunk of each stream.
     pub(crate) fn pump(&mut self, out: &mut Out, scratch: &mut [u8]) -> Result<Progress, ServeError> {
+        if let Some(starting) = &mut self.starting {
+            match starting.outcome(out.is_held()) {
+                None => return Ok(Progress::Idle),
+                Some(Ok(pid)) => {
+                    self.starting = None;
+                    if !self.orphaned {
+                        out.event(self.id, &Event::Started { pid }, b"")?;
+                    }
+                }
+                Some(Err(e)) => {
+                    if !self.orphaned {
+                        out.failed(self.id, e)?;
+                    }
+                    return Ok(Progress::Finished);
+                }
+            }
+        }
         let mut progress = self.pump_input(out)?;
         let mut closed = false;
         for output in &mut self.outputs {

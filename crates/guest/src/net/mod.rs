@@ -73,7 +73,7 @@ pub(crate) fn loopback_up() -> io::Result<()> {
 pub(crate) fn run(report: OwnedFd, hostname: &str) -> ! {
     // A name for `ps`, and nothing depends on it.
     let _ = rustix::thread::set_name(c"vmette-network");
-    if sys::close_all_but([report.as_fd()]).is_err() {
+    if sys::close_all_but([report.as_fd(), log::descriptor().unwrap_or(report.as_fd())]).is_err() {
         sys::exit_now(1);
     }
     let mut report = File::from(report);

@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat, unlinkat};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags, readlinkat};
 
 use super::dhcp::Lease;
-use crate::etc::Files;
+use crate::etc::{Files, create_anew};
 
 /// The file, in the workload's root.
 pub(crate) const PATH: &str = "/etc/resolv.conf";
@@ -36,13 +36,7 @@ pub(crate) fn install(files: &Files, text: &str) -> io::Result<()> {
         return cover(files, text);
     }
     let folder = files.tree().make_dirs(FOLDER)?;
-    match unlinkat(&folder, NAME, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(e) => return Err(e.into()),
-    }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(&folder, NAME, flags, Mode::from_raw_mode(0o644))?;
-    std::fs::File::from(file).write_all(text.as_bytes())
+    create_anew(folder.as_fd(), NAME)?.write_all(text.as_bytes())
 }
 
 /// In a read-only root the file is covered. A link that leads nowhere can only be given a target, in a folder that takes

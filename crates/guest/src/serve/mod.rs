@@ -11,6 +11,7 @@ mod window;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::io::{Errno, ioctl_fionbio, read};
 use vmette_wire::ResponseHeader;
@@ -19,6 +20,7 @@ use vmette_wire::frame::{CHUNK_MAX, Decoder, FrameError};
 
 use crate::actions::Jobs;
 use crate::child;
+use crate::exec::prepare::History;
 use crate::exec::running::Running;
 use crate::files::{Get, Put};
 use crate::log;
@@ -93,14 +95,14 @@ enum Stream {
     Get(Get),
 }
 
-/// The agent's state between two turns. Fields are dropped in this order: when the host sees the end of the stream, what
-/// it had started is gone.
+/// The agent's state between two turns.
 struct Agent<W> {
     streams: BTreeMap<u32, Stream>,
     /// Commands of the host whose machine this is a copy of.
     orphans: Vec<Running>,
     jobs: Jobs,
     syncs: Vec<Syncing>,
+    history: History,
     /// The change of the root under way; until it has ended no further request is looked at.
     booting: Option<Change>,
     world: W,
@@ -176,6 +178,7 @@ pub fn serve(stream: OwnedFd, world: impl World) -> Result<(), ServeError> {
         streams: BTreeMap::new(),
         orphans: Vec::new(),
         jobs: Jobs::default(),
+        history: History::default(),
         booting: None,
         syncs: Vec::new(),
         phase: Phase::Stranger,
@@ -289,12 +292,14 @@ impl<W: World> Agent<W> {
 
     /// Waits for events, and notes what they are about.
     fn wait(&mut self, more: bool) -> Result<(), ServeError> {
-        let deadline = self.jobs.deadline();
-        for (role, id) in self.poll.wait(more, deadline)? {
+        child::reap_killed();
+        for (role, id) in self.poll.wait(more, self.deadline())? {
             match role {
                 Role::Port => self.port_readable = true,
                 Role::Listener => self.welcome()?,
                 Role::Boot => self.finish_boot()?,
+                // It is looked at in each turn.
+                Role::Start => {}
                 Role::Stdin | Role::Stdout | Role::Stderr | Role::Exit => {
                     if let Some(Stream::Exec(running)) = self.streams.get_mut(&id) {
                         running.wake(role)?;
@@ -307,6 +312,16 @@ impl<W: World> Agent<W> {
             }
         }
         self.jobs.expire(&mut self.out)
+    }
+
+    /// When there is something to do without an event.
+    fn deadline(&self) -> Option<Instant> {
+        let streams = self.streams.values().filter_map(|stream| match stream {
+            Stream::Exec(running) => running.deadline(),
+            Stream::Put(_) | Stream::Get(_) => None,
+        });
+        let orphans = self.orphans.iter().filter_map(Running::deadline);
+        streams.chain(orphans).chain(self.jobs.deadline()).min()
     }
 
     /// Another host takes the place of the one before, which a restored machine may still seem to have.
@@ -367,10 +382,21 @@ impl<W: World> Agent<W> {
         }
         self.streams.clear();
         self.jobs.end();
+        child::settle();
         self.decoder = Decoder::new();
         self.out.clear();
         self.syncs.iter_mut().for_each(|sync| sync.id = None);
         self.phase = Phase::Stranger;
+    }
+}
+
+impl<W> Drop for Agent<W> {
+    /// When the host sees the end of the stream, what it had started is gone.
+    fn drop(&mut self) {
+        self.streams.clear();
+        self.orphans.clear();
+        self.jobs = Jobs::default();
+        child::settle();
     }
 }
 

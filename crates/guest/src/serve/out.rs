@@ -13,6 +13,13 @@ const FULL: usize = 1 << 20;
 /// With that many bytes waiting no more requests are taken: a host that asks without reading must wait.
 const CONGESTED: usize = 8 << 20;
 
+/// Longest message of an error, in bytes. It quotes names that are as long as a frame, or much longer with their escapes,
+/// and a header has to hold it. Hosts show about as much.
+const MESSAGE_MAX: usize = 2000;
+
+/// What stands for what was cut out.
+const CUT: &str = " […] ";
+
 /// The queue.
 #[derive(Debug, Default)]
 pub(crate) struct Out {
@@ -30,7 +37,8 @@ impl Out {
     }
 
     pub(crate) fn failed(&mut self, id: u32, failure: impl Into<Failure>) -> Result<(), FrameError> {
-        self.event(id, &Event::Failed(failure.into()), b"")
+        let Failure { kind, message } = failure.into();
+        self.event(id, &Event::Failed(Failure { kind, message: shortened(message) }), b"")
     }
 
     pub(crate) fn respond(
@@ -39,7 +47,14 @@ impl Out {
         header: &ResponseHeader,
         payload: &[u8],
     ) -> Result<(), FrameError> {
-        self.push(&frame::encode_response(id, header, payload)?);
+        let bytes = match &header.error {
+            Some(error) if error.len() > MESSAGE_MAX => {
+                let error = Some(shortened(error.clone()));
+                frame::encode_response(id, &ResponseHeader { error, ..header.clone() }, payload)?
+            }
+            _ => frame::encode_response(id, header, payload)?,
+        };
+        self.push(&bytes);
         Ok(())
     }
 
@@ -114,11 +129,34 @@ impl Out {
     }
 }
 
+/// A message without its middle if it is too long: what failed is at its beginning, and why at its end.
+fn shortened(message: String) -> String {
+    if message.len() <= MESSAGE_MAX {
+        return message;
+    }
+    let half = (MESSAGE_MAX - CUT.len()) / 2;
+    let begin = &message[..message.floor_char_boundary(half)];
+    let end = &message[message.ceil_char_boundary(message.len() - half)..];
+    [begin, CUT, end].concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Read;
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_message_that_is_too_long_loses_its_middle() {
+        for fits in ["", "short", &"x".repeat(MESSAGE_MAX)] {
+            assert_eq!(shortened(fits.to_owned()), fits);
+        }
+        for long in ["x".repeat(MESSAGE_MAX + 1), "€".repeat(MESSAGE_MAX), "a€".repeat(MESSAGE_MAX)] {
+            let short = shortened(format!("begin{long}end"));
+            assert!(short.len() <= MESSAGE_MAX && short.contains(CUT), "{}", short.len());
+            assert!(short.starts_with("begin") && short.ends_with("end"));
+        }
+    }
 
     #[test]
     fn what_is_held_back_leaves_once_it_is_released_and_never_when_it_is_cleared() {

@@ -22,6 +22,8 @@ pub(crate) enum Role {
     Listener,
     /// The report of a boot under way.
     Boot,
+    /// The report of a process on its way to its program, of whatever kind of request.
+    Start,
     /// A command's input.
     Stdin,
     /// A command's output.
@@ -40,10 +42,11 @@ pub(crate) enum Role {
     Sync,
 }
 
-const ROLES: [Role; 11] = [
+const ROLES: [Role; 12] = [
     Role::Port,
     Role::Listener,
     Role::Boot,
+    Role::Start,
     Role::Stdin,
     Role::Stdout,
     Role::Stderr,

@@ -6,8 +6,9 @@ use vmette_wire::agent::{Attach, Boot, Command, Exec, Failure, FailureKind, Hell
 use vmette_wire::{Frame, Op, Request, ResponseHeader};
 
 use super::{Agent, Change, ChangeKind, Phase, Role, ServeError, Stream, Syncing, refusal};
+use crate::child;
 use crate::exec::ExecError;
-use crate::exec::prepare::{self, Output};
+use crate::exec::prepare::{self, Output, Start};
 use crate::exec::running::Running;
 use crate::files::{Get, Put};
 use crate::tree::Tree;
@@ -27,7 +28,7 @@ impl<W: World> Agent<W> {
             Ok(Request::Op(op)) => op,
             Ok(Request::Action(action)) => {
                 let place = place(&self.world, self.phase, Purpose::Command);
-                return self.jobs.start(id, &action, place, &self.poll, &mut self.out);
+                return self.jobs.start(id, &action, place, &mut self.history, &self.poll, &mut self.out);
             }
             Err(e) => {
                 let header =
@@ -207,7 +208,7 @@ impl<W: World> Agent<W> {
         if self.streams.contains_key(&id) {
             return Err(ServeError::DuplicateId { id });
         }
-        let room = self.streams.len() + self.orphans.len() < STREAMS_MAX;
+        let room = self.streams.len() + self.orphans.len() + child::reap_killed() < STREAMS_MAX;
         if !room {
             let message = format!("{STREAMS_MAX} commands and transfers run in this machine: end one first");
             self.out.failed(id, Failure { kind: FailureKind::Other, message })?;
@@ -224,16 +225,17 @@ impl<W: World> Agent<W> {
             .and_then(|command| {
                 let purpose = if exec.init { Purpose::Init } else { Purpose::Command };
                 let place = place(&self.world, self.phase, purpose)?;
-                prepare::start(&place, exec, command, Output::Streams, id)
+                prepare::start(&place, exec, command, Output::Streams, &mut self.history)
             });
         match started {
             Ok(started) => {
                 if exec.init {
                     self.world.init_started(started.child.pid().as_raw_nonzero().get().unsigned_abs());
                 }
-                let pid = started.child.inner_pid();
+                if let Start::Done { inner_pid: pid } = started.start {
+                    self.out.event(id, &vmette_wire::Event::Started { pid }, b"")?;
+                }
                 let running = Running::new(id, started, exec.init, &self.poll)?;
-                self.out.event(id, &vmette_wire::Event::Started { pid }, b"")?;
                 self.streams.insert(id, Stream::Exec(Box::new(running)));
             }
             Err(e) => self.out.failed(id, e)?,

@@ -3,17 +3,20 @@
 
 mod ioctl;
 mod packet;
+mod report;
 mod spawn;
 mod vsock;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
 
 use rustix::process::Pid;
 
 pub(crate) use ioctl::{add_entropy, interface_up};
 pub(crate) use packet::{LinkAddr, packet_send, packet_socket};
-pub(crate) use spawn::{Credentials, Launch, SpawnError, Spawned, Step, spawn};
+pub(crate) use report::{Outcome, Report};
+pub(crate) use spawn::{Credentials, Launch, SpawnError, Spawned, Step, spawn, spawn_beside};
 pub(crate) use vsock::{CID_ANY, CID_HOST, VsockAddr, vsock_accept, vsock_connect, vsock_listen};
 
 /// A child that [`fork`] made.
@@ -41,13 +44,19 @@ pub(crate) enum Namespaces {
 /// # Errors
 /// The kernel's: no memory, no more processes, or a PID namespace whose PID 1 has ended.
 pub(crate) fn fork(namespaces: Namespaces) -> io::Result<Option<Forked>> {
-    let mut flags = libc::CLONE_PIDFD | libc::SIGCHLD;
+    let mut flags = 0;
     if namespaces != Namespaces::Same {
         flags |= libc::CLONE_NEWNS;
     }
     if namespaces == Namespaces::MountAndPid {
         flags |= libc::CLONE_NEWPID;
     }
+    fork_with(flags)
+}
+
+/// As [`fork`], with these namespaces of `clone(2)`.
+fn fork_with(namespaces: libc::c_int) -> io::Result<Option<Forked>> {
+    let flags = libc::CLONE_PIDFD | libc::SIGCHLD | namespaces;
     let mut pidfd: libc::c_int = -1;
     // SAFETY: without CLONE_VM and with a null stack this is fork(2): the child runs on a copy of the memory. The
     // kernel writes the descriptor to `pidfd`, which lives across the call. All arguments after it are unused.
@@ -91,6 +100,24 @@ pub(crate) fn signal_group(leader: Pid, signal: i32) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Sends a signal to one process.
+///
+/// # Errors
+/// The kernel's: it has been reaped, or there is no such signal.
+pub(crate) fn signal_process(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and a null pointer stands for what kill(2) would tell of the sender.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Makes the PID namespace the one into which the caller's next children are born.
@@ -139,8 +166,8 @@ fn close_range(first: libc::c_uint, end: libc::c_uint) -> io::Result<()> {
     if first >= end {
         return Ok(());
     }
-    // SAFETY: only called right after fork, by a child that uses none of these descriptors; their owners are never
-    // dropped, since the child ends with `exit_now`.
+    // SAFETY: only called by a forked child that uses none of these descriptors from then on; their owners are never
+    // dropped, since the child ends with `exit_now` or never.
     match unsafe { libc::syscall(libc::SYS_close_range, first, end - 1, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

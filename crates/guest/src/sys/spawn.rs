@@ -1,13 +1,22 @@
-//! Starting a program without copying the agent's page tables: the child borrows the agent's memory until it execs
-//! (`CLONE_VM | CLONE_VFORK`), as `posix_spawn` does, but with the namespaces, the terminal and the user that a workload
-//! needs.
+//! Starting a program as `posix_spawn` does, but with the namespaces, the terminal and the user that a workload needs.
+//!
+//! There are two ways. [`spawn`] has the child borrow the agent's memory until it execs (`CLONE_VM | CLONE_VFORK`), so that
+//! no page table is copied; the agent stands still for so long. But a child is born among the workload's processes, and any
+//! of them that may send it a signal can stop it before it execs. Where there are such processes [`spawn_beside`] gives the
+//! child a memory of its own, and the agent goes on and hears by a pipe what has become of it.
 
+use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use rustix::io::ioctl_fionbio;
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
+
+use super::report::{Record, Report};
+use super::{close_all_but, exit_now, fork_with};
 
 /// The child's stack until it execs. It calls nothing deep; a signal cannot arrive, they are all blocked.
 const STACK_SIZE: usize = 64 << 10;
@@ -48,6 +57,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) pid_one: bool,
     /// Soft limit of the stack. The kernel lets arguments and environment have a quarter of it.
     pub(crate) stack_limit: Option<u64>,
+    /// Soft limit of open descriptors, in place of the agent's.
+    pub(crate) descriptor_limit: Option<u64>,
     /// Gives up the agent's protection from the kernel's out-of-memory killer.
     pub(crate) reset_oom_score: bool,
 }
@@ -57,8 +68,6 @@ pub(crate) struct Launch<'a> {
 pub(crate) struct Spawned {
     pub(crate) pid: Pid,
     pub(crate) pidfd: OwnedFd,
-    /// The process id inside of its PID namespace.
-    pub(crate) inner_pid: u32,
 }
 
 /// What the child was doing when it failed.
@@ -85,6 +94,25 @@ pub(crate) enum Step {
     Exec,
 }
 
+impl Step {
+    const ALL: [Self; 9] = [
+        Self::Clone,
+        Self::Setup,
+        Self::Group,
+        Self::Namespace,
+        Self::Proc,
+        Self::Terminal,
+        Self::Chdir,
+        Self::User,
+        Self::Exec,
+    ];
+
+    /// The step of that number, if there is one.
+    pub(crate) fn of(number: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| *step as i32 == number)
+    }
+}
+
 /// Why no program runs.
 #[derive(Debug, thiserror::Error)]
 #[error("{step:?}: {source}")]
@@ -93,7 +121,7 @@ pub(crate) struct SpawnError {
     pub(crate) source: io::Error,
 }
 
-/// What parent and child share. The parent is suspended while the child uses it.
+/// What parent and child share, or what the child has a copy of. The parent is suspended while the child uses it.
 struct Shared<'a> {
     launch: &'a Launch<'a>,
     programs: Vec<*const c_char>,
@@ -103,23 +131,33 @@ struct Shared<'a> {
     inner_pid: u32,
 }
 
-/// Starts a program in a session of its own.
+impl<'a> Shared<'a> {
+    fn new(launch: &'a Launch<'a>) -> Result<Self, SpawnError> {
+        if launch.stdio.iter().any(|fd| fd.as_raw_fd() <= 2) {
+            return Err(failed(Step::Setup, io::ErrorKind::InvalidInput.into()));
+        }
+        Ok(Self {
+            launch,
+            programs: launch.programs.iter().map(|s| s.as_ptr()).collect(),
+            args: pointers(&launch.args),
+            env: pointers(&launch.env),
+            failure: None,
+            inner_pid: 0,
+        })
+    }
+}
+
+fn failed(step: Step, source: io::Error) -> SpawnError {
+    SpawnError { step, source }
+}
+
+/// Starts a program in a session of its own, and returns once it runs, with its process id inside of its PID namespace. For
+/// a child that nobody can stop.
 ///
 /// # Errors
 /// [`SpawnError`] tells which step failed; nothing is left behind then.
-pub(crate) fn spawn(launch: &Launch<'_>) -> Result<Spawned, SpawnError> {
-    let failed = |step, source| SpawnError { step, source };
-    if launch.stdio.iter().any(|fd| fd.as_raw_fd() <= 2) {
-        return Err(failed(Step::Setup, io::ErrorKind::InvalidInput.into()));
-    }
-    let mut shared = Shared {
-        launch,
-        programs: launch.programs.iter().map(|s| s.as_ptr()).collect(),
-        args: pointers(&launch.args),
-        env: pointers(&launch.env),
-        failure: None,
-        inner_pid: 0,
-    };
+pub(crate) fn spawn(launch: &Launch<'_>) -> Result<(Spawned, u32), SpawnError> {
+    let mut shared = Shared::new(launch)?;
     let mut stack = vec![0u128; STACK_SIZE / size_of::<u128>()];
     let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     if launch.pid_one {
@@ -147,7 +185,52 @@ pub(crate) fn spawn(launch: &Launch<'_>) -> Result<Spawned, SpawnError> {
         let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
         return Err(failed(step, io::Error::from_raw_os_error(errno)));
     }
-    Ok(Spawned { pid, pidfd, inner_pid: shared.inner_pid })
+    Ok((Spawned { pid, pidfd }, shared.inner_pid))
+}
+
+/// Begins to start a program in a session of its own, and returns at once: the report tells what comes of it.
+///
+/// # Errors
+/// [`SpawnError`]: no process could be made.
+pub(crate) fn spawn_beside(launch: &Launch<'_>) -> Result<(Spawned, Report), SpawnError> {
+    let mut shared = Shared::new(launch)?;
+    let setup = |e: rustix::io::Errno| failed(Step::Setup, e.into());
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(setup)?;
+    ioctl_fionbio(&reader, true).map_err(setup)?;
+    let flags = if launch.pid_one { libc::CLONE_NEWPID } else { 0 };
+    let old_mask = block_all_signals().map_err(|e| failed(Step::Setup, e))?;
+    let forked = fork_with(flags);
+    if let Ok(None) = forked {
+        // Other threads of the parent may have held any lock: as above, only system calls on what was prepared.
+        let Err((step, errno)) = report(launch, &writer).and_then(|()| steps(&mut shared));
+        // Without a reader there is no agent any more.
+        let _ = write_record(&writer, Record::failed(step, errno));
+        exit_now(127);
+    }
+    restore_signals(&old_mask);
+    match forked {
+        Ok(Some(child)) => Ok((Spawned { pid: child.pid, pidfd: child.pidfd }, Report::new(reader))),
+        Ok(None) => Err(failed(Step::Clone, io::ErrorKind::InvalidData.into())),
+        Err(e) => Err(failed(Step::Clone, e)),
+    }
+}
+
+/// The first thing that a child does which has the agent's descriptors: it keeps what it needs, since others wait for the
+/// end of those streams, and says who it is. The writing end closes as the program is executed.
+fn report(launch: &Launch<'_>, writer: &OwnedFd) -> Result<(), (Step, c_int)> {
+    let [stdin, stdout, stderr] = launch.stdio;
+    let (namespace, group) = (launch.mount_ns.unwrap_or(stdin), launch.group.unwrap_or(stdin));
+    let error = |e: io::Error| (Step::Setup, e.raw_os_error().unwrap_or(libc::EINVAL));
+    close_all_but([stdin, stdout, stderr, namespace, group, writer.as_fd()]).map_err(error)?;
+    // SAFETY: getpid(2) has no preconditions.
+    let inner_pid = unsafe { libc::getpid() };
+    write_record(writer, Record::born(inner_pid))
+}
+
+fn write_record(writer: &OwnedFd, record: Record) -> Result<(), (Step, c_int)> {
+    let bytes = record.to_bytes();
+    // SAFETY: an open descriptor, and bytes that outlive the call. A pipe takes so few in one piece.
+    check_size(Step::Setup, unsafe { libc::write(writer.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) })
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
@@ -186,15 +269,11 @@ extern "C" fn child(shared: *mut c_void) -> c_int {
 /// Runs the steps; returns only what failed. Only async-signal-safe calls from here on, and raw system calls where the C
 /// library would tell the other threads of the parent.
 fn run(shared: &mut Shared<'_>) -> (Step, c_int) {
-    match steps(shared) {
-        Ok(never) => match never {},
-        Err(failure) => failure,
-    }
+    let Err(failure) = steps(shared);
+    failure
 }
 
-enum Never {}
-
-fn steps(shared: &mut Shared<'_>) -> Result<Never, (Step, c_int)> {
+fn steps(shared: &mut Shared<'_>) -> Result<Infallible, (Step, c_int)> {
     let launch = shared.launch;
     reset_signals();
     // SAFETY: system calls on numbers, open descriptors and NUL-terminated strings that live until exec.
@@ -226,11 +305,14 @@ fn steps(shared: &mut Shared<'_>) -> Result<Never, (Step, c_int)> {
             let proc = c"proc".as_ptr();
             check(Step::Proc, libc::mount(proc, c"/proc".as_ptr(), proc, flags, ptr::null()))?;
         }
-        if let Some(bytes) = launch.stack_limit {
+        let limits =
+            [(libc::RLIMIT_STACK, launch.stack_limit), (libc::RLIMIT_NOFILE, launch.descriptor_limit)];
+        for (resource, wanted) in limits {
+            let Some(wanted) = wanted else { continue };
             let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            check(Step::Setup, libc::getrlimit(libc::RLIMIT_STACK, &raw mut limit))?;
-            limit.rlim_cur = limit.rlim_max.min(bytes);
-            check(Step::Setup, libc::setrlimit(libc::RLIMIT_STACK, &raw const limit))?;
+            check(Step::Setup, libc::getrlimit(resource, &raw mut limit))?;
+            limit.rlim_cur = limit.rlim_max.min(wanted);
+            check(Step::Setup, libc::setrlimit(resource, &raw const limit))?;
         }
         if libc::chdir(launch.cwd.as_ptr()) != 0 {
             let errno = errno();

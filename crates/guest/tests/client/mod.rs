@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use vmette_guest::{Hosted, Record, ServeError, serve};
+use vmette_guest::{Hosted, Record, ServeError, World, serve};
 use vmette_wire::agent::{
     Boot, Command, ENTROPY_LEN, Exec, ExitStatus, Failure, Hello, PROTOCOL_VERSION, Root, WINDOW,
 };
@@ -73,19 +73,29 @@ pub(crate) fn boot() -> Boot {
 impl Client {
     /// An agent that has heard nothing yet.
     pub(crate) fn raw() -> Self {
+        Self::of(|hosted| hosted)
+    }
+
+    /// One in a world that differs from the usual one.
+    pub(crate) fn of<W: World + Send + 'static>(world: impl FnOnce(Hosted) -> W) -> Self {
         let (host, guest) = UnixStream::pair().unwrap();
         host.set_read_timeout(Some(PATIENCE)).unwrap();
         host.set_write_timeout(Some(PATIENCE)).unwrap();
         let root = tempfile::tempdir().unwrap();
-        let world = Hosted::new(root.path()).unwrap();
-        let record = world.record();
+        let hosted = Hosted::new(root.path()).unwrap();
+        let record = hosted.record();
+        let world = world(hosted);
         let server = std::thread::spawn(move || serve(guest.into(), world));
         Self { stream: host, root, record, server: Some(server), pending: HashMap::new(), last_id: 0 }
     }
 
     /// An agent that is ready for commands.
     pub(crate) fn booted() -> Self {
-        let mut client = Self::raw();
+        Self::raw().boot()
+    }
+
+    pub(crate) fn boot(self) -> Self {
+        let mut client = self;
         assert!(client.ask(&Op::Hello(hello()), &[7; ENTROPY_LEN]).ok);
         let answer = client.ask(&Op::Boot(boot()), b"");
         assert!(answer.ok, "{answer:?}");

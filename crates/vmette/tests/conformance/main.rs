@@ -7,6 +7,8 @@
     reason = "a panic is how a test fails"
 )]
 
+#[cfg(all(target_os = "linux", not(vz_check)))]
+mod agent;
 mod fake;
 #[cfg(all(target_os = "linux", not(vz_check)))]
 mod image;
