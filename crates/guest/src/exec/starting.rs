@@ -52,3 +52,23 @@ impl Starting {
         self.since.map(|since| since + START_LIMIT)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_in_which_the_machine_is_saved_does_not_count() {
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&reader, true).unwrap();
+        let mut starting = Starting::new(Report::new(reader), String::new(), String::new());
+        let mut begun_long_ago = |held| {
+            assert!(starting.outcome(false).is_none());
+            starting.since = starting.since.and_then(|since| since.checked_sub(START_LIMIT));
+            let outcome = starting.outcome(held);
+            (outcome, starting.deadline())
+        };
+        assert!(matches!(begun_long_ago(true), (None, None)));
+        assert!(matches!(begun_long_ago(false), (Some(Err(ExecError::HeldUp)), Some(_))));
+    }
+}

@@ -69,7 +69,7 @@ pub(crate) enum Outcome {
 
 impl Report {
     /// `pipe` does not block.
-    pub(super) fn new(pipe: OwnedFd) -> Self {
+    pub(crate) fn new(pipe: OwnedFd) -> Self {
         Self { pipe, received: Vec::with_capacity(RECORDS_MAX * RECORD_LEN + 1) }
     }
 
