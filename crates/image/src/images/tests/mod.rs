@@ -7,12 +7,14 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::SystemTime;
 
 use super::*;
 use crate::digest::Digest;
 use crate::error::ProviderError;
 use crate::image_config::{ImageConfig, Platform};
+use crate::progress::Progress;
 use crate::store::{Description, ImageKind, Key, Origin, StoredImage};
 
 struct Place {
@@ -261,6 +263,36 @@ fn an_archive_that_was_run_before_keeps_both_names() {
         "the file is another one"
     );
     assert_eq!(place.listed().len(), 2);
+}
+
+/// The second waits for the first to convert, and began before the first had given its name.
+#[test]
+fn imports_of_one_archive_at_once_leave_each_others_names() {
+    let place = place();
+    let archive = place.archive();
+    let cache = place.root.path().join("cache");
+    let (converting, first_converts) = mpsc::channel();
+    let (waiting, second_waits) = mpsc::channel();
+    let second_waits = Mutex::new(second_waits);
+    let first = Context::new(&cache).with_reporter(Arc::new(move |progress| {
+        if matches!(progress, Progress::Step(line) if line.starts_with("converting")) {
+            converting.send(()).unwrap();
+            second_waits.lock().unwrap().recv().unwrap();
+        }
+    }));
+    let second = Context::new(&cache).with_reporter(Arc::new(move |progress| {
+        if matches!(progress, Progress::Step(line) if line.starts_with("waiting")) {
+            // The first does not listen again.
+            let _ = waiting.send(());
+        }
+    }));
+    std::thread::scope(|scope| {
+        scope.spawn(|| Images::open(&first).unwrap().import(&archive, "first").unwrap());
+        first_converts.recv().unwrap();
+        Images::open(&second).unwrap().import(&archive, "second").unwrap();
+    });
+    let names = ["localhost/first:latest", "localhost/second:latest"];
+    assert_eq!(place.listed(), names.map(|name| Some(name.to_owned())));
 }
 
 #[test]
