@@ -195,7 +195,8 @@ pub(crate) fn build(options: &BuildOptions, ctx: &Context, staging: &Path) -> Re
             }
         }),
     };
-    let output = Output::start(&mut command, watch, ctx)?;
+    let attempt = Attempt::of(ctx);
+    let output = Output::start(&mut command, watch, &attempt)?;
     let archive = Layer {
         name: options.source(),
         open: Box::new(move || Ok(Box::new(output))),
@@ -203,7 +204,7 @@ pub(crate) fn build(options: &BuildOptions, ctx: &Context, staging: &Path) -> Re
         diff_id: None,
     };
     let rules = Rules { whiteouts: false, max_bytes, max_bytes_variable: MAX_BYTES_VARIABLE };
-    let converted = layers::convert(vec![archive], rules, &Attempt::of(ctx), staging)?;
+    let converted = layers::convert(vec![archive], rules, &attempt, staging)?;
     Ok(Description {
         kind: ImageKind::Debian,
         source: options.source(),

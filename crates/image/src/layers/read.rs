@@ -39,7 +39,8 @@ pub(super) fn read(layer: Layer<'_>, shared: &Shared<'_>) -> Result<ReadLayer> {
         let (pump, plain) = stream();
         scope.spawn(move || decompress(stored, compression, shared, pump));
         let bytes = Taken { inner: plain, hasher: Sha256::new(), shared };
-        parse(&mut Source::new(bytes, &shared.budget), ends, shared, &name)
+        // The scope waits for its threads, of which one may wait for a server that has nothing more to say.
+        parse(&mut Source::new(bytes, &shared.budget), ends, shared, &name).map_err(|e| shared.give_up(e))
     })?;
     match expected {
         Some(expected) if expected != diff_id => {
