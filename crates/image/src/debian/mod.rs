@@ -18,7 +18,7 @@ use crate::layers::{self, Layer, Rules};
 use crate::sniff::FileKind;
 use crate::store::{Description, ImageKind};
 use crate::tar::{MAX_BYTES_VARIABLE, TarLimits};
-use crate::tool::{self, Output, Watch};
+use crate::tool::{self, AtOurEnd, Output, Watch};
 
 const TOOL: &str = "mmdebstrap";
 /// Longest build. A large one over a slow line takes minutes; one that hangs is ended.
@@ -182,7 +182,7 @@ pub(crate) fn build(options: &BuildOptions, ctx: &Context, staging: &Path) -> Re
     }
     let max_bytes = TarLimits::from_env()?.max_bytes;
     let program = tool::require(TOOL, TOOL)?;
-    let mut command = command(program, options);
+    let mut command = command(&program, options);
     let reporter = ctx.clone();
     let watch = Watch {
         tool: TOOL,
@@ -227,8 +227,9 @@ fn is_cause(line: &str) -> bool {
     line.strip_prefix("E: ").is_some_and(|error| !hollow.iter().any(|start| error.starts_with(start)))
 }
 
-fn command(program: PathBuf, options: &BuildOptions) -> Command {
-    let mut command = Command::new(program);
+fn command(program: &Path, options: &BuildOptions) -> Command {
+    // Killed, it would leave its folder, and what it has mounted there.
+    let mut command = tool::contained(program, AtOurEnd::Terminate);
     // Of its modes these two give files their real owners. The others are not fallen back to.
     let mode = if rustix::process::geteuid().is_root() { "root" } else { "unshare" };
     command.arg(format!("--mode={mode}"));

@@ -33,7 +33,7 @@ pub(super) fn emit(
     let shape = Shape::of(&tree);
     shape.check()?;
     let (list, aside) = List::of(tree, ctx, dir)?;
-    let packer = Packer::start(staging, Compression::Zstd, shape.duplicates(), rules.max_bytes)?;
+    let packer = Packer::start(staging, Compression::Zstd, shape.duplicates(), rules.max_bytes, ctx)?;
     let mut emitter = Emitter { spills: &spills, ctx, dir, packer, unpacked: 0 };
     list.into_each(&aside, dir, |path, record| emitter.entry(path, record))?;
     let Emitter { packer, unpacked, .. } = emitter;

@@ -68,7 +68,8 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Starts the program, whose environment is cleared but for what it needs.
+    /// Starts the program, which should be [contained](super::contained), with its environment cleared but for what it
+    /// needs.
     pub(crate) fn start(command: &mut Command, watch: Watch, ctx: &Context) -> Result<Self> {
         let Watch { tool, subject, time_max, is_cause, on_line } = watch;
         let program = PathBuf::from(command.get_program());
