@@ -21,6 +21,10 @@ use crate::pack::{Compression, Packer};
 /// What cannot be done in a directory where nothing can be put aside.
 pub(super) const ASIDE: &str = "cannot put content aside in";
 
+/// Most bytes of the first names of what has several, as whole paths. Through symbolic links they may be much longer
+/// than an archive's own names, whose limit is the same.
+const FIRST_NAMES_MAX: usize = 64 << 20;
+
 /// Writes the image. Gives the bytes of the files' content.
 pub(super) fn emit(
     tree: Tree,
@@ -52,6 +56,8 @@ struct List<'a> {
     aside: SpillWriter,
     /// Of inodes that have several.
     first_names: HashMap<InodeId, Box<[u8]>>,
+    /// Bytes that these may still have.
+    first_names_left: usize,
     ctx: &'a Context,
     dir: &'a Path,
 }
@@ -61,7 +67,8 @@ impl<'a> List<'a> {
     fn of(tree: Tree, ctx: &'a Context, dir: &'a Path) -> Result<(Records, Spill)> {
         let aside = SpillWriter::new(dir).map_err(unwritable(dir))?;
         let (records, first_names) = (Records::default(), HashMap::new());
-        let mut list = Self { tree, records, aside, first_names, ctx, dir };
+        let first_names_left = FIRST_NAMES_MAX;
+        let mut list = Self { tree, records, aside, first_names, first_names_left, ctx, dir };
         list.inode(ROOT, &mut Vec::new())?;
         Ok((list.records, list.aside.finish().map_err(unwritable(dir))?))
     }
@@ -78,6 +85,11 @@ impl<'a> List<'a> {
             return self.push(path, Record { attrs, action });
         }
         if self.tree.inode(id).links > 1 {
+            self.first_names_left = self.first_names_left.checked_sub(path.len()).ok_or_else(|| {
+                ProviderError::Other(format!(
+                    "the paths of files that have several names hold more than {FIRST_NAMES_MAX} bytes"
+                ))
+            })?;
             self.first_names.insert(id, path.as_slice().into());
         }
         let (attrs, what) = self.tree.take(id);
@@ -147,4 +159,35 @@ impl Emitter<'_> {
 
 fn unwritable(dir: &Path) -> impl FnOnce(std::io::Error) -> ProviderError {
     ProviderError::write(dir, ASIDE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::apply::Applier;
+    use super::super::record::Attrs;
+    use super::*;
+
+    /// Its paths are as long as paths can be, though the archive's are short.
+    #[test]
+    fn first_names_are_bounded_however_they_were_written() {
+        const DEEP: usize = 4000;
+        let record = |action| Record { attrs: Attrs::of_missing_dir(), action };
+        let listed = |files: usize| {
+            let mut applier = Applier::new();
+            let mut apply = |path: &str, action| applier.apply(0, path.as_bytes(), record(action)).unwrap();
+            let deep = vec!["d".repeat(249); DEEP / 250].join("/");
+            apply(&deep, Action::Dir);
+            apply("l", Action::Symlink(deep.as_bytes().into()));
+            for n in 0..files {
+                apply(&format!("l/{n:05}"), Action::Fifo);
+                apply(&format!("m/{n:05}"), Action::HardLink(format!("l/{n:05}").as_bytes().into()));
+            }
+            let dir = tempfile::tempdir().unwrap();
+            List::of(applier.into_tree(), &Context::new(dir.path()), dir.path()).map(|_| ())
+        };
+        let most = FIRST_NAMES_MAX / (DEEP + "/00000".len() - 1);
+        listed(most).unwrap();
+        let refused = listed(most + 1).unwrap_err().to_string();
+        assert!(refused.contains("several names"), "{refused}");
+    }
 }
