@@ -320,6 +320,7 @@ fn a_squashfs_image_is_taken_in() {
     assert_eq!(bytes(&exported.path), bytes(&made.path));
     let taken = place.images.import(&exported.path, "b").unwrap();
     assert_eq!(taken.summary.kind, ImageKind::Squashfs);
+    assert_eq!((made.unpacked, taken.unpacked), (Some(300_000), None));
     assert_eq!(bytes(&taken.path), bytes(&made.path));
     fs::write(place.path("cut"), &bytes(&made.path)[..200]).unwrap();
     assert!(place.images.import(&place.path("cut"), "c").unwrap_err().to_string().contains("truncated"));
