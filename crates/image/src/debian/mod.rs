@@ -188,6 +188,7 @@ pub(crate) fn build(options: &BuildOptions, ctx: &Context, staging: &Path) -> Re
         tool: TOOL,
         subject: PathBuf::from(&options.suite),
         time_max: TIME_MAX,
+        limits: None,
         is_cause,
         on_line: Box::new(move |line| {
             if let Some(step) = line.strip_prefix("I: ") {

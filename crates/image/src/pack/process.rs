@@ -13,7 +13,7 @@ use super::clean_tar::CleanTar;
 use super::reroot::reroot;
 use crate::context::Context;
 use crate::error::{ProviderError, Result};
-use crate::tool::{self, AtOurEnd};
+use crate::tool::{self, AtOurEnd, Limits};
 
 const TOOL: &str = "mksquashfs";
 const PACKAGE: &str = "squashfs-tools, version 4.5 or newer";
@@ -24,10 +24,8 @@ const PROCESSORS: &str = "2";
 /// entry.
 const CACHE: &str = "16M";
 /// Its address space in bytes: an image with the most entries and attributes that are let through needs about half.
-#[cfg(target_os = "linux")]
 const ADDRESS_SPACE_MAX: u64 = 4 << 30;
 /// What an image may take beyond its content, in bytes: inodes, directories and attributes, which are not compressed.
-#[cfg(target_os = "linux")]
 const OVERHEAD_MAX: u64 = 2 << 30;
 /// How much of what it printed is kept, in bytes: the end, where the cause is.
 const PRINTED_MAX: usize = 4096;
@@ -116,7 +114,9 @@ impl Packer {
         }
         let packer = Self { child, tar, printed, image: image.to_owned(), ctx: ctx.clone() };
         // It waits for its first byte of input, so limits set now come in time.
-        packer.limit(content_max).map_err(ProviderError::io("cannot limit", &program))?;
+        let limits =
+            Limits { file: content_max.saturating_add(OVERHEAD_MAX), address_space: ADDRESS_SPACE_MAX };
+        limits.set(&packer.child).map_err(ProviderError::io("cannot limit", &program))?;
         Ok(packer)
     }
 
@@ -175,28 +175,6 @@ impl Packer {
             return ProviderError::no_space(dir);
         }
         ProviderError::Tool { tool: TOOL, path: self.image.clone(), status: status.to_owned(), message }
-    }
-
-    /// A defect in the tool must not take the machine's memory or disk.
-    #[cfg(target_os = "linux")]
-    fn limit(&self, content_max: u64) -> io::Result<()> {
-        use rustix::process::{Pid, Resource, Rlimit, prlimit};
-        let pid = Pid::from_child(&self.child);
-        for (resource, limit) in [
-            (Resource::Fsize, content_max.saturating_add(OVERHEAD_MAX)),
-            (Resource::As, ADDRESS_SPACE_MAX),
-            (Resource::Core, 0),
-        ] {
-            prlimit(Some(pid), resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
-        }
-        Ok(())
-    }
-
-    /// Other systems cannot limit another process.
-    #[cfg(not(target_os = "linux"))]
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
-    fn limit(&self, _content_max: u64) -> io::Result<()> {
-        Ok(())
     }
 }
 

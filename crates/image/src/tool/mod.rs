@@ -1,5 +1,6 @@
 //! Programs of the distribution that this crate runs.
 
+mod limits;
 mod output;
 
 use std::env;
@@ -9,6 +10,7 @@ use std::process::Command;
 
 use crate::error::{ProviderError, Result};
 
+pub(crate) use limits::Limits;
 pub(crate) use output::{Output, Watch};
 
 /// Where the distribution keeps programs. Asked after `PATH`, which lacks the `sbin`s for an ordinary user.
