@@ -5,6 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Most volumes of an image: each is mounted at every start, and a guest takes no more.
+pub const VOLUMES_MAX: usize = 64;
+
 /// The parts of an image's configuration that a run honours. A rootfs that is not an image declares nothing: its
 /// configuration is the default one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -42,7 +42,7 @@ pub use digest::{BadDigest, Digest};
 pub use dir::DirProvider;
 pub use error::{ProviderError, Result};
 pub use http::{NetworkError, printable};
-pub use image_config::{ImageConfig, Platform};
+pub use image_config::{ImageConfig, Platform, VOLUMES_MAX};
 pub use images::{
     ExportFormat, Exported, ImageDetails, ImageSummary, Images, PruneOptions, PruneReport, Removed,
 };

@@ -2,12 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use tempfile::TempPath;
 
 use crate::error::{ProviderError, Result};
-use crate::tool;
+use crate::tool::{self, AtOurEnd};
 
 /// Smallest scratch disk in MiB: less holds no useful ext4.
 pub const SCRATCH_MIN_MIB: u64 = 16;
@@ -64,7 +64,7 @@ pub fn make_scratch(dir: &Path, size_mib: u64) -> Result<ScratchDisk> {
         .map_err(ProviderError::io("cannot size the scratch disk", file.path()))?;
     // mke2fs opens the file by its name.
     let path = file.into_temp_path();
-    let output = Command::new(&program)
+    let output = tool::contained(&program, AtOurEnd::Kill)
         .args(["-q", "-t", "ext4", "-F", "-m", "0", "-L", LABEL, "-O", "^has_journal"])
         .args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"])
         .arg(&path)
@@ -89,6 +89,7 @@ pub fn make_scratch(dir: &Path, size_mib: u64) -> Result<ScratchDisk> {
 mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
+    use std::process::Command;
 
     #[test]
     fn a_sparse_private_ext4_that_goes_with_its_guard() {

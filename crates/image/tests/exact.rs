@@ -149,6 +149,38 @@ fn the_last_entry_of_a_name_counts() {
     assert_eq!((content(&image, "f"), content(&image, "keeps")), (b"22".to_vec(), b"1".to_vec()));
 }
 
+/// The packing tool takes a leading `/`, `./` or `../` off a target that comes as an extended record.
+#[test]
+fn symbolic_links_keep_targets_of_any_length_and_beginning() {
+    let long_name = "n".repeat(200);
+    let mut expected = BTreeMap::new();
+    for (n, beginning) in ["/", "./", "../", "../../", "//", "/../", "t"].into_iter().enumerate() {
+        for len in [99, 100, 101, 102, 300, 4095] {
+            expected.insert(format!("{n}-{len}"), format!("{beginning:t<len$}"));
+        }
+    }
+    expected.insert(long_name.clone(), format!("{:t<150}", "../"));
+    expected.insert("attributes".to_owned(), format!("{:t<150}", "/"));
+    let mut archive = Archive::default();
+    for (name, target) in &expected {
+        let mut records = vec![("path", name.as_bytes()), ("linkpath", target.as_bytes())];
+        if name == "attributes" {
+            records.push(("SCHILY.xattr.trusted.a", b"value"));
+        }
+        archive = archive.pax(&records).symlink("short", "short");
+    }
+    // What follows a long target is a file of its own.
+    let archive = archive.file("after", b"whole").end();
+    let place = Place::new();
+    let image = place.convert(&archive).unwrap();
+    assert_eq!(content(&image, "after"), b"whole");
+    let listed = listing(&image);
+    for (name, target) in &expected {
+        let is_right = listed.contains_key(&format!("{name} -> {target}"));
+        assert!(is_right, "{name} leads elsewhere than to {target}");
+    }
+}
+
 /// A tree that GNU tar packs, in its dialects and compressions, with a sparse file.
 #[test]
 fn what_gnu_tar_packs() {

@@ -7,6 +7,9 @@ use vmette_wire::agent::{PATH_MAX, SHARES_MAX, VOLUMES_MAX};
 
 use crate::{Config, Error, ImageConfig, Rootfs, VsockPort, stop_signal};
 
+/// What can be pulled can be run.
+const _: () = assert!(vmette_image::VOLUMES_MAX == VOLUMES_MAX);
+
 /// Least memory with which the guest's kernel boots and its initramfs unpacks, in MiB.
 pub const MEM_MIB_MIN: u64 = 128;
 

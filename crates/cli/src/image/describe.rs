@@ -35,7 +35,8 @@ fn one(image: &ImageDetails) -> String {
     line("source", &image.source);
     line("manifest", &image.manifest.map(|digest| digest.to_string()).unwrap_or_default());
     line("platform", &image.platform.as_ref().map(ToString::to_string).unwrap_or_default());
-    line("size", &format!("{}, {} of content", size(summary.bytes), size(image.unpacked)));
+    let content = image.unpacked.map(|bytes| format!(", {} of content", size(bytes))).unwrap_or_default();
+    line("size", &format!("{}{content}", size(summary.bytes)));
     line("made", &ago(summary.made, now));
     line("used", &ago(summary.used, now));
     line("in use", if summary.in_use { "yes" } else { "no" });
@@ -87,7 +88,7 @@ mod tests {
                 ..ImageConfig::default()
             },
             layers: Vec::new(),
-            unpacked: 5,
+            unpacked: None,
             path: PathBuf::from("/cache/x"),
         };
         let text = all(std::slice::from_ref(&image));
@@ -95,6 +96,9 @@ mod tests {
         assert!(text.contains("command     [\"sh\",\"-c x\"]\n"), "{text}");
         assert!(text.contains("\n            b:2\n"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() < VALUE_MAX + 20), "{text}");
+        assert!(text.contains("size        10 B\n"), "{text}");
+        let known = ImageDetails { unpacked: Some(5), ..image };
+        assert!(all(&[known]).contains("size        10 B, 5 B of content\n"));
         assert!(!text.contains("entrypoint") && !text.contains("platform"), "{text}");
     }
 }

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::{ProviderError, Result};
 use crate::image_config::{ImageConfig, Platform};
 use crate::meta::{Meta, Node};
-use crate::pack::{Compression, Duplicates, Packer};
+use crate::pack::{Compression, Duplicates, Input, Packer};
 use crate::provider::{RootfsArtifact, RootfsProvider};
 use crate::spec;
 use crate::store::{Description, ImageKind, Key, Store};
@@ -91,7 +91,7 @@ pub fn builtin_rootfs(store: &Store, busybox: &Path) -> Result<RootfsArtifact> {
 fn obtain(store: &Store, ctx: &Context, busybox: &Path, metadata: &Metadata) -> Result<RootfsArtifact> {
     let made = store.obtain_of_file(BUILTIN_SPEC, &key(busybox, metadata), ctx, |staging| {
         ctx.report("making the built-in rootfs");
-        make(busybox, staging)
+        make(busybox, ctx, staging)
     })?;
     Ok(RootfsArtifact::stored(made))
 }
@@ -128,12 +128,10 @@ fn read_busybox(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-fn make(busybox: &Path, staging: &Path) -> Result<Description> {
+fn make(busybox: &Path, ctx: &Context, staging: &Path) -> Result<Description> {
     let program = read_busybox(busybox)?;
-    let mut packer = Packer::start(staging, Compression::None, Duplicates::Find, BUSYBOX_MAX)?;
-    if write(&mut packer, &program).is_err() {
-        return Err(packer.failure());
-    }
+    let mut packer = Packer::start(staging, Compression::None, Duplicates::Find, BUSYBOX_MAX, ctx)?;
+    packer.write(|tar| write(tar, &program))?;
     packer.finish()?;
     let files = files::FILES.iter().map(|(.., content)| content.len() as u64);
     Ok(Description {
@@ -147,8 +145,7 @@ fn make(busybox: &Path, staging: &Path) -> Result<Description> {
     })
 }
 
-fn write(packer: &mut Packer, program: &[u8]) -> std::io::Result<()> {
-    let tar = packer.tar()?;
+fn write(tar: &mut Input, program: &[u8]) -> std::io::Result<()> {
     for &(path, mode) in layout::DIRS {
         tar.dir(path.as_bytes(), &Meta::root_owned(mode))?;
     }

@@ -18,7 +18,7 @@ use crate::layers::{self, Layer, Rules};
 use crate::sniff::FileKind;
 use crate::store::{Description, ImageKind};
 use crate::tar::{MAX_BYTES_VARIABLE, TarLimits};
-use crate::tool::{self, Output, Watch};
+use crate::tool::{self, AtOurEnd, Output, Watch};
 
 const TOOL: &str = "mmdebstrap";
 /// Longest build. A large one over a slow line takes minutes; one that hangs is ended.
@@ -182,12 +182,13 @@ pub(crate) fn build(options: &BuildOptions, ctx: &Context, staging: &Path) -> Re
     }
     let max_bytes = TarLimits::from_env()?.max_bytes;
     let program = tool::require(TOOL, TOOL)?;
-    let mut command = command(program, options);
+    let mut command = command(&program, options);
     let reporter = ctx.clone();
     let watch = Watch {
         tool: TOOL,
         subject: PathBuf::from(&options.suite),
         time_max: TIME_MAX,
+        limits: None,
         is_cause,
         on_line: Box::new(move |line| {
             if let Some(step) = line.strip_prefix("I: ") {
@@ -195,7 +196,8 @@ pub(crate) fn build(options: &BuildOptions, ctx: &Context, staging: &Path) -> Re
             }
         }),
     };
-    let output = Output::start(&mut command, watch, ctx)?;
+    let attempt = Attempt::of(ctx);
+    let output = Output::start(&mut command, watch, &attempt)?;
     let archive = Layer {
         name: options.source(),
         open: Box::new(move || Ok(Box::new(output))),
@@ -203,7 +205,7 @@ pub(crate) fn build(options: &BuildOptions, ctx: &Context, staging: &Path) -> Re
         diff_id: None,
     };
     let rules = Rules { whiteouts: false, max_bytes, max_bytes_variable: MAX_BYTES_VARIABLE };
-    let converted = layers::convert(vec![archive], rules, &Attempt::of(ctx), staging)?;
+    let converted = layers::convert(vec![archive], rules, &attempt, staging)?;
     Ok(Description {
         kind: ImageKind::Debian,
         source: options.source(),
@@ -226,8 +228,9 @@ fn is_cause(line: &str) -> bool {
     line.strip_prefix("E: ").is_some_and(|error| !hollow.iter().any(|start| error.starts_with(start)))
 }
 
-fn command(program: PathBuf, options: &BuildOptions) -> Command {
-    let mut command = Command::new(program);
+fn command(program: &Path, options: &BuildOptions) -> Command {
+    // Killed, it would leave its folder, and what it has mounted there.
+    let mut command = tool::contained(program, AtOurEnd::Terminate);
     // Of its modes these two give files their real owners. The others are not fallen back to.
     let mode = if rustix::process::geteuid().is_root() { "root" } else { "unshare" };
     command.arg(format!("--mode={mode}"));

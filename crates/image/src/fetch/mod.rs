@@ -40,7 +40,9 @@ const PIECE: usize = 256 << 10;
 /// The image of the archive that `tar+http://…` or `tar+https://…` names; of at most `max_bytes`, decompressed.
 pub(crate) fn tar(spec: &str, ctx: &Context, max_bytes: u64) -> Result<StoredImage> {
     let remote = Remote::parse(tar::SCHEME, spec)?;
-    tar_with(&Client::new(ctx), &remote, ctx, max_bytes)
+    // What is refused is not waited for any longer.
+    let attempt = Attempt::of(ctx);
+    tar_with(&Client::new(&attempt), &remote, &attempt, max_bytes)
 }
 
 /// The image that `squashfs+http://…` or `squashfs+https://…` names.
@@ -50,7 +52,7 @@ pub(crate) fn squashfs(spec: &str, ctx: &Context) -> Result<StoredImage> {
     squashfs_with(&Client::new(ctx), &remote, ctx, max_bytes)
 }
 
-fn tar_with(client: &Client, remote: &Remote, ctx: &Context, max_bytes: u64) -> Result<StoredImage> {
+fn tar_with(client: &Client, remote: &Remote, ctx: &Attempt, max_bytes: u64) -> Result<StoredImage> {
     let build = |body: Body, staging: &Path| {
         let archive = Layer {
             name: remote.shown(),
@@ -59,7 +61,7 @@ fn tar_with(client: &Client, remote: &Remote, ctx: &Context, max_bytes: u64) -> 
             diff_id: None,
         };
         let rules = Rules { whiteouts: false, max_bytes, max_bytes_variable: MAX_BYTES_VARIABLE };
-        Ok(layers::convert(vec![archive], rules, &Attempt::of(ctx), staging)?.unpacked)
+        Ok(layers::convert(vec![archive], rules, ctx, staging)?.unpacked)
     };
     let converter = format!("{} url", tar::CONVERTER);
     let (kind, limit) = (ImageKind::Tar, (max_bytes, MAX_BYTES_VARIABLE));

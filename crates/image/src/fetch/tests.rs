@@ -82,7 +82,12 @@ fn archive(content: &[u8]) -> Vec<u8> {
 }
 
 fn get(ctx: &Context, spec: &str) -> Result<StoredImage> {
-    tar_with(&Client::impatient(ctx), &Remote::parse("tar", spec)?, ctx, MAX)
+    get_by(Client::impatient, ctx, spec)
+}
+
+fn get_by(client: fn(&Context) -> Client, ctx: &Context, spec: &str) -> Result<StoredImage> {
+    let attempt = Attempt::of(ctx);
+    tar_with(&client(&attempt), &Remote::parse("tar", spec)?, &attempt, MAX)
 }
 
 fn get_squashfs(ctx: &Context, spec: &str, max: u64) -> Result<PathBuf> {
@@ -103,6 +108,26 @@ fn serve(version: &'static str, content: Vec<u8>) -> impl Fn(&Received) -> Reply
             Reply::file(request, &content).header("ETag", version)
         }
     }
+}
+
+/// A client with the usual patience would ask for the rest several times in as many minutes.
+#[test]
+fn a_refused_archive_ends_the_wait_for_its_rest() {
+    let mut evil = archive(&vec![7; 300 << 10]);
+    evil[..8].copy_from_slice(b"/etc/bad");
+    let mut fields = ::tar::Header::new_old();
+    fields.as_mut_bytes().copy_from_slice(&evil[..512]);
+    fields.set_cksum();
+    evil[..512].copy_from_slice(fields.as_bytes());
+    let length = (evil.len() * 2).to_string();
+    let server = Server::start(move |_| {
+        let head = Reply::bare(200).header("Content-Length", &length).header("ETag", "\"1\"");
+        head.then(Then::Bytes(evil.clone())).then(Then::Stall)
+    });
+    let spec = format!("tar+{}", server.url("/a.tar"));
+    let told = message(get_by(Client::new, &Place::new().context(), &spec));
+    assert!(told.contains("/etc/bad"), "{told}");
+    assert_eq!(server.received().len(), 1);
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Taking files in as images that belong here.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -13,7 +12,7 @@ use crate::digest::Digest;
 use crate::error::{ProviderError, Result};
 use crate::image_config::ImageConfig;
 use crate::images::content::Content;
-use crate::oci::Reference;
+use crate::oci::{Form, Reference};
 use crate::spec;
 use crate::store::{Description, ImageKind, Key, Origin, StoredImage, hash};
 use crate::superblock::Superblock;
@@ -33,19 +32,21 @@ impl Images {
     pub fn import(&self, path: &Path, name: &str) -> Result<ImageDetails> {
         let name = Reference::of_local(name)?.to_string();
         let path = path.canonicalize().map_err(ProviderError::io("cannot open", path))?;
-        let known: HashSet<_> = self.store.all_names()?.into_iter().map(|record| record.name).collect();
-        let image = match Content::of(&path)? {
-            Content::Squashfs => self.import_squashfs(&path)?,
-            // As a run would, so that both have one image.
-            Content::Tar => self.resolve(&format!("tar+file://{}", spec::encode_path(&path)), &self.ctx)?,
-            Content::OciLayout => self.resolve(&of_path("oci-layout", &path)?, &self.ctx)?,
-            Content::OciArchive => self.resolve(&of_path("oci-archive", &path)?, &self.ctx)?,
-            Content::DockerArchive => self.resolve(&of_path("docker-archive", &path)?, &self.ctx)?,
+        // As a run would have it, so that both have one image.
+        let spec = match Content::of(&path)? {
+            Content::Squashfs => return self.name_local(self.import_squashfs(&path)?, &name),
+            Content::Tar => format!("tar+file://{}", spec::encode_path(&path)),
+            Content::OciLayout => of_path(Form::Layout, &path)?,
+            Content::OciArchive => of_path(Form::OciArchive, &path)?,
+            Content::DockerArchive => of_path(Form::DockerArchive, &path)?,
         };
-        let details = self.name_local(image, &name)?;
-        // What a run of the file itself would have called it: the image goes with the name that was given here.
-        for other in details.names.iter().filter(|other| **other != name && !known.contains(*other)) {
-            self.store.remove_name(other)?;
+        let was_known = self.store.name(&spec)?.is_some();
+        let image = self.resolve(&spec, &self.ctx)?;
+        self.name_local(image, &name)?;
+        // What a run of the file itself would have called it: the image goes with the name that was given here. No other
+        // name is touched: another process may have given it meanwhile.
+        if !was_known {
+            self.store.remove_name(&spec)?;
         }
         self.inspect(&name)
     }
@@ -113,8 +114,8 @@ impl Images {
 }
 
 /// The spec of a source that takes a path as it is.
-fn of_path(scheme: &str, path: &Path) -> Result<String> {
-    path.to_str().map(|path| format!("{scheme}:{path}")).ok_or_else(|| {
+fn of_path(form: Form, path: &Path) -> Result<String> {
+    path.to_str().map(|path| format!("{}:{path}", form.name())).ok_or_else(|| {
         ProviderError::InvalidSpec(format!("{}: the path is not UTF-8; rename it", path.display()))
     })
 }

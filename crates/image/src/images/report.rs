@@ -46,8 +46,8 @@ pub struct ImageDetails {
     pub config: ImageConfig,
     /// Its layers, the lowest first.
     pub layers: Vec<LayerInfo>,
-    /// Bytes of its files' content.
-    pub unpacked: u64,
+    /// Bytes of its files' content. None of a squashfs image: it came as it is, and was not looked into.
+    pub unpacked: Option<u64>,
     /// The squashfs image.
     pub path: PathBuf,
 }
@@ -139,7 +139,7 @@ mod tests {
             platform: Some(Platform { variant: Some("v8".to_owned()), ..Platform::of_guest() }),
             config,
             layers: vec![LayerInfo { digest, size: 4 }],
-            unpacked: 5,
+            unpacked: Some(5),
             path: "/c".into(),
         };
         let mut shown = json!({

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::find::Found;
 use super::{ImageDetails, ImageSummary, Images};
 use crate::error::{ProviderError, Result};
-use crate::store::{Key, NameRecord, Origin, StoredImage, seconds};
+use crate::store::{ImageKind, Key, NameRecord, Origin, StoredImage, seconds};
 
 impl Images {
     /// All images, by name; those without a name come last, the latest used of them first. Reads no image, and does not
@@ -66,7 +66,7 @@ impl Images {
             platform: described.platform,
             config: described.config,
             layers: described.layers,
-            unpacked: described.unpacked,
+            unpacked: (described.kind != ImageKind::Squashfs).then_some(described.unpacked),
             path: image.path,
         })
     }

@@ -113,6 +113,7 @@ fn apply(layers: Vec<Layer<'_>>, rules: Rules, ctx: &Attempt, dir: &Path) -> Res
         dir,
         budget: Budget::new(rules.max_bytes, rules.max_bytes_variable),
         large: Mutex::new(()),
+        cause: Mutex::new(None),
     };
     let mut applier = Applier::new();
     let (mut spills, mut diff_ids) = (Vec::new(), Vec::new());
@@ -130,7 +131,8 @@ fn apply(layers: Vec<Layer<'_>>, rules: Rules, ctx: &Attempt, dir: &Path) -> Res
         Ok(())
     });
     ctx.renew();
-    read?;
+    let cause = shared.cause.into_inner().unwrap_or_else(PoisonError::into_inner);
+    read.map_err(|e| cause.unwrap_or(e))?;
     Ok(Applied { tree: applier.into_tree(), spills, diff_ids })
 }
 
@@ -144,6 +146,8 @@ struct Shared<'a> {
     budget: Budget,
     /// Held while a stream is decompressed that takes much memory: one at a time, so that layers cannot add it up.
     large: Mutex<()>,
+    /// What went wrong first.
+    cause: Mutex<Option<ProviderError>>,
 }
 
 impl Shared<'_> {
@@ -181,18 +185,22 @@ impl Shared<'_> {
                     }
                     match results.recv() {
                         Ok((index, name, Ok(layer))) => drop(early.insert(index, (name, layer))),
-                        Ok((.., Err(e))) => {
-                            self.ctx.fail();
-                            return Err(e);
-                        }
+                        Ok((.., Err(e))) => return Err(self.give_up(e)),
                         // A thread has panicked, which the scope passes on.
                         Err(_) => return Err(ProviderError::Other("a layer's reader has ended".to_owned())),
                     }
                 };
-                take(taken.0, taken.1).inspect_err(|_| self.ctx.fail())?;
+                take(taken.0, taken.1).map_err(|e| self.give_up(e))?;
             }
             Ok(())
         })
+    }
+
+    /// Ends what all threads wait for, at once. They fail with what is returned here, whose cause is the first one's.
+    fn give_up(&self, error: ProviderError) -> ProviderError {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.ctx.fail();
+        ProviderError::Cancelled
     }
 
     /// What is said of this layer: the cause that its reader gave, or what is wrong with it.

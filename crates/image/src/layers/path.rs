@@ -87,6 +87,15 @@ pub(super) fn normal(path: &[u8]) -> Result<Vec<u8>, Refusal> {
     Ok(names.join(&b'/'))
 }
 
+/// An absolute path as it is meant in an image, whose root is the one that it begins at. The tree has no other.
+pub(super) fn below_root(path: &[u8]) -> &[u8] {
+    let slashes = path.iter().take_while(|&&byte| byte == b'/').count();
+    match &path[slashes..] {
+        b"" if slashes > 0 => b"/",
+        below => below,
+    }
+}
+
 /// A symbolic link may point anywhere: inside of the rootfs it is followed from its root, and else only in the guest.
 pub(super) fn check_symlink(target: &[u8]) -> Result<(), Refusal> {
     if target.is_empty() || target.len() > SYMLINK_MAX || target.contains(&0) {
@@ -126,6 +135,15 @@ mod tests {
         ] {
             assert_eq!(normal(path.as_bytes()), Err(refusal));
         }
+    }
+
+    #[test]
+    fn absolute_paths_of_images() {
+        for (path, expected) in [("/a/b", "a/b"), ("//a", "a"), ("///", ""), ("/./a", "a"), ("a", "a")] {
+            assert_eq!(normal(below_root(path.as_bytes())).unwrap(), expected.as_bytes());
+        }
+        assert_eq!(normal(below_root(b"")), Err(Refusal::BadName));
+        assert_eq!(normal(below_root(b"/../a")), Err(Refusal::DotDot));
     }
 
     #[test]

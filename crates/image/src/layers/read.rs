@@ -39,7 +39,8 @@ pub(super) fn read(layer: Layer<'_>, shared: &Shared<'_>) -> Result<ReadLayer> {
         let (pump, plain) = stream();
         scope.spawn(move || decompress(stored, compression, shared, pump));
         let bytes = Taken { inner: plain, hasher: Sha256::new(), shared };
-        parse(&mut Source::new(bytes, &shared.budget), ends, shared, &name)
+        // The scope waits for its threads, of which one may wait for a server that has nothing more to say.
+        parse(&mut Source::new(bytes, &shared.budget), ends, shared, &name).map_err(|e| shared.give_up(e))
     })?;
     match expected {
         Some(expected) if expected != diff_id => {
@@ -109,7 +110,7 @@ impl Reader<'_> {
     ) -> std::result::Result<(), ArchiveError> {
         let Entry { path: given, meta, kind } = entry;
         let budget = source.budget();
-        let normal = path::normal(&given).map_err(|e| e.of(&given))?;
+        let normal = self.normal(&given).map_err(|e| e.of(&given))?;
         let attrs = Attrs {
             // Twelve bits.
             mode: u16::try_from(meta.mode).map_err(|_| Refusal::Number { field: "mode" }.of(&given))?,
@@ -137,6 +138,11 @@ impl Reader<'_> {
         budget.names(kept + target)
     }
 
+    /// Builders of images write absolute paths, and mean the image's root. In an archive they are a mistake.
+    fn normal(&self, path: &[u8]) -> std::result::Result<Vec<u8>, Refusal> {
+        path::normal(if self.shared.rules.whiteouts { path::below_root(path) } else { path })
+    }
+
     fn action(
         &mut self,
         path: &[u8],
@@ -151,7 +157,7 @@ impl Reader<'_> {
             }
             Kind::HardLink(target) => {
                 let refuse = |_| Refusal::HardLink { target: tar::shown(&target) }.of(path);
-                Action::HardLink(path::normal(&target).map_err(refuse)?.into())
+                Action::HardLink(self.normal(&target).map_err(refuse)?.into())
             }
             Kind::Char(device) => Action::Char(device),
             Kind::Block(device) => Action::Block(device),

@@ -9,7 +9,8 @@ use crate::pack::Duplicates;
 /// Most different owners, users and groups together: the size of squashfs's table, less one for its maker.
 const OWNERS_MAX: usize = 65_535;
 /// Most pairs of names in one directory, over all directories: one with 90,000 names, or two with 65,000. The tool
-/// compares each new name with all others of its directory, a hundred million pairs a second or two.
+/// compares each new name with all others of its directory, a hundred million pairs a second or two; and for each
+/// further name of an inode, each part of its first name with all others of that part's directory.
 const NAME_PAIRS_MAX: u64 = 8_000_000_000;
 /// Most pairs of files of one size for which the tool looks for duplicates: 20,000 files of one size. It compares each
 /// file with all others, a hundred million pairs a second.
@@ -21,6 +22,7 @@ const SIZES: u64 = 1 << 16;
 #[derive(Debug)]
 pub(super) struct Shape {
     owners: usize,
+    /// Further names of inodes not counted: see [`link`](Self::link).
     name_pairs: u64,
     size_pairs: u64,
 }
@@ -51,10 +53,27 @@ impl Shape {
                 self.owners
             )));
         }
+        self.check_names()
+    }
+
+    /// Counts one more name of an inode, whose first one leads through directories of so many names in all. Whether it
+    /// can still be packed.
+    pub(super) fn link(&mut self, names: u64) -> Result<()> {
+        self.name_pairs += names;
+        self.check_names()
+    }
+
+    /// Lets so much more be counted.
+    #[cfg(test)]
+    pub(super) fn leave(&mut self, pairs: u64) {
+        self.name_pairs = NAME_PAIRS_MAX - pairs;
+    }
+
+    fn check_names(&self) -> Result<()> {
         if self.name_pairs > NAME_PAIRS_MAX {
             return Err(ProviderError::Other(
-                "a directory has too many names, or several have: 90,000 in one is the most that is let through; \
-                 spread them over more directories"
+                "a directory has too many names or hard links to what is in it, or several have: 90,000 in one is the \
+                 most that is let through; spread them over more directories"
                     .to_owned(),
             ));
         }
@@ -82,6 +101,9 @@ mod tests {
         shape(OWNERS_MAX, pairs(89_000), 0).check().unwrap();
         assert!(shape(OWNERS_MAX + 1, 0, 0).check().unwrap_err().to_string().contains("owners"));
         assert!(shape(0, pairs(90_000), 0).check().unwrap_err().to_string().contains("90,000"));
+        let mut full = shape(0, NAME_PAIRS_MAX - 7, 0);
+        full.link(7).unwrap();
+        assert!(full.link(1).unwrap_err().to_string().contains("hard links"));
         assert_eq!(shape(0, 0, pairs(20_000)).duplicates(), Duplicates::Find);
         assert_eq!(shape(0, 0, pairs(20_001)).duplicates(), Duplicates::Keep);
     }

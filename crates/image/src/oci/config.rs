@@ -9,14 +9,12 @@ use super::error::{ImageError, shown};
 use super::manifest::LAYERS_MAX;
 use super::select;
 use crate::digest::Digest;
-use crate::image_config::{ImageConfig, Platform};
+use crate::image_config::{ImageConfig, Platform, VOLUMES_MAX};
 
 /// Longest configuration in bytes. Histories and labels of build tools make some of a few hundred KiB.
 pub(super) const CONFIG_MAX: u64 = 8 << 20;
 /// Most variables, arguments or labels.
 const STRINGS_MAX: usize = 4096;
-/// Most volumes: each is mounted at every start.
-const VOLUMES_MAX: usize = 128;
 /// Longest variable or argument: `execve` takes none longer.
 const STRING_MAX: usize = 128 << 10;
 /// Longest path, user or signal.
@@ -262,7 +260,7 @@ mod tests {
             (with("/config/Volumes", json!({"": {}})), "a volume has no path"),
             (with("/config/Volumes", json!({"data": {}})), "not an absolute path"),
             (with("/config/Volumes", json!({"/a/../b": {}})), "leads upwards"),
-            (with("/config/Volumes", set(129)), "at most 128"),
+            (with("/config/Volumes", set(VOLUMES_MAX + 1)), "at most 64"),
             (with("/config/Labels", json!({"k": "x".repeat(LABELS_MAX)})), "labels"),
             (json!("text"), "malformed"),
         ] {

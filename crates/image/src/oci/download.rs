@@ -154,7 +154,9 @@ impl<'a> Downloads<'a> {
             return Ok(false);
         }
         for digest in unverified.keys() {
-            let _lock = self.cache.lock(digest, self.ctx)?;
+            // Who has the lock by now goes on with what is there, and finds out: nobody need wait for that to be told of
+            // the error.
+            let Some(_lock) = self.cache.try_lock(digest)? else { continue };
             // Somebody else may have completed it, and verified it, since.
             if self.cache.open(digest).is_none() {
                 self.cache.discard(digest)?;
@@ -258,6 +260,10 @@ impl Read for CachingReader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use crate::oci::ImageError;
     use crate::oci::source::{RawManifest, Which};
 
     /// Has one layer and nothing else.
@@ -323,6 +329,36 @@ mod tests {
         place.cache().open(&place.blob.digest).unwrap().read_to_end(&mut content).unwrap();
         assert_eq!(content, place.source.0);
         drop(place.cache().lock(&place.blob.digest, &place.ctx).unwrap());
+    }
+
+    #[test]
+    fn what_another_process_goes_on_with_is_neither_waited_for_nor_forgotten() {
+        let mut place = place();
+        let flag = Arc::new(AtomicBool::new(false));
+        let given_up = Arc::clone(&flag);
+        // Whoever waits says so, and would wait until the test is ended.
+        let ctx = place.ctx.clone().with_reporter(Arc::new(move |progress| {
+            if matches!(progress, Progress::Step(line) if line.starts_with("waiting")) {
+                given_up.store(true, Ordering::Relaxed);
+            }
+        }));
+        place.ctx = ctx.with_cancel_flag(flag);
+        let refused = ProviderError::Image { name: "name".to_owned(), source: ImageError::Schema1 };
+        let forget = |others: bool| {
+            let there = publishing(&place.cache(), |completed| {
+                let downloads =
+                    Downloads::new(&place.source, place.cache(), &place.ctx, "name", 1, completed);
+                let mut reader = downloads.open(&place.blob, 0)?;
+                assert!(reader.read(&mut [0; 3]).unwrap() > 0);
+                drop(reader);
+                let _other = others.then(|| place.cache().lock(&place.blob.digest, &place.ctx).unwrap());
+                downloads.forget_doubtful(&refused)
+            });
+            there.unwrap();
+            place.cache().partial(&place.blob.digest).unwrap().metadata().unwrap().len() > 0
+        };
+        assert!(forget(true), "it is the other's");
+        assert!(!forget(false), "it may be to blame");
     }
 
     #[test]

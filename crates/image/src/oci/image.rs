@@ -14,7 +14,7 @@ use crate::layers::{self, Converted, Layer, Rules};
 use crate::store::{Description, ImageKind, Key, LayerInfo, Store, StoredImage};
 
 /// Part of every key. Counts up whenever the same image would become another one in the store.
-pub(super) const CONVERTER: &str = "oci 1";
+pub(super) const CONVERTER: &str = "oci 2";
 
 /// What opens a layer. Called again when what came of it the first time could not be trusted.
 pub(super) type Open<'a> = Box<dyn Fn() -> Result<Box<dyn Read + Send + 'a>> + Send + Sync + 'a>;

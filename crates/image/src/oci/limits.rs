@@ -6,12 +6,12 @@ use std::ffi::OsString;
 use crate::error::{ProviderError, Result};
 
 /// The variable that says so.
-pub(super) const MAX_BYTES_VARIABLE: &str = "VMETTE_OCI_MAX_BYTES";
+pub(crate) const MAX_BYTES_VARIABLE: &str = "VMETTE_OCI_MAX_BYTES";
 /// Larger than nearly every published image, and small enough for a usual disk to hold while it is converted.
 const MAX_BYTES_DEFAULT: u64 = 16 << 30;
 
 /// Most bytes of all layers of an image, decompressed, with holes of sparse files.
-pub(super) fn max_bytes() -> Result<u64> {
+pub(crate) fn max_bytes() -> Result<u64> {
     from_lookup(|name| env::var_os(name))
 }
 

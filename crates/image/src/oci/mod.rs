@@ -25,6 +25,8 @@ pub(crate) mod tests;
 mod verify;
 
 pub use error::ImageError;
+pub(crate) use limits::{MAX_BYTES_VARIABLE, max_bytes};
+pub(crate) use local::Form;
 pub use provider::{LocalImageProvider, OciProvider};
 pub(crate) use reference::Reference;
 pub(crate) use registry::Credential;

@@ -1,4 +1,5 @@
-//! Writing a tar archive in one dialect: POSIX, with extended headers where a field does not fit.
+//! Writing a tar archive in one dialect: POSIX, with extended headers where a field does not fit, but GNU's where that is
+//! the target of a symbolic link.
 
 use std::io::{self, Write};
 
@@ -16,6 +17,8 @@ const OCTAL_7_MAX: u32 = 0o777_7777;
 const OCTAL_11_MAX: u64 = 0o777_7777_7777;
 /// Length of the name and link name fields.
 const NAME_FIELD: usize = 100;
+/// What GNU tar calls an entry that holds a long target.
+const LONG_LINK: &[u8] = b"././@LongLink";
 
 /// Paths are relative to the root, without a leading `/`; the root itself is empty.
 pub(crate) struct CleanTar<W> {
@@ -119,31 +122,40 @@ impl<W: Write> CleanTar<W> {
         }
         fit_name(&mut records, b"path", &path, &mut header.as_old_mut().name);
         if let Some(link) = link {
-            fit_name(&mut records, b"linkpath", link, &mut header.as_old_mut().linkname);
+            let field = &mut header.as_old_mut().linkname;
+            // mksquashfs takes a leading `/`, `./` or `../` off a `linkpath`: right for a name in the archive, as a hard
+            // link's, and another target for a symbolic link.
+            if kind == tar::EntryType::Symlink && link.len() > NAME_FIELD {
+                field.copy_from_slice(&link[..NAME_FIELD]);
+                self.ahead(tar::EntryType::GNULongLink, LONG_LINK, &[link, b"\0"].concat())?;
+            } else {
+                fit_name(&mut records, b"linkpath", link, field);
+            }
         }
         for (name, value) in &meta.xattrs {
             record(&mut records, &[b"SCHILY.xattr.".as_slice(), name].concat(), value);
         }
         if !records.is_empty() {
-            self.extended(&records)?;
+            self.ahead(tar::EntryType::XHeader, b"pax", &records)?;
         }
         header.set_cksum();
         self.out.write_all(header.as_bytes())
     }
 
-    fn extended(&mut self, records: &[u8]) -> io::Result<()> {
+    /// What does not fit in the header that comes next.
+    fn ahead(&mut self, kind: tar::EntryType, name: &[u8], content: &[u8]) -> io::Result<()> {
         let mut header = tar::Header::new_ustar();
-        header.set_entry_type(tar::EntryType::XHeader);
+        header.set_entry_type(kind);
         header.set_mode(0o644);
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(0);
-        header.set_size(records.len() as u64);
-        header.as_old_mut().name[..3].copy_from_slice(b"pax");
+        header.set_size(content.len() as u64);
+        header.as_old_mut().name[..name.len()].copy_from_slice(name);
         header.set_cksum();
         self.out.write_all(header.as_bytes())?;
-        self.data(records)?;
-        self.end_file(records.len() as u64)
+        self.data(content)?;
+        self.end_file(content.len() as u64)
     }
 }
 

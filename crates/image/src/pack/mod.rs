@@ -3,10 +3,11 @@
 //! Inodes go to its standard input as a tar archive that this module writes itself, so that what it parses is never
 //! what a stranger wrote. Nothing touches the host's file system but the image.
 
+mod channel;
 mod clean_tar;
 mod process;
 mod reroot;
 
 #[cfg(test)]
 pub(crate) use clean_tar::CleanTar;
-pub(crate) use process::{Compression, Duplicates, Packer};
+pub(crate) use process::{Compression, Duplicates, Input, Packer};

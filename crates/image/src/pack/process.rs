@@ -4,13 +4,16 @@ use std::io::{self, BufWriter, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
-use std::thread::{self, JoinHandle};
+use std::process::{Child, ChildStderr, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
 
+use super::channel::{CANCEL_CHECK, Channel};
 use super::clean_tar::CleanTar;
 use super::reroot::reroot;
+use crate::context::Context;
 use crate::error::{ProviderError, Result};
-use crate::tool;
+use crate::tool::{self, AtOurEnd, Limits};
 
 const TOOL: &str = "mksquashfs";
 const PACKAGE: &str = "squashfs-tools, version 4.5 or newer";
@@ -21,10 +24,8 @@ const PROCESSORS: &str = "2";
 /// entry.
 const CACHE: &str = "16M";
 /// Its address space in bytes: an image with the most entries and attributes that are let through needs about half.
-#[cfg(target_os = "linux")]
 const ADDRESS_SPACE_MAX: u64 = 4 << 30;
 /// What an image may take beyond its content, in bytes: inodes, directories and attributes, which are not compressed.
-#[cfg(target_os = "linux")]
 const OVERHEAD_MAX: u64 = 2 << 30;
 /// How much of what it printed is kept, in bytes: the end, where the cause is.
 const PRINTED_MAX: usize = 4096;
@@ -56,31 +57,38 @@ pub(crate) enum Duplicates {
     Keep,
 }
 
-/// A running tool. Ends it when dropped.
+/// What inodes are written to.
+pub(crate) type Input = CleanTar<BufWriter<Channel>>;
+
+/// A running tool. Ends it when dropped. Stays with the thread that started it.
 pub(crate) struct Packer {
     child: Child,
-    tar: Option<CleanTar<BufWriter<UnixStream>>>,
-    /// Reads what it prints, so that it never stops for want of a reader.
-    printed: Option<JoinHandle<Vec<u8>>>,
+    tar: Option<Input>,
+    /// Gets the end of what it printed, once it has ended. A thread reads that all along, so that the tool never stops
+    /// for want of a reader.
+    printed: Receiver<Vec<u8>>,
     image: PathBuf,
+    ctx: Context,
 }
 
 impl Packer {
-    /// Starts the tool, which is to write `image`. `content_max` bounds what it may write.
+    /// Starts the tool, which is to write `image`. `content_max` bounds what it may write. Once `ctx` is given up, all
+    /// that waits for the tool fails with [`ProviderError::Cancelled`].
     pub(crate) fn start(
         image: &Path,
         compression: Compression,
         duplicates: Duplicates,
         content_max: u64,
+        ctx: &Context,
     ) -> Result<Self> {
         let program = tool::require(TOOL, PACKAGE)?;
         let dir = image.parent().unwrap_or(image);
         let file_name = image.file_name().unwrap_or(image.as_os_str());
         // A socket, not a pipe: writing to a tool that has died must not raise SIGPIPE, which ends a C program that
         // embeds this library.
-        let (input, stdin) =
-            UnixStream::pair().map_err(ProviderError::io("cannot make a channel to", &program))?;
-        let mut child = Command::new(&program)
+        let channel = || UnixStream::pair().and_then(|(input, stdin)| Ok((Channel::new(input, ctx)?, stdin)));
+        let (input, stdin) = channel().map_err(ProviderError::io("cannot make a channel to", &program))?;
+        let mut child = tool::contained(&program, AtOurEnd::Kill)
             .arg("-")
             .arg(file_name)
             .arg("-tar")
@@ -99,77 +107,74 @@ impl Packer {
             .spawn()
             .map_err(ProviderError::io("cannot start", &program))?;
         let tar = Some(CleanTar::new(BufWriter::with_capacity(64 * 1024, input)));
-        let printed = child.stderr.take().map(|stderr| thread::spawn(move || tail(stderr)));
-        let packer = Self { child, tar, printed, image: image.to_owned() };
+        let (sender, printed) = mpsc::channel();
+        if let Some(stderr) = child.stderr.take() {
+            // Nobody asks when all went well.
+            thread::spawn(move || sender.send(tail(stderr)));
+        }
+        let packer = Self { child, tar, printed, image: image.to_owned(), ctx: ctx.clone() };
         // It waits for its first byte of input, so limits set now come in time.
-        packer.limit(content_max).map_err(ProviderError::io("cannot limit", &program))?;
+        let limits =
+            Limits { file: content_max.saturating_add(OVERHEAD_MAX), address_space: ADDRESS_SPACE_MAX };
+        limits.set(&packer.child).map_err(ProviderError::io("cannot limit", &program))?;
         Ok(packer)
     }
 
     /// Writes inodes. When the tool has ended instead, the error says why.
-    pub(crate) fn write(
-        &mut self,
-        write: impl FnOnce(&mut CleanTar<BufWriter<UnixStream>>) -> io::Result<()>,
-    ) -> Result<()> {
-        self.tar().and_then(write).map_err(|_| self.failure())
-    }
-
-    /// Where inodes go. An error of its methods means that the tool has ended: [`failure`](Self::failure) knows why.
-    pub(crate) fn tar(&mut self) -> io::Result<&mut CleanTar<BufWriter<UnixStream>>> {
-        self.tar.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    pub(crate) fn write(&mut self, write: impl FnOnce(&mut Input) -> io::Result<()>) -> Result<()> {
+        let tar = self.tar.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into());
+        tar.and_then(write).map_err(|e| self.failed(e))
     }
 
     /// Ends the archive, waits for the image, and gives it its root.
     pub(crate) fn finish(mut self) -> Result<()> {
-        let finished = self.tar.take().map(CleanTar::finish);
-        if matches!(finished, Some(Err(_)) | None) {
-            return Err(self.failure());
-        }
         // The channel closes here; the tool sees the end of its input.
-        drop(finished);
+        let finished =
+            self.tar.take().map_or(Err(io::ErrorKind::BrokenPipe.into()), CleanTar::finish).map(drop);
+        finished.map_err(|e| self.failed(e))?;
+        let printed = self.wait_printed()?;
         let status =
             self.child.wait().map_err(ProviderError::io("cannot wait for mksquashfs on", &self.image))?;
         if !status.success() {
-            return Err(self.failure());
+            return Err(self.told(&status.to_string(), &printed));
         }
         reroot(&self.image)
             .map_err(|e| ProviderError::Other(format!("the image {TOOL} made {e}: {}", self.image.display())))
     }
 
+    /// Its last words, when it has ended.
+    fn wait_printed(&self) -> Result<Vec<u8>> {
+        loop {
+            match self.printed.recv_timeout(CANCEL_CHECK) {
+                Ok(printed) => return Ok(printed),
+                Err(RecvTimeoutError::Timeout) => self.ctx.check_cancelled()?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(Vec::new()),
+            }
+        }
+    }
+
     /// Why the tool takes no more input.
-    pub(crate) fn failure(&mut self) -> ProviderError {
+    fn failed(&mut self, error: io::Error) -> ProviderError {
+        if let Ok(cancelled) = error.downcast::<ProviderError>() {
+            return cancelled;
+        }
         self.tar = None;
         // With its input closed it ends by itself, if it has not already.
+        let printed = match self.wait_printed() {
+            Ok(printed) => printed,
+            Err(cancelled) => return cancelled,
+        };
         let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
-        let message =
-            tool::last_words(&self.printed.take().and_then(|reader| reader.join().ok()).unwrap_or_default());
+        self.told(&status, &printed)
+    }
+
+    fn told(&self, status: &str, printed: &[u8]) -> ProviderError {
+        let message = tool::last_words(printed);
         if message.contains("No space left") {
             let dir = self.image.parent().unwrap_or(&self.image).to_owned();
             return ProviderError::no_space(dir);
         }
-        ProviderError::Tool { tool: TOOL, path: self.image.clone(), status, message }
-    }
-
-    /// A defect in the tool must not take the machine's memory or disk.
-    #[cfg(target_os = "linux")]
-    fn limit(&self, content_max: u64) -> io::Result<()> {
-        use rustix::process::{Pid, Resource, Rlimit, prlimit};
-        let pid = Pid::from_child(&self.child);
-        for (resource, limit) in [
-            (Resource::Fsize, content_max.saturating_add(OVERHEAD_MAX)),
-            (Resource::As, ADDRESS_SPACE_MAX),
-            (Resource::Core, 0),
-        ] {
-            prlimit(Some(pid), resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
-        }
-        Ok(())
-    }
-
-    /// Other systems cannot limit another process.
-    #[cfg(not(target_os = "linux"))]
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
-    fn limit(&self, _content_max: u64) -> io::Result<()> {
-        Ok(())
+        ProviderError::Tool { tool: TOOL, path: self.image.clone(), status: status.to_owned(), message }
     }
 }
 
@@ -195,11 +200,98 @@ fn tail(mut from: ChildStderr) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
+
+    use rustix::process::{Pid, Signal, kill_process};
+
     use super::*;
     use crate::meta::Meta;
 
+    /// Where the other process writes its image.
+    const CHILD: &str = "VMETTE_PACK_TEST_IMAGE";
+    /// Longer than anything here takes that goes well.
+    const WAIT_MAX: Duration = Duration::from_secs(20);
+
     fn started(image: &Path) -> Packer {
-        Packer::start(image, Compression::Zstd, Duplicates::Find, 1 << 30).unwrap()
+        start(image, &Context::new("/nonexistent"))
+    }
+
+    fn start(image: &Path, ctx: &Context) -> Packer {
+        Packer::start(image, Compression::Zstd, Duplicates::Find, 1 << 30, ctx).unwrap()
+    }
+
+    fn stop(packer: &Packer) {
+        kill_process(Pid::from_child(&packer.child), Signal::STOP).unwrap();
+    }
+
+    /// A tool that never goes on, of which nobody need wait for anything.
+    #[test]
+    fn cancelling_ends_the_wait_for_the_tool() {
+        let dir = tempfile::tempdir().unwrap();
+        let ctx = Context::new("/nonexistent").with_cancel_flag(Arc::new(AtomicBool::new(true)));
+        let waits: [fn(Packer) -> Result<()>; 2] =
+            [|mut packer| packer.write(|tar| tar.zeros(64 << 20)), |packer| packer.finish()];
+        for (n, wait) in waits.into_iter().enumerate() {
+            let packer = start(&dir.path().join(n.to_string()), &ctx);
+            stop(&packer);
+            let pid = Pid::from_child(&packer.child);
+            let (done, is_done) = mpsc::channel::<()>();
+            let waited = thread::scope(|scope| {
+                // Or else this test would never end.
+                scope.spawn(move || {
+                    if is_done.recv_timeout(WAIT_MAX) == Err(RecvTimeoutError::Timeout) {
+                        let _ = kill_process(pid, Signal::KILL);
+                    }
+                });
+                let waited = wait(packer);
+                drop(done);
+                waited
+            });
+            assert!(matches!(waited, Err(ProviderError::Cancelled)), "{waited:?}");
+        }
+    }
+
+    /// What the other process of the next test does; nothing in the test run itself.
+    #[test]
+    fn child() {
+        let Ok(image) = std::env::var(CHILD) else { return };
+        let mut packer = started(Path::new(&image));
+        packer.write(|tar| tar.begin_file(b"f", &Meta::root_owned(0o644), 1 << 30)).unwrap();
+        // More than the channel holds: the tool runs, and reads.
+        packer.write(|tar| tar.zeros(16 << 20)).unwrap();
+        println!("pid={}", packer.child.id());
+        io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_tool_goes_with_a_process_that_is_killed() {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+        use std::io::{BufRead, BufReader};
+
+        let dir = tempfile::tempdir().unwrap();
+        let mut owner = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "pack::process::tests::child", "--nocapture"])
+            .env(CHILD, dir.path().join("image"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+        let pid = lines.find_map(|line| line.unwrap().split_once("pid=")?.1.parse().ok()).unwrap();
+        let tool = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+        // So that it does not notice the end of its input, as it would not while it is busy.
+        pidfd_send_signal(&tool, Signal::STOP).unwrap();
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+        let limit = Timespec::try_from(WAIT_MAX).unwrap();
+        let ended = poll(&mut [PollFd::new(&tool, PollFlags::IN)], Some(&limit)).unwrap();
+        // It fails when the tool is gone, as it should be.
+        let _ = pidfd_send_signal(&tool, Signal::KILL);
+        assert_eq!(ended, 1, "the tool outlives who started it");
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl LayerCache {
         FileLock::acquire(&self.lock_path(digest), ctx, &waiting)
     }
 
+    /// None while somebody else downloads this layer.
+    pub(crate) fn try_lock(&self, digest: &Digest) -> Result<Option<FileLock>> {
+        FileLock::try_acquire(&self.lock_path(digest))
+    }
+
     /// The finished layer, at its start. Counts as use, and keeps it from being pruned while the file is open. It was
     /// verified once; what reads it checks the digest again, since disks forget.
     pub(crate) fn open(&self, digest: &Digest) -> Option<File> {

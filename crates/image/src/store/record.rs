@@ -57,7 +57,7 @@ pub struct Description {
     /// Its layers, the lowest first.
     #[serde(default)]
     pub layers: Vec<LayerInfo>,
-    /// Bytes of its files' content.
+    /// Bytes of its files' content; of a squashfs image, which is not looked into, its own.
     pub unpacked: u64,
 }
 

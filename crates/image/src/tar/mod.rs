@@ -33,7 +33,7 @@ use crate::store::{Description, ImageKind, Key};
 /// What specs of archives begin with.
 pub(crate) const SCHEME: &str = "tar";
 /// Part of every key. Counts up whenever the same archive would become another image.
-pub(crate) const CONVERTER: &str = "tar 2";
+pub(crate) const CONVERTER: &str = "tar 3";
 
 /// Makes images of archives.
 #[derive(Debug, Clone, Copy, Default)]

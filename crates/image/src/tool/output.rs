@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::{CHILD_PATH, last_words};
+use super::{CHILD_PATH, Limits, last_words};
 use crate::context::Context;
 use crate::error::{ProviderError, Result};
 
@@ -44,6 +44,8 @@ pub(crate) struct Watch {
     pub(crate) subject: PathBuf,
     /// How long it may take in all.
     pub(crate) time_max: Duration,
+    /// What it may take else.
+    pub(crate) limits: Option<Limits>,
     /// Which of these lines tell why it failed; if none does, the last ones are taken to.
     pub(crate) is_cause: fn(&str) -> bool,
     /// Hears each line that it prints on its standard error.
@@ -68,9 +70,10 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Starts the program, whose environment is cleared but for what it needs.
+    /// Starts the program, which should be [contained](super::contained), with its environment cleared but for what it
+    /// needs.
     pub(crate) fn start(command: &mut Command, watch: Watch, ctx: &Context) -> Result<Self> {
-        let Watch { tool, subject, time_max, is_cause, on_line } = watch;
+        let Watch { tool, subject, time_max, limits, is_cause, on_line } = watch;
         let program = PathBuf::from(command.get_program());
         command.env_clear().env("PATH", CHILD_PATH).env("LC_ALL", "C");
         command.envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
@@ -93,7 +96,12 @@ impl Output {
         let deadline = Instant::now() + time_max;
         let ctx = ctx.clone();
         let (clean_up_max, ended) = (CLEAN_UP_MAX, false);
-        Ok(Self { tool, subject, ctx, child, stdout, printed, deadline, time_max, clean_up_max, ended })
+        let output =
+            Self { tool, subject, ctx, child, stdout, printed, deadline, time_max, clean_up_max, ended };
+        if let Some(limits) = limits {
+            limits.set(&output.child).map_err(ProviderError::io("cannot limit", &program))?;
+        }
+        Ok(output)
     }
 
     /// Whether it may go on.
@@ -211,6 +219,8 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex};
 
+    const LIMITS: Limits = Limits { file: 4096, address_space: 1 << 30 };
+
     fn start(script: &str, ctx: &Context) -> (Output, Arc<Mutex<Vec<String>>>) {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let heard = lines.clone();
@@ -218,6 +228,7 @@ mod tests {
             tool: "sh",
             subject: "nothing".into(),
             time_max: Duration::from_secs(60),
+            limits: Some(LIMITS),
             is_cause: |line| line.starts_with("E: "),
             on_line: Box::new(move |line| heard.lock().unwrap().push(line.to_owned())),
         };
@@ -257,6 +268,7 @@ mod tests {
             tool: "sh",
             subject: "nothing".into(),
             time_max: Duration::from_secs(60),
+            limits: None,
             is_cause: |line| line.starts_with("E: "),
             on_line: Box::new(move |_| heard.send(()).unwrap()),
         };
@@ -271,6 +283,20 @@ mod tests {
         assert!(matches!(e, ProviderError::Cancelled));
         drop(output);
         assert!(all_gone.recv().is_err(), "nobody has its standard error any more");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn it_has_the_limits_that_it_was_given() {
+        let (output, _) = start("sleep 600", &ctx());
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", output.child.id())).unwrap();
+        let of = |name: &str| {
+            let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().take(2).map(|limit| limit.parse().unwrap()).collect::<Vec<u64>>()
+        };
+        assert_eq!(of("Max file size"), [LIMITS.file; 2]);
+        assert_eq!(of("Max address space"), [LIMITS.address_space; 2]);
+        assert_eq!(of("Max core file size"), [0; 2]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::{ExportFormat, Exported, Images};
 use crate::context::Context;
 use crate::error::{ProviderError, Result};
 use crate::store::Store;
+use tree::Archive;
 
 /// Bytes copied between two looks at whether it was cancelled.
 const PIECE: u64 = 16 << 20;
@@ -37,11 +38,11 @@ impl Images {
                 copy(held.file(), target.file(), &self.ctx).map_err(|e| target.failed(e))?;
             }
             ExportFormat::Tar => {
-                let mut tree = tree::stream(&image.path, &self.ctx)?;
+                let mut tree = Archive::of(&image, &self.ctx)?;
                 copy(&mut tree, target.file(), &self.ctx).map_err(|e| target.failed(e))?;
             }
             ExportFormat::Oci => {
-                let tree = tree::stream(&image.path, &self.ctx)?;
+                let tree = Archive::of(&image, &self.ctx)?;
                 let name = record.map(|record| record.name);
                 oci::write(tree, &image.description, name.as_deref(), target.file(), &self.ctx)
                     .map_err(|e| target.failed(e))?;

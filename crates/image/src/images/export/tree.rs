@@ -1,30 +1,113 @@
 //! An image's tree as a tar archive, by the distribution's `sqfs2tar`.
+//!
+//! A squashfs image that was imported or fetched is a stranger's, and given to that program as it is.
 
-use std::path::Path;
-use std::process::Command;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::context::Context;
-use crate::error::Result;
-use crate::tool::{self, Output, Watch};
+use crate::error::{ProviderError, Result};
+use crate::oci;
+use crate::store::{ImageKind, StoredImage};
+use crate::tar::{self, TarLimits};
+use crate::tool::{self, AtOurEnd, Limits, Output, Watch};
 
 const TOOL: &str = "sqfs2tar";
 const PACKAGE: &str = "squashfs-tools-ng";
 /// The largest images take minutes; a tool that hangs is ended.
 const TIME_MAX: Duration = Duration::from_secs(60 * 60);
+/// Its address space in bytes: it has the whole tree in memory, with some 300 bytes for each of a million entries.
+const ADDRESS_SPACE_MAX: u64 = 2 << 30;
 
-/// The archive, with the root's own owner, mode and time as its first entry.
-pub(super) fn stream(image: &Path, ctx: &Context) -> Result<Output> {
-    let program = tool::require(TOOL, PACKAGE)?;
-    let mut command = Command::new(program);
-    // What cannot be stored is an error: an archive without it would be another tree.
-    command.args(["--root-becomes", ".", "--no-skip", "--"]).arg(image);
-    let watch = Watch {
-        tool: TOOL,
-        subject: image.to_owned(),
-        time_max: TIME_MAX,
-        is_cause: |_| true,
-        on_line: Box::new(|_| {}),
-    };
-    Output::start(&mut command, watch, ctx)
+/// The archive, with the root's own owner, mode and time as its first entry. Of at most as many bytes as what such an
+/// image is made of: a squashfs image of some KiB may hold files of any size.
+pub(super) struct Archive {
+    output: Output,
+    image: PathBuf,
+    /// Bytes that may still come.
+    left: u64,
+    /// Most bytes, and the variable that raises it.
+    limit: (u64, &'static str),
+}
+
+impl Archive {
+    pub(super) fn of(image: &StoredImage, ctx: &Context) -> Result<Self> {
+        let limit = match image.description.kind {
+            ImageKind::Oci => (oci::max_bytes()?, oci::MAX_BYTES_VARIABLE),
+            _ => (TarLimits::from_env()?.max_bytes, tar::MAX_BYTES_VARIABLE),
+        };
+        Self::within(&image.path, limit, ctx)
+    }
+
+    fn within(image: &Path, limit: (u64, &'static str), ctx: &Context) -> Result<Self> {
+        let program = tool::require(TOOL, PACKAGE)?;
+        let mut command = tool::contained(&program, AtOurEnd::Kill);
+        // What cannot be stored is an error: an archive without it would be another tree.
+        command.args(["--root-becomes", ".", "--no-skip", "--"]).arg(image);
+        let watch = Watch {
+            tool: TOOL,
+            subject: image.to_owned(),
+            time_max: TIME_MAX,
+            // It writes to nothing but us.
+            limits: Some(Limits { file: 0, address_space: ADDRESS_SPACE_MAX }),
+            is_cause: |_| true,
+            on_line: Box::new(|_| {}),
+        };
+        let output = Output::start(&mut command, watch, ctx)?;
+        Ok(Self { output, image: image.to_owned(), left: limit.0, limit })
+    }
+}
+
+impl Read for Archive {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.output.read(buffer)?;
+        let Some(left) = self.left.checked_sub(read as u64) else {
+            let (bytes, variable) = self.limit;
+            return Err(io::Error::other(ProviderError::Other(format!(
+                "{} comes to an archive of more than {bytes} bytes; if you trust it, raise {variable}",
+                self.image.display()
+            ))));
+        };
+        self.left = left;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::Meta;
+    use crate::pack::{Compression, Duplicates, Packer};
+
+    /// A few KiB, and what they hold.
+    #[test]
+    fn a_small_image_does_not_become_an_archive_of_any_size() {
+        const HELD: u64 = 64 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let (ctx, image) = (Context::new(dir.path()), dir.path().join("image"));
+        let mut packer = Packer::start(&image, Compression::Zstd, Duplicates::Find, HELD, &ctx).unwrap();
+        packer
+            .write(|tar| {
+                tar.dir(b"", &Meta::root_owned(0o755))?;
+                tar.begin_file(b"f", &Meta::root_owned(0o644), HELD)?;
+                tar.zeros(HELD)?;
+                tar.end_file(HELD)
+            })
+            .unwrap();
+        packer.finish().unwrap();
+        assert!(image.metadata().unwrap().len() < 1 << 20);
+
+        let mut whole = Archive::within(&image, (2 * HELD, "VARIABLE"), &ctx).unwrap();
+        let len = io::copy(&mut whole, &mut io::sink()).unwrap();
+        assert!(len > HELD);
+        let exact = io::copy(&mut Archive::within(&image, (len, "VARIABLE"), &ctx).unwrap(), &mut io::sink());
+        assert_eq!(exact.unwrap(), len);
+        let mut written = Vec::new();
+        let refused =
+            io::copy(&mut Archive::within(&image, (len - 1, "VARIABLE"), &ctx).unwrap(), &mut written);
+        let refused = refused.unwrap_err().downcast::<ProviderError>().unwrap().to_string();
+        assert!(refused.contains("raise VARIABLE"), "{refused}");
+        assert!((written.len() as u64) < len);
+    }
 }

@@ -7,12 +7,14 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::SystemTime;
 
 use super::*;
 use crate::digest::Digest;
 use crate::error::ProviderError;
 use crate::image_config::{ImageConfig, Platform};
+use crate::progress::Progress;
 use crate::store::{Description, ImageKind, Key, Origin, StoredImage};
 
 struct Place {
@@ -213,16 +215,17 @@ fn pruning_everything_keeps_what_is_local_or_in_use() {
 }
 
 #[test]
-fn two_hundred_images_are_listed_at_once() {
+fn two_hundred_images_are_each_listed_once() {
     let place = place();
-    for n in 0..200 {
-        let image = place.make(&n.to_string(), None);
-        place.name(&format!("docker.io/library/image:{n}"), &image);
+    let mut expected: Vec<_> = (0..200).map(|n| Some(format!("docker.io/library/image:{n}"))).collect();
+    for name in expected.iter().flatten() {
+        place.name(name, &place.make(name, None));
     }
-    let started = Instant::now();
-    assert_eq!(place.listed().len(), 200);
-    let took = started.elapsed();
-    assert!(took < Duration::from_millis(100), "{took:?}");
+    expected.sort();
+    assert_eq!(place.listed(), expected);
+    let keys: std::collections::HashSet<_> =
+        place.images.list().unwrap().into_iter().map(|image| image.id).collect();
+    assert_eq!(keys.len(), 200, "each name has its own image");
 }
 
 #[test]
@@ -262,6 +265,36 @@ fn an_archive_that_was_run_before_keeps_both_names() {
     assert_eq!(place.listed().len(), 2);
 }
 
+/// The second waits for the first to convert, and began before the first had given its name.
+#[test]
+fn imports_of_one_archive_at_once_leave_each_others_names() {
+    let place = place();
+    let archive = place.archive();
+    let cache = place.root.path().join("cache");
+    let (converting, first_converts) = mpsc::channel();
+    let (waiting, second_waits) = mpsc::channel();
+    let second_waits = Mutex::new(second_waits);
+    let first = Context::new(&cache).with_reporter(Arc::new(move |progress| {
+        if matches!(progress, Progress::Step(line) if line.starts_with("converting")) {
+            converting.send(()).unwrap();
+            second_waits.lock().unwrap().recv().unwrap();
+        }
+    }));
+    let second = Context::new(&cache).with_reporter(Arc::new(move |progress| {
+        if matches!(progress, Progress::Step(line) if line.starts_with("waiting")) {
+            // The first does not listen again.
+            let _ = waiting.send(());
+        }
+    }));
+    std::thread::scope(|scope| {
+        scope.spawn(|| Images::open(&first).unwrap().import(&archive, "first").unwrap());
+        first_converts.recv().unwrap();
+        Images::open(&second).unwrap().import(&archive, "second").unwrap();
+    });
+    let names = ["localhost/first:latest", "localhost/second:latest"];
+    assert_eq!(place.listed(), names.map(|name| Some(name.to_owned())));
+}
+
 #[test]
 fn looking_at_images_at_once_finds_none_in_use() {
     let place = place();
@@ -287,6 +320,7 @@ fn a_squashfs_image_is_taken_in() {
     assert_eq!(bytes(&exported.path), bytes(&made.path));
     let taken = place.images.import(&exported.path, "b").unwrap();
     assert_eq!(taken.summary.kind, ImageKind::Squashfs);
+    assert_eq!((made.unpacked, taken.unpacked), (Some(300_000), None));
     assert_eq!(bytes(&taken.path), bytes(&made.path));
     fs::write(place.path("cut"), &bytes(&made.path)[..200]).unwrap();
     assert!(place.images.import(&place.path("cut"), "c").unwrap_err().to_string().contains("truncated"));

@@ -34,8 +34,9 @@ struct Change {
 }
 
 fn paths() -> impl Strategy<Value = String> {
-    proptest::collection::vec(prop_oneof!["[abc]", Just("a".to_owned())], 1..4)
-        .prop_map(|names| names.join("/"))
+    let names = proptest::collection::vec(prop_oneof!["[abc]", Just("a".to_owned())], 1..4);
+    let root = prop_oneof![6 => Just(""), 1 => Just("/"), 1 => Just("//")];
+    (root, names).prop_map(|(root, names)| format!("{root}{}", names.join("/")))
 }
 
 fn changes() -> impl Strategy<Value = Change> {

@@ -52,6 +52,15 @@ fn a_whiteout_removes_what_is_below() {
     assert_eq!(of(&[&["a"], &[".wh.a"], &["a"]]).unwrap(), ["a"]);
 }
 
+/// As ko names its program, and Kaniko the targets of hard links.
+#[test]
+fn absolute_paths_begin_at_the_images_root() {
+    assert_eq!(of(&[&["/", "/ko-app/a", "//b = /ko-app/a"]]).unwrap(), ["b", "ko-app", "ko-app/a"]);
+    assert_eq!(of(&[&["d/e", "f"], &["/d/.wh.e", "/.wh.f"]]).unwrap(), ["d"]);
+    refused(&[&["/../a"]], "`..`");
+    refused(&[&["a = /../b"]], "not an earlier file");
+}
+
 #[test]
 fn a_whiteout_leaves_its_own_layer_alone() {
     for names in [&[".wh.a", "a"], &["a", ".wh.a"]] {

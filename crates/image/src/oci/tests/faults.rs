@@ -97,6 +97,33 @@ fn a_bad_layer_ends_the_wait_for_the_others() {
     refused(place.pull(&server).unwrap_err());
 }
 
+/// Nor for what else the layer itself would bring.
+#[test]
+fn a_refused_layer_ends_the_wait_for_its_rest() {
+    let sample = Sample::new("1");
+    let large = sample.layer_path(0);
+    let (serving, length) = (sample.clone(), sample.layers[0].len().to_string());
+    let mut fields = ::tar::Header::new_ustar();
+    fields.as_old_mut().name[..7].copy_from_slice(b"../evil");
+    fields.set_mode(0o644);
+    fields.set_size(0);
+    fields.set_cksum();
+    let evil = [fields.as_bytes(), &vec![0; 140_000][..]].concat();
+    let server = Server::start(move |request| match &request.path {
+        path if *path == large && request.from() == 0 => Reply::bare(200)
+            .header("Content-Length", &length)
+            .then(Then::Bytes(evil.clone()))
+            .then(Then::Stall),
+        path if *path == large => Reply::bare(206).then(Then::Stall),
+        _ => serving.serve(request),
+    });
+    let place = Place::new();
+    let error = pull_by(Client::new, &place.context(), &server.host()).unwrap_err().to_string();
+    assert!(error.contains("layer 1") && error.contains("evil"), "{error}");
+    let asked = server.paths().iter().filter(|path| **path == sample.layer_path(0)).count();
+    assert_eq!(asked, 1, "a client with the usual patience asks again when nothing comes");
+}
+
 /// What a registry says and what it sends differ: refused as what it is, without a trace, and the truth is taken later.
 #[test]
 fn lies_are_refused_by_name_and_leave_nothing() {
