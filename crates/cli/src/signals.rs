@@ -10,7 +10,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 use vmette::{Process, StopHandle};
 
-use crate::terminal;
+use crate::{ignored, terminal};
+
+/// What whoever starts a program may have it ignore, and means it: these come from a terminal.
+const OF_A_TERMINAL: [i32; 3] = [SIGHUP, SIGINT, SIGQUIT];
 
 /// Shared with the thread that waits for signals.
 struct State {
@@ -48,7 +51,7 @@ pub(crate) struct RunSignals {
 }
 
 impl RunSignals {
-    /// From now on signals stop what `stop` stops.
+    /// From now on signals stop what `stop` stops, but for those that this process was started to ignore.
     pub(crate) fn install(stop: StopHandle) -> std::io::Result<Self> {
         let state = Arc::new(State {
             stop,
@@ -56,7 +59,8 @@ impl RunSignals {
             when_fatal: Mutex::new(Box::new(|| {})),
             process: Mutex::new(None),
         });
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH])?;
+        let of_terminal = OF_A_TERMINAL.into_iter().filter(|signal| !ignored::is_ignored(*signal));
+        let mut signals = Signals::new(of_terminal.chain([SIGTERM, SIGWINCH]))?;
         let shared = state.clone();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in &mut signals {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::cache::Cache;
-use crate::machine::{Running, Vmette, entries};
+use crate::machine::{Running, VMETTE, Vmette, entries};
 
 const ENDING: [(Signal, i32); 3] = [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::INT, 130)];
 
@@ -113,6 +113,29 @@ fn an_interrupted_command_that_takes_no_notice_of_it_is_130() {
     running.has_printed("up\n");
     running.signal(Signal::INT);
     assert_eq!(running.wait().code, Some(130));
+}
+
+/// As `nohup` starts it, and a script what it puts into the background.
+#[test]
+fn what_it_was_started_to_ignore_does_not_end_it() {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let ignoring = ["-c", "trap '' HUP INT QUIT; exec \"$0\" \"$@\"", VMETTE];
+    let command = ["run", "--", "sh", "-c", "echo up; read line; echo $line; exit 5"];
+    let mut running = Vmette::from_program("sh", [&ignoring[..], &command].concat()).stdin(reader).start();
+    running.has_printed("up\n");
+    for signal in [Signal::HUP, Signal::INT, Signal::INT, Signal::QUIT] {
+        running.signal(signal);
+    }
+    writer.write_all(b"went on\n").unwrap();
+    let outcome = running.wait();
+    assert_eq!(outcome.code, Some(5), "{outcome:?}");
+    outcome.printed("up\nwent on\n");
+    // The others are what they are.
+    let running =
+        Vmette::from_program("sh", [&ignoring[..], &["run", "--", "sleep", "600"]].concat()).start();
+    running.process("qemu-system");
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait().code, Some(143));
 }
 
 /// A command that runs until it is killed, with `trap` before it.
