@@ -128,7 +128,7 @@ fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<
     let limit =
         request.config.timeout_seconds.map(|seconds| Duration::from_secs(seconds.into()) + OUTPUT_GRACE);
     let process = process.clone();
-    let forward = move || vmette::forward(&process, &mut std::io::stdout(), &mut std::io::stderr());
+    let forward = move || vmette::forward(&process, &mut stdio::stdout(), &mut stdio::stderr());
     let forwarded =
         interruptible::until_called_off(signals, limit.map(|limit| Instant::now() + limit), forward)?;
     forwarded.map_or(Ok(false), |result| result.map(|()| true))
