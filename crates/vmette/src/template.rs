@@ -40,6 +40,9 @@ const LOCK_SUFFIX: &str = ".lock";
 const MACHINE: &str = "machine";
 const SEAL: &str = "seal.json";
 
+/// Beside them as long as a guest that did not come up is the last that is known of it.
+const DOUBT: &str = "doubt";
+
 /// Where one machine shape's template is, or would be.
 pub(crate) struct Template {
     folder: PathBuf,
@@ -78,8 +81,8 @@ impl Template {
         self.folder.join(&self.key)
     }
 
-    /// The saved machine in it, unless that is not what was saved.
-    pub(crate) fn machine(&self) -> Result<PathBuf, String> {
+    /// The saved machine in it. [`Error::RestoreFailed`] when that is not what was saved.
+    pub(crate) fn machine(&self) -> Result<PathBuf, Error> {
         let machine = self.path().join(MACHINE);
         Seal::check(&self.path().join(SEAL), &machine)?;
         Ok(machine)
@@ -106,8 +109,25 @@ impl Template {
         self.path().is_dir()
     }
 
-    /// Notes that it was used, for pruning.
+    /// Notes that a guest did not come up in an attempt that began at `begun`. Whether it is the second: after that one
+    /// has been noted another has begun, and come to the same. Attempts at the same time are one.
+    pub(crate) fn doubt(&self, begun: SystemTime) -> bool {
+        let mark = self.path().join(DOUBT);
+        let noted = fs::metadata(&mark).and_then(|mark| mark.modified());
+        if noted.as_ref().is_ok_and(|noted| *noted < begun) {
+            return true;
+        }
+        if noted.is_err() {
+            // Where nothing can be written a template cannot be removed either.
+            let _ = File::create_new(mark);
+        }
+        false
+    }
+
+    /// Notes that it was used, for pruning, and that it works.
     pub(crate) fn touch(&self) {
+        // There hardly ever is one.
+        let _ = fs::remove_file(self.path().join(DOUBT));
         // Only the order of pruning depends on it.
         if let Ok(dir) = File::open(self.path()) {
             let _ = dir.set_modified(SystemTime::now());
@@ -394,6 +414,19 @@ mod tests {
         assert!(lock_of('a').exists() && !lock_of('b').exists() && lock_of('c').exists());
         drop((held, lock));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_second_failure_in_succession_is_told_from_one_at_the_same_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let t = template(dir.path(), 'a');
+        fs::create_dir(t.path()).unwrap();
+        let minute = Duration::from_secs(60);
+        let (before, after) = (SystemTime::now() - minute, SystemTime::now() + minute);
+        assert!(!t.doubt(before) && !t.doubt(before), "they began before the first was noted");
+        t.touch();
+        assert!(!t.doubt(after), "one has worked since");
+        assert!(t.doubt(after));
     }
 
     #[test]
