@@ -121,7 +121,7 @@ fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<
     let _raw = if request.tty { RawMode::enter()? } else { None };
     let followed = request.config.build_snapshot.is_some();
     let how = Stop { signal: request.config.stop_signal(), grace: request.stop_timeout, followed };
-    signals.command_runs(process, request.tty, how);
+    signals.command_runs(process, request.tty, how)?;
     if request.stdin {
         stdio::forward_stdin(process)?;
     }

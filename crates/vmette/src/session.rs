@@ -239,8 +239,13 @@ impl Session {
     /// Asks the session's command to end, with the image's stop signal (`SIGTERM` when it names none), and ends the
     /// session if that has not come about within `grace`. At once when there is no such command.
     pub fn stop_gently(&self, grace: Duration) -> SessionEnd {
-        // A connection that is gone ends the session by itself.
-        let asked = self.main.upgrade().is_some_and(|process| process.signal(self.stop_signal).is_ok());
+        let signal = self.stop_signal;
+        // In a thread: a guest that takes nothing more must not prolong the grace. A connection that is gone ends the
+        // session by itself.
+        let asked = self.main.upgrade().is_some_and(|process| {
+            let ask = move || drop(process.signal(signal));
+            std::thread::Builder::new().name("vmette-ask".into()).spawn(ask).is_ok()
+        });
         if !asked || self.shared.wait_until(Instant::now() + grace).is_none() {
             self.stop();
         }

@@ -176,6 +176,50 @@ fn a_second_termination_does_not_wait() {
     assert_eq!(running.wait().code, Some(143));
 }
 
+/// A run whose machine stands still, and takes no more of what vmette has to write to it.
+fn deaf(args: &[&str]) -> Running {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let own = reader.try_clone().unwrap();
+    let mut running = Vmette::run([args, &["--", "sh", "-c", "echo up; exec cat > /dev/null"]].concat())
+        .stdin(reader)
+        .start();
+    running.has_printed("up\n");
+    running.process("qemu-system").signal(Signal::STOP);
+    // More than fits into the connection. Whoever reads it ends.
+    std::thread::spawn(move || writer.write_all(&vec![0; 8 << 20]));
+    let capacity = rustix::pipe::fcntl_getpipe_size(&own).unwrap() as u64;
+    let mut full = 0;
+    // No event tells that a writer waits. It does when nobody takes anything out of the pipe any more.
+    while full < 20 {
+        full = if rustix::io::ioctl_fionread(&own).unwrap() == capacity { full + 1 } else { 0 };
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running
+}
+
+#[test]
+fn a_guest_that_takes_nothing_more_does_not_hold_signals_up() {
+    let gentle: &[Signal] = &[Signal::TERM];
+    for (args, signals, code) in [
+        (&[][..], &[Signal::INT, Signal::INT][..], 130),
+        (&[], &[Signal::HUP], 129),
+        (&["--stop-timeout", "1"], gentle, 143),
+    ] {
+        let running = deaf(args);
+        let machine = running.processes();
+        let begun = Instant::now();
+        for signal in signals {
+            running.signal(*signal);
+            // Two of the same that come at once may be one.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let outcome = running.wait();
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}: {outcome:?}", begun.elapsed());
+        machine.are_gone();
+    }
+}
+
 /// An archive that takes long to convert, and no room to keep.
 fn endless_archive(folder: &Path) -> String {
     let script = "truncate -s 1G zeros && tar -cf - zeros | zstd -q -1 > archive.tar.zst && rm zeros";
