@@ -76,6 +76,28 @@ fn a_signal_ends_a_run_that_is_still_booting() {
 }
 
 #[test]
+fn whoever_waits_for_anothers_template_can_be_ended() {
+    let cache = Cache::with_template();
+    let template = cache.template();
+    fs::remove_dir_all(&template).unwrap();
+    let lock = fs::File::create(template.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    for (signal, code) in ENDING {
+        let mut running = Vmette::run(["--", "true"]).cache(cache.path()).start();
+        running.has_said("waiting for another run");
+        let begun = Instant::now();
+        running.signal(signal);
+        let outcome = running.wait();
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}: {outcome:?}", begun.elapsed());
+        assert!(outcome.warnings().is_empty(), "{outcome:?}");
+    }
+    let begun = Instant::now();
+    Vmette::run(["--timeout", "2", "--", "true"]).cache(cache.path()).exits(124);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn after_a_kill_while_a_template_is_made_nothing_runs_and_the_next_run_makes_it() {
     let cache = Cache::without_template();
     let running = Vmette::run(["--", "true"]).cache(cache.path()).start();

@@ -107,9 +107,11 @@ impl Launcher<'_> {
                 Restored::Removed => {}
             }
         }
-        let lock = match template.lock() {
+        let waiting = || self.notices.progress("waiting for another run that is making the same template");
+        let lock = match template.lock(&self.shared.cancel_flag(), &waiting) {
             Ok(lock) => lock,
             Err(reason) => {
+                self.check_running()?;
                 self.notices.warn(format!("no template: {reason}; booting cold"));
                 return Ok(None);
             }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use rustix::process::{Pid, test_kill_process};
 use tempfile::NamedTempFile;
@@ -34,15 +35,15 @@ impl Scratch {
         Ok(Self::Named(disk))
     }
 
-    /// A disk with what is in `source`.
-    pub(super) fn copy_of(cache: &CacheRoot, source: &File) -> Result<Self, Error> {
+    /// A disk with what is in `source`, unless `cancelled` is set meanwhile.
+    pub(super) fn copy_of(cache: &CacheRoot, source: &File, cancelled: &AtomicBool) -> Result<Self, Error> {
         let folder = folder(cache)?;
         let disk = if cfg!(target_os = "linux") {
             Self::Nameless(tempfile::tempfile_in(folder)?)
         } else {
             Self::Copied(NamedTempFile::new_in(folder)?)
         };
-        snapshot::copy(source, &disk.file()?)?;
+        snapshot::copy_until(source, &disk.file()?, cancelled)?;
         Ok(disk)
     }
 
