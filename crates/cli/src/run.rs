@@ -53,6 +53,9 @@ pub(crate) fn run(request: Request) -> u8 {
 
 fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> anyhow::Result<u8> {
     if !resolve_rootfs(&mut request, stop, signals)? {
+        if let Some(path) = &request.report {
+            write_report(path, None, &SessionEnd::Stopped)?;
+        }
         // A signal: the exit status is its own.
         return Ok(exit::FAILURE);
     }
