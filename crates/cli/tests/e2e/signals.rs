@@ -3,13 +3,14 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::cache::Cache;
-use crate::machine::{Running, VMETTE, Vmette, entries};
+use crate::machine::{Running, VMETTE, Vmette, entries, shared_cache};
 
 const ENDING: [(Signal, i32); 3] = [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::INT, 130)];
 
@@ -43,7 +44,14 @@ fn a_signal_ends_a_run_with_its_number_and_leaves_nothing() {
         assert_eq!(outcome.code, Some(code), "{outcome:?}");
         machine.are_gone();
         assert!(entries(&dir.path().join("tmp")).is_empty(), "{:?}", entries(&dir.path().join("tmp")));
+        has_no_scratch_disk(&shared_cache());
     }
+}
+
+/// A disk has no name at any time: there is nothing that could be left.
+fn has_no_scratch_disk(cache: &Path) {
+    let left = entries(&cache.join("scratch"));
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
@@ -57,8 +65,44 @@ fn after_a_kill_nothing_runs_and_the_next_run_removes_the_files() {
     machine.are_gone();
     let tmp = dir.path().join("tmp");
     let volume = format!("{}:/data", dir.path().join("share").display());
+    has_no_scratch_disk(&shared_cache());
     Vmette::run(["--scratch", "64M", "-v", &volume, "--", "true"]).temp(&tmp).exits(0);
     assert!(entries(&tmp).is_empty(), "{:?}", entries(&tmp));
+}
+
+/// A run whose scratch disk is being formatted, for as long as the returned writer is kept.
+fn formatting(dir: &Path) -> (Running, fs::File) {
+    let (programs, begun, fifo) = (dir.join("programs"), dir.join("begun"), dir.join("fifo"));
+    fs::create_dir(&programs).unwrap();
+    for path in [&begun, &fifo] {
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    }
+    let tool = programs.join("mke2fs");
+    // It holds no output open: vmette waits for the end of that.
+    let script = format!("#!/bin/sh\necho > {}\nread line < {}\n", begun.display(), fifo.display());
+    fs::write(&tool, script).unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let running = Vmette::run(["--scratch", "64M", "--", "true"]).env("PATH", path).start();
+    // Each waits for the other side.
+    fs::read(&begun).unwrap();
+    (running, fs::OpenOptions::new().write(true).open(&fifo).unwrap())
+}
+
+#[test]
+fn a_run_that_ends_while_its_scratch_disk_is_made_leaves_none() {
+    for (signal, code) in [(Signal::KILL, None), (Signal::TERM, Some(143))] {
+        let dir = tempfile::tempdir().unwrap();
+        let (running, writer) = formatting(dir.path());
+        has_no_scratch_disk(&shared_cache());
+        let begun = Instant::now();
+        running.signal(signal);
+        let outcome = running.wait();
+        assert_eq!(outcome.code, code, "{outcome:?}");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}: {outcome:?}", begun.elapsed());
+        has_no_scratch_disk(&shared_cache());
+        drop(writer);
+    }
 }
 
 #[test]
