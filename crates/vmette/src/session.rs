@@ -246,7 +246,7 @@ impl Session {
             let ask = move || drop(process.signal(signal));
             std::thread::Builder::new().name("vmette-ask".into()).spawn(ask).is_ok()
         });
-        if !asked || self.shared.wait_until(Instant::now() + grace).is_none() {
+        if !asked || self.shared.wait_for(grace).is_none() {
             self.stop();
         }
         self.wait()

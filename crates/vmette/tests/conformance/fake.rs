@@ -193,6 +193,15 @@ fn a_guest_that_dies_wakes_every_waiter_with_the_cause() {
 }
 
 #[test]
+fn the_longest_wait_is_one_without_a_limit() {
+    let bench = bench();
+    let session = bench.start(&Config { exec_cmd: Some("exit 3".into()), ..bench.config() }).unwrap();
+    let end = Some(SessionEnd::Exited(3));
+    assert_eq!(session.stop_handle().wait_end(Duration::MAX), end);
+    assert_eq!(Some(session.stop_gently(Duration::MAX)), end);
+}
+
+#[test]
 fn a_guest_that_takes_nothing_more_does_not_prolong_a_gentle_stop() {
     let dir = tempfile::tempdir().unwrap();
     let config = Config { cache_dir: Some(dir.path().to_owned()), ..Config::default() };
