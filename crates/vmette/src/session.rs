@@ -459,7 +459,7 @@ impl Session {
     fn forward(&self, process: Arc<Process>, config: &Config) -> Result<(), Error> {
         let thread = std::thread::Builder::new().name("vmette-output".into());
         if config.capture_output {
-            let (sender, receiver) = mpsc::channel();
+            let (sender, receiver) = mpsc::sync_channel(pump::CAPTURE_PIECES);
             *self.capture.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
             // An error here is the connection's, and the session's end says it.
             thread.spawn(move || drop(pump::capture(&process, &sender)))?;
