@@ -4,6 +4,7 @@
 mod args;
 mod doctor;
 mod exit;
+mod ignored;
 mod image;
 mod interruptible;
 mod progress;

@@ -53,6 +53,9 @@ pub(crate) fn run(request: Request) -> u8 {
 
 fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> anyhow::Result<u8> {
     if !resolve_rootfs(&mut request, stop, signals)? {
+        if let Some(path) = &request.report {
+            write_report(path, None, &SessionEnd::Stopped)?;
+        }
         // A signal: the exit status is its own.
         return Ok(exit::FAILURE);
     }
@@ -121,14 +124,14 @@ fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<
     let _raw = if request.tty { RawMode::enter()? } else { None };
     let followed = request.config.build_snapshot.is_some();
     let how = Stop { signal: request.config.stop_signal(), grace: request.stop_timeout, followed };
-    signals.command_runs(process, request.tty, how);
+    signals.command_runs(process, request.tty, how)?;
     if request.stdin {
         stdio::forward_stdin(process)?;
     }
     let limit =
         request.config.timeout_seconds.map(|seconds| Duration::from_secs(seconds.into()) + OUTPUT_GRACE);
     let process = process.clone();
-    let forward = move || vmette::forward(&process, &mut std::io::stdout(), &mut std::io::stderr());
+    let forward = move || vmette::forward(&process, &mut stdio::stdout(), &mut stdio::stderr());
     let forwarded =
         interruptible::until_called_off(signals, limit.map(|limit| Instant::now() + limit), forward)?;
     forwarded.map_or(Ok(false), |result| result.map(|()| true))

@@ -2,7 +2,8 @@
 //! `SIGTERM` asks the command to end in the image's way, the second ends the machine; the others end it at once. Nothing
 //! is left behind in any case, because the process always goes through its normal end.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -10,7 +11,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 use vmette::{Process, StopHandle};
 
-use crate::terminal;
+use crate::{ignored, terminal};
+
+/// What whoever starts a program may have it ignore, and means it: these come from a terminal.
+const OF_A_TERMINAL: [i32; 3] = [SIGHUP, SIGINT, SIGQUIT];
 
 /// Shared with the thread that waits for signals.
 struct State {
@@ -25,10 +29,24 @@ struct State {
 
 struct Target {
     process: Weak<Process>,
+    /// To the thread that tells the command: a guest that takes nothing more keeps only that one waiting.
+    messages: Sender<Message>,
+    /// Whether a resize is on its way already. There may be any number of them, and the last size is what counts.
+    resizing: Arc<AtomicBool>,
     tty: bool,
     stop: Stop,
     interrupted: bool,
     terminated: bool,
+}
+
+/// What the command is told.
+enum Message {
+    Resize,
+    Signal {
+        number: i32,
+        /// The signal to this process that it stands for, and that ends the run when the command cannot be told.
+        on: i32,
+    },
 }
 
 /// How a command is asked to end.
@@ -48,7 +66,7 @@ pub(crate) struct RunSignals {
 }
 
 impl RunSignals {
-    /// From now on signals stop what `stop` stops.
+    /// From now on signals stop what `stop` stops, but for those that this process was started to ignore.
     pub(crate) fn install(stop: StopHandle) -> std::io::Result<Self> {
         let state = Arc::new(State {
             stop,
@@ -56,7 +74,8 @@ impl RunSignals {
             when_fatal: Mutex::new(Box::new(|| {})),
             process: Mutex::new(None),
         });
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH])?;
+        let of_terminal = OF_A_TERMINAL.into_iter().filter(|signal| !ignored::is_ignored(*signal));
+        let mut signals = Signals::new(of_terminal.chain([SIGTERM, SIGWINCH]))?;
         let shared = state.clone();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in &mut signals {
@@ -69,14 +88,21 @@ impl RunSignals {
     }
 
     /// The command runs: a first Ctrl-C is its own from now on, and a first `SIGTERM` its `stop`.
-    pub(crate) fn command_runs(&self, process: &Arc<Process>, tty: bool, stop: Stop) {
+    pub(crate) fn command_runs(&self, process: &Arc<Process>, tty: bool, stop: Stop) -> std::io::Result<()> {
         let process = Arc::downgrade(process);
-        let target = Target { process, tty, stop, interrupted: false, terminated: false };
+        let (messages, queue) = mpsc::channel();
+        let resizing = Arc::new(AtomicBool::new(false));
+        let (state, told, being_resized) = (self.state.clone(), process.clone(), resizing.clone());
+        std::thread::Builder::new()
+            .name("signals-out".into())
+            .spawn(move || state.tell(&told, &queue, &being_resized))?;
+        let target = Target { process, messages, resizing, tty, stop, interrupted: false, terminated: false };
         *self.state.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
         if tty {
             // The window may have changed while the machine started.
             self.state.deliver(SIGWINCH);
         }
+        Ok(())
     }
 
     /// Calls `hook` when a signal ends the run, or now if one has. It takes the place of the one before.
@@ -115,22 +141,43 @@ impl State {
         }
         match signal {
             SIGWINCH => {
-                if target.tty {
-                    let (rows, cols) = terminal::size();
-                    // A lost connection ends the run by itself.
-                    let _ = process.resize(rows, cols);
+                if target.tty && !target.resizing.swap(true, Ordering::SeqCst) {
+                    // A thread that has ended has ended with the command.
+                    let _ = target.messages.send(Message::Resize);
                 }
                 true
             }
             SIGINT if !target.interrupted => {
                 target.interrupted = true;
-                process.signal(SIGINT).is_ok()
+                target.messages.send(Message::Signal { number: SIGINT, on: signal }).is_ok()
             }
             SIGTERM if !target.terminated => {
                 target.terminated = true;
-                process.signal(target.stop.signal).is_ok() && self.watch(target.stop.grace)
+                let message = Message::Signal { number: target.stop.signal, on: signal };
+                target.messages.send(message).is_ok() && self.watch(target.stop.grace)
             }
             _ => false,
+        }
+    }
+
+    /// Passes the messages on. Each may take as long as the guest takes to read what is before it.
+    fn tell(&self, process: &Weak<Process>, queue: &Receiver<Message>, resizing: &AtomicBool) {
+        for message in queue {
+            let Some(process) = process.upgrade() else { return };
+            match message {
+                Message::Resize => {
+                    // Before it is looked at: what changes from here on needs another message.
+                    resizing.store(false, Ordering::SeqCst);
+                    let (rows, cols) = terminal::size();
+                    // A lost connection ends the run by itself.
+                    let _ = process.resize(rows, cols);
+                }
+                Message::Signal { number, on } => {
+                    if process.signal(number).is_err() {
+                        self.end(on);
+                    }
+                }
+            }
         }
     }
 

@@ -50,7 +50,7 @@ pub use oci::{ImageError, LocalImageProvider, OciProvider};
 pub use progress::{Item, PROGRESS_STEP, Progress, Reporter};
 pub use provider::{BlockFs, RootfsArtifact, RootfsProvider};
 pub use registry::{Registry, default_registry};
-pub use scratch::{SCRATCH_MAX_MIB, SCRATCH_MIN_MIB, ScratchDisk, make_scratch};
+pub use scratch::{SCRATCH_MAX_MIB, SCRATCH_MIN_MIB, format_scratch};
 pub use squashfs::SquashfsProvider;
 pub use store::{
     BadKey, Description, ImageKind, InUse, Key, LayerInfo, NameRecord, Origin, PruneRules, Pruned, Store,

@@ -1,13 +1,13 @@
 //! A run's scratch disk: an empty ext4 file system in a sparse file that is gone with the run.
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
+use std::io;
 use std::path::Path;
-use std::process::Stdio;
+use std::time::Duration;
 
-use tempfile::TempPath;
-
+use crate::context::Context;
 use crate::error::{ProviderError, Result};
-use crate::tool::{self, AtOurEnd};
+use crate::tool::{self, AtOurEnd, Output, Watch};
 
 /// Smallest scratch disk in MiB: less holds no useful ext4.
 pub const SCRATCH_MIN_MIB: u64 = 16;
@@ -19,103 +19,89 @@ const PACKAGE: &str = "e2fsprogs";
 /// Label of the file system.
 const LABEL: &str = "vmette-scratch";
 
-/// The file; removed when this is dropped.
-#[derive(Debug)]
-pub struct ScratchDisk {
-    path: TempPath,
-    size_mib: u64,
-}
+/// How long the tool may take: it writes a few MiB, to a disk that may be busy.
+const TIME_MAX: Duration = Duration::from_secs(10 * 60);
 
-impl ScratchDisk {
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Its size in MiB.
-    #[must_use]
-    pub fn size_mib(&self) -> u64 {
-        self.size_mib
-    }
-}
-
-/// Makes a scratch disk in `dir`, for its user alone. It takes space only as it is written to. Without a journal: it
-/// does not outlive its machine.
+/// Makes the new file `disk` a scratch disk. It takes space only as it is written to. Without a journal: it does not
+/// outlive its machine. `path` is where the tool finds the file, which need not have a name of its own; messages speak
+/// of `folder`.
 ///
 /// # Errors
-/// The size is not within [`SCRATCH_MIN_MIB`] and [`SCRATCH_MAX_MIB`], `mke2fs` is missing or fails, or `dir` cannot be
-/// written to.
-pub fn make_scratch(dir: &Path, size_mib: u64) -> Result<ScratchDisk> {
+/// The size is not within [`SCRATCH_MIN_MIB`] and [`SCRATCH_MAX_MIB`], `mke2fs` is missing or fails, the file cannot be
+/// written to, or the context was cancelled.
+pub fn format_scratch(disk: &File, path: &Path, size_mib: u64, folder: &Path, ctx: &Context) -> Result<()> {
     if !(SCRATCH_MIN_MIB..=SCRATCH_MAX_MIB).contains(&size_mib) {
         return Err(ProviderError::Other(format!(
             "a scratch disk of {size_mib} MiB is not possible: {SCRATCH_MIN_MIB} to {SCRATCH_MAX_MIB} MiB are"
         )));
     }
     let program = tool::require(TOOL, PACKAGE)?;
-    let file = tempfile::Builder::new()
-        .prefix("scratch-")
-        .suffix(".img")
-        .permissions(std::fs::Permissions::from_mode(0o600))
-        .tempfile_in(dir)
-        .map_err(ProviderError::io("cannot create a scratch disk in", dir))?;
-    file.as_file()
-        .set_len(size_mib << 20)
-        .map_err(ProviderError::io("cannot size the scratch disk", file.path()))?;
-    // mke2fs opens the file by its name.
-    let path = file.into_temp_path();
-    let output = tool::contained(&program, AtOurEnd::Kill)
+    disk.set_len(size_mib << 20).map_err(ProviderError::io("cannot size a scratch disk in", folder))?;
+    let mut command = tool::contained(&program, AtOurEnd::Kill);
+    command
         .args(["-q", "-t", "ext4", "-F", "-m", "0", "-L", LABEL, "-O", "^has_journal"])
         .args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"])
-        .arg(&path)
-        .env_clear()
-        .env("PATH", tool::CHILD_PATH)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(ProviderError::io("cannot start", &program))?;
-    if !output.status.success() {
-        return Err(ProviderError::Tool {
-            tool: TOOL,
-            path: path.to_path_buf(),
-            status: output.status.to_string(),
-            message: tool::last_words(&output.stderr),
-        });
-    }
-    Ok(ScratchDisk { path, size_mib })
+        .arg(path);
+    let watch = Watch {
+        tool: TOOL,
+        subject: folder.to_owned(),
+        time_max: TIME_MAX,
+        limits: None,
+        is_cause: |_| true,
+        on_line: Box::new(|_| {}),
+    };
+    let mut output = Output::start(&mut command, watch, ctx)?;
+    io::copy(&mut output, &mut io::sink()).map(drop).map_err(|e| {
+        e.downcast().unwrap_or_else(|e| ProviderError::io("cannot read what is printed by", TOOL)(e))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::OpenOptions;
     use std::os::unix::fs::MetadataExt;
     use std::process::Command;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    fn format(path: &Path, size_mib: u64, ctx: &Context) -> Result<()> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
+        format_scratch(&file, path, size_mib, path.parent().unwrap(), ctx)
+    }
 
     #[test]
-    fn a_sparse_private_ext4_that_goes_with_its_guard() {
+    fn a_sparse_ext4() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = make_scratch(dir.path(), 1024).unwrap();
-        let metadata = disk.path().metadata().unwrap();
+        let path = dir.path().join("disk");
+        format(&path, 1024, &Context::new(dir.path())).unwrap();
+        let metadata = path.metadata().unwrap();
         assert_eq!(metadata.len(), 1 << 30);
-        assert_eq!(metadata.mode() & 0o7777, 0o600);
         assert!(metadata.blocks() * 512 < 16 << 20, "it is not sparse");
-        let check =
-            Command::new(tool::find("e2fsck").unwrap()).args(["-fn"]).arg(disk.path()).output().unwrap();
+        let check = Command::new(tool::find("e2fsck").unwrap()).arg("-fn").arg(&path).output().unwrap();
         assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
         assert!(String::from_utf8_lossy(&check.stdout).contains(LABEL));
-        drop(disk);
-        assert_eq!(dir.path().read_dir().unwrap().count(), 0);
     }
 
     #[test]
     fn the_smallest_is_possible_and_others_are_not() {
         let dir = tempfile::tempdir().unwrap();
-        make_scratch(dir.path(), SCRATCH_MIN_MIB).unwrap();
+        let (path, ctx) = (dir.path().join("disk"), Context::new(dir.path()));
+        format(&path, SCRATCH_MIN_MIB, &ctx).unwrap();
         for size in [0, SCRATCH_MIN_MIB - 1, SCRATCH_MAX_MIB + 1, u64::MAX] {
-            assert!(make_scratch(dir.path(), size).unwrap_err().to_string().contains("MiB"));
+            assert!(format(&path, size, &ctx).unwrap_err().to_string().contains("MiB"));
         }
+    }
+
+    #[test]
+    fn what_the_tool_says_is_told_and_it_can_be_called_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, ctx) = (dir.path().join("disk"), Context::new(dir.path()));
+        let file = File::create(&path).unwrap();
         let missing = dir.path().join("missing");
-        assert!(make_scratch(&missing, 64).unwrap_err().to_string().contains("missing"));
-        assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+        let error = format_scratch(&file, &missing.join("x"), 64, &missing, &ctx).unwrap_err().to_string();
+        assert!(error.contains("missing (exit") && error.contains("does not exist"), "{error}");
+        let cancelled = ctx.with_cancel_flag(Arc::new(AtomicBool::new(true)));
+        assert!(matches!(format(&path, 64, &cancelled), Err(ProviderError::Cancelled)));
     }
 }

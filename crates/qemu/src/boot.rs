@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -212,11 +213,7 @@ impl Running {
         let Some(restore) = restore else {
             return self.qmp.execute("qmp_capabilities", Value::Null).map(drop).map_err(failed);
         };
-        let dir = restore.dir.clone();
-        let plugged = self.load(restore).map_err(|reason| Error::Snapshot {
-            path: dir,
-            reason: format!("it cannot be restored: {reason}"),
-        })?;
+        let plugged = self.load(restore)?;
         // Why a server does not serve is on its standard error.
         self.plug_and_run(&plugged).map_err(|e| match failed(e) {
             Error::Machine(message) => Error::Machine(message + &self.complaints.tail()),
@@ -224,45 +221,52 @@ impl Running {
         })
     }
 
-    /// Loads the state. The commands are under way before QEMU reads the first of them.
-    fn load(&self, restore: Restore) -> std::result::Result<Vec<Plugged>, String> {
-        let Restore { state, copy, plugged, .. } = restore;
+    /// Loads the state. The commands are under way before QEMU reads the first of them. [`Error::Snapshot`] is QEMU's
+    /// verdict on the state and nothing else: what may be the host's trouble is told as such.
+    fn load(&self, restore: Restore) -> Result<Vec<Plugged>> {
+        let Restore { dir, state, copy, plugged } = restore;
         let qmp = &self.qmp;
-        let said = |e: QmpError| self.restore_failure(&e);
         let mut sent = vec![
-            qmp.send("qmp_capabilities", Value::Null).map_err(said)?,
-            qmp.send("migrate-set-capabilities", capabilities()).map_err(said)?,
-            qmp.send_fd("state", state.as_fd()).map_err(said)?,
+            qmp.send("qmp_capabilities", Value::Null).map_err(failed)?,
+            qmp.send("migrate-set-capabilities", capabilities()).map_err(failed)?,
+            qmp.send_fd("state", state.as_fd()).map_err(failed)?,
         ];
         if let Some(copy) = copy {
             // The devices look into the guest's memory while their state is loaded, so it must be complete by then.
-            let copied = copy.join().map_err(|_| "the thread that copies the memory panicked")?;
-            copied.map_err(|e| format!("copy of the memory: {e}"))?;
+            let copied = copy.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")));
+            copied.map_err(Error::io("copy the saved memory"))?;
         }
-        sent.push(qmp.send("migrate-incoming", json!({ "uri": "fd:state" })).map_err(said)?);
-        for sent in sent {
-            qmp.wait(sent).map_err(said)?;
+        let load = qmp.send("migrate-incoming", json!({ "uri": "fd:state" })).map_err(failed)?;
+        for sent in sent.drain(..) {
+            qmp.wait(sent).map_err(failed)?;
         }
-        let loaded = qmp.wait_event("MIGRATION", RESTORE_LIMIT, |event| match event["status"].as_str() {
-            Some("completed") => Some(true),
-            Some("failed") => Some(false),
-            _ => None,
+        let loaded = qmp.wait(load).and_then(|_| {
+            qmp.wait_event("MIGRATION", RESTORE_LIMIT, |event| match event["status"].as_str() {
+                Some("completed") => Some(true),
+                Some("failed") => Some(false),
+                _ => None,
+            })
         });
         match loaded {
             Ok(true) => Ok(plugged),
-            Ok(false) => Err(self.restore_failure(&QmpError::Broken("the state does not load".into()))),
-            Err(e) => Err(said(e)),
+            Ok(false) => Err(self.restore_failure(dir, QmpError::Broken("the state does not load".into()))),
+            Err(e) => Err(self.restore_failure(dir, e)),
         }
     }
 
-    /// QEMU says on its standard error why it does not load a state, and exits.
-    fn restore_failure(&self, error: &QmpError) -> String {
+    /// QEMU says on its standard error why it does not load a state, and exits, or dies of it.
+    fn restore_failure(&self, dir: PathBuf, error: QmpError) -> Error {
         const LAST_WORDS: Duration = Duration::from_secs(2);
-        if self.verdict.get().is_some() {
-            return "the machine was stopped".into();
+        if self.verdict.get().is_some() || matches!(error, QmpError::Timeout { .. }) {
+            return failed(error);
         }
-        let _ = self.qemu.exit().wait_until(std::time::Instant::now() + LAST_WORDS);
-        format!("{error}{}", self.complaints.tail())
+        let status = self.qemu.exit().wait_until(std::time::Instant::now() + LAST_WORDS);
+        // Somebody has killed it: as a rule the kernel, for want of memory.
+        if status.is_some_and(|status| status.signal() == Some(libc::SIGKILL)) {
+            return failed(error);
+        }
+        let reason = format!("it cannot be restored: {error}{}", self.complaints.tail());
+        Error::Snapshot { path: dir, reason }
     }
 
     fn plug_and_run(&self, plugged: &[Plugged]) -> std::result::Result<(), QmpError> {

@@ -1,6 +1,7 @@
 //! A machine from its making to its end.
 
 use std::fs;
+use std::io;
 use std::mem;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -65,18 +66,10 @@ impl QemuMachine {
         };
         let spawned = boot::spawn(*prepared).and_then(|(running, stream)| {
             let running = Arc::new(running);
-            let (watched, end) = (running.clone(), self.end.clone());
-            thread::Builder::new()
-                .name("machine-end".into())
-                .spawn(move || watch(watched, &end))
-                .map_err(Error::io("start a thread"))?;
-            for (index, server) in running.servers.iter().enumerate() {
-                let (watched, exit) = (Arc::downgrade(&running), server.exit());
-                thread::Builder::new()
-                    .name("machine-share".into())
-                    .spawn(move || watch_server(&watched, index, &exit))
-                    .map_err(Error::io("start a thread"))?;
-            }
+            look_after(&running, &self.end, |name, watch| {
+                thread::Builder::new().name(name.into()).spawn(watch).map(drop)
+            })
+            .map_err(Error::io("start a thread"))?;
             Ok((running, stream))
         });
         match spawned {
@@ -188,6 +181,21 @@ fn children(pid: u32) -> Vec<u32> {
     list.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
+/// Starts the threads that wait for the processes' ends. The one that owns the machine comes last: when one cannot be
+/// started, the processes end with the caller's handle on them.
+fn look_after(
+    running: &Arc<Running>,
+    end: &Arc<Slot<MachineEnd>>,
+    mut start_thread: impl FnMut(&str, Box<dyn FnOnce() + Send>) -> io::Result<()>,
+) -> io::Result<()> {
+    for (index, server) in running.servers.iter().enumerate() {
+        let (watched, exit) = (Arc::downgrade(running), server.exit());
+        start_thread("machine-share", Box::new(move || watch_server(&watched, index, &exit)))?;
+    }
+    let (watched, end) = (running.clone(), end.clone());
+    start_thread("machine-end", Box::new(move || watch(watched, &end)))
+}
+
 /// Waits for QEMU's end, ends what served it, and says what happened.
 fn watch(running: Arc<Running>, end: &Slot<MachineEnd>) {
     let status = running.qemu.exit().wait();
@@ -264,5 +272,54 @@ fn describe(end: &MachineEnd) -> &str {
         MachineEnd::Stopped => "it was stopped",
         MachineEnd::PoweredOff => "it powered off",
         MachineEnd::Failed(cause) => cause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    use vmette_vmm::{Accelerator, MachineSpec, Share};
+
+    use crate::plan::Plan;
+
+    /// A machine of two processes, neither of which ends by itself.
+    fn running(dir: &Path) -> Running {
+        let program = dir.join("program");
+        fs::write(&program, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let share = Share { tag: "a".into(), path: dir.to_owned(), read_only: true };
+        let spec = MachineSpec { shares: vec![share], ..MachineSpec::new("/bin/sh", "/bin/sh") };
+        let prepared = Prepared {
+            binary: program.clone(),
+            share_server: Some(program),
+            vsock_server: None,
+            fingerprint: String::new(),
+            plan: Plan::new(&spec, Accelerator::Tcg).unwrap(),
+            spec,
+            snapshot: None,
+        };
+        boot::spawn(prepared).unwrap().0
+    }
+
+    #[test]
+    fn processes_that_no_thread_can_look_after_are_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        for threads in [0, 1] {
+            let running = Arc::new(running(dir.path()));
+            let (qemu, server) = (running.qemu.exit(), running.servers[0].exit());
+            let mut left = threads;
+            let looked_after = look_after(&running, &Arc::new(Slot::new()), |_, watch| {
+                if left == 0 {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                left -= 1;
+                thread::Builder::new().spawn(watch).map(drop)
+            });
+            assert_eq!(looked_after.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            drop(running);
+            assert!(qemu.get().is_some() && server.get().is_some(), "with {threads} threads");
+        }
     }
 }

@@ -47,12 +47,27 @@ impl Process {
             .map_err(|_| io::Error::other("the thread that starts processes has ended"))?;
         let child =
             answered.recv().map_err(|_| io::Error::other("the thread that starts processes has ended"))??;
+        Self::watched(child, |name, reap| thread::Builder::new().name(name).spawn(reap).map(drop))
+    }
+
+    /// The process, with a thread that reaps it. There is none without the other: whoever drops it waits for that thread.
+    fn watched(
+        child: Child,
+        start_thread: impl FnOnce(String, Box<dyn FnOnce() + Send>) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let pid = child.id();
         let child = Arc::new(Mutex::new(Some(child)));
-        let process = Self { pid, child: child.clone(), exit: Arc::new(Slot::new()) };
-        let exit = process.exit.clone();
-        thread::Builder::new().name(format!("wait-{pid}")).spawn(move || reap(pid, &child, &exit))?;
-        Ok(process)
+        let exit = Arc::new(Slot::new());
+        let (reaped, told) = (child.clone(), exit.clone());
+        if let Err(e) = start_thread(format!("wait-{pid}"), Box::new(move || reap(pid, &reaped, &told))) {
+            if let Some(mut child) = lock(&child).take() {
+                // Both fail only when it has exited, and was reaped, already.
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            return Err(e);
+        }
+        Ok(Self { pid, child, exit })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -269,6 +284,16 @@ mod tests {
         process.kill();
         drop(process);
         assert_eq!(exit.get().and_then(|status| status.signal()), Some(libc::SIGKILL));
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn a_child_that_nobody_can_wait_for_is_ended_at_once() {
+        let child = start(shell("exec sleep 1000")).unwrap();
+        let pid = child.id();
+        let no_thread = |_, _| Err(io::ErrorKind::WouldBlock.into());
+        let error = Process::watched(child, no_thread).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
     }
 

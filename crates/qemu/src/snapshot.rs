@@ -6,10 +6,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vmette_vmm::{Error, Result};
+use vmette_vmm::{Error, Result, is_shortage};
 
 use crate::digest::sha256;
-use crate::host_facts::read_small;
 
 /// Version of the folder's layout.
 const FORMAT: u32 = 2;
@@ -17,6 +16,9 @@ const FORMAT: u32 = 2;
 /// Largest device state that is read. Real ones have less than a MiB; those of machines with many processors somewhat
 /// more.
 const STATE_MAX: u64 = 64 << 20;
+
+/// Largest `meta.json`: it names a few disks.
+const META_MAX: u64 = 64 << 10;
 
 const STATE: &str = "state";
 const MEMORY: &str = "memory";
@@ -83,8 +85,10 @@ impl Snapshot {
     /// Opens a folder and checks that it was made by this user for such a machine, with these disks first.
     pub(crate) fn open(dir: &Path, fingerprint: &str, memory_size: u64, disks: &[&str]) -> Result<Self> {
         let dir = std::path::absolute(dir).map_err(Error::io("make a path absolute"))?;
-        Self::verify(&dir, fingerprint, memory_size, disks)
-            .map_err(|reason| Error::Snapshot { path: dir, reason })
+        Self::verify(&dir, fingerprint, memory_size, disks).map_err(|refusal| match refusal {
+            Refusal::Host(source) => Error::Io { what: "open a saved machine", source },
+            Refusal::Snapshot(reason) => Error::Snapshot { path: dir, reason },
+        })
     }
 
     fn verify(
@@ -92,56 +96,91 @@ impl Snapshot {
         fingerprint: &str,
         memory_size: u64,
         disks: &[&str],
-    ) -> std::result::Result<Self, String> {
-        owned(dir, &fs::symlink_metadata(dir).map_err(|e| e.to_string())?)?;
-        let text = read_small(&dir.join(META)).ok_or("it has no meta.json: it is not a saved machine")?;
-        let meta: Meta = serde_json::from_str(&text).map_err(|e| format!("meta.json is damaged: {e}"))?;
+    ) -> std::result::Result<Self, Refusal> {
+        let refused = |reason: String| Err(Refusal::Snapshot(reason));
+        owned(dir, &fs::symlink_metadata(dir).map_err(Refusal::of(""))?)?;
+        let text = match File::open(dir.join(META)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return refused("it has no meta.json: it is not a saved machine".into());
+            }
+            file => read_text(&file.map_err(Refusal::of("meta.json: "))?)?,
+        };
+        let meta: Meta = serde_json::from_str(&text)
+            .map_err(|e| Refusal::Snapshot(format!("meta.json is damaged: {e}")))?;
         if meta.format != FORMAT {
-            return Err(format!("it has format {}, this engine reads {FORMAT}", meta.format));
+            return refused(format!("it has format {}, this engine reads {FORMAT}", meta.format));
         }
         if meta.fingerprint != fingerprint {
-            return Err(format!(
+            return refused(format!(
                 "it was saved by another engine or host, or is another kind of machine: saved as `{}`, wanted is `{fingerprint}`",
                 meta.fingerprint
             ));
         }
         if !disks.iter().take(meta.disks.len()).eq(meta.disks.iter()) {
-            return Err(format!("it was saved with the disks {:?}, wanted are {disks:?}", meta.disks));
+            return refused(format!("it was saved with the disks {:?}, wanted are {disks:?}", meta.disks));
         }
-        let open = |name: &str, write: bool| {
-            let file = OpenOptions::new().read(true).write(write).open(dir.join(name));
-            let file = file.map_err(|e| format!("{name}: {e}"))?;
-            let metadata = file.metadata().map_err(|e| format!("{name}: {e}"))?;
-            owned(Path::new(name), &metadata)?;
-            Ok::<_, String>((file, metadata))
-        };
         // QEMU opens the memory for writing even where it maps it privately.
-        let (memory, metadata) = open(MEMORY, true)?;
+        let (memory, metadata) = open(dir, MEMORY, true).map_err(Refusal::of("memory: "))?;
+        owned(Path::new(MEMORY), &metadata)?;
         if metadata.len() != memory_size {
-            return Err(format!("its memory has {} bytes instead of {memory_size}", metadata.len()));
+            return refused(format!("its memory has {} bytes instead of {memory_size}", metadata.len()));
         }
-        let (mut state, metadata) = open(STATE, false)?;
+        let (mut state, metadata) = open(dir, STATE, false).map_err(Refusal::of("state: "))?;
+        owned(Path::new(STATE), &metadata)?;
         if metadata.len() > STATE_MAX {
-            return Err(format!("its device state has more than {STATE_MAX} bytes"));
+            return refused(format!("its device state has more than {STATE_MAX} bytes"));
         }
-        let sum = sha256(&mut (&mut state).take(STATE_MAX)).map_err(|e| format!("device state: {e}"))?;
+        let sum = sha256(&mut (&mut state).take(STATE_MAX)).map_err(Refusal::of("device state: "))?;
         if sum != meta.state_sha256 {
-            return Err("its device state is damaged".into());
+            return refused("its device state is damaged".into());
         }
-        state.rewind().map_err(|e| format!("device state: {e}"))?;
+        state.rewind().map_err(Refusal::of("device state: "))?;
         Ok(Self { dir: dir.to_owned(), state, memory, disks: meta.disks.len() })
     }
 }
 
+/// Why a folder was not opened.
+#[derive(Debug)]
+enum Refusal {
+    /// Another time it may be.
+    Host(io::Error),
+    /// It is not a machine that may be restored here.
+    Snapshot(String),
+}
+
+impl Refusal {
+    /// For `map_err`, with what the text begins with.
+    fn of(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |e| if is_shortage(&e) { Self::Host(e) } else { Self::Snapshot(format!("{what}{e}")) }
+    }
+}
+
+fn open(dir: &Path, name: &str, write: bool) -> io::Result<(File, fs::Metadata)> {
+    let file = OpenOptions::new().read(true).write(write).open(dir.join(name))?;
+    let metadata = file.metadata()?;
+    Ok((file, metadata))
+}
+
+fn read_text(file: &File) -> std::result::Result<String, Refusal> {
+    let mut text = String::new();
+    file.take(META_MAX).read_to_string(&mut text).map_err(Refusal::of("meta.json: "))?;
+    Ok(text)
+}
+
 /// A device state is a program for QEMU's parsers, a memory image is the guest's kernel: neither is taken from anyone
 /// but this user.
-fn owned(path: &Path, meta: &fs::Metadata) -> std::result::Result<(), String> {
+fn owned(path: &Path, meta: &fs::Metadata) -> std::result::Result<(), Refusal> {
     const OTHERS_WRITE: u32 = 0o022;
+    let refused = |reason: String| Err(Refusal::Snapshot(reason));
     if meta.uid() != rustix::process::geteuid().as_raw() {
-        return Err(format!("{} belongs to user {}, not to you", path.display(), meta.uid()));
+        return refused(format!("{} belongs to user {}, not to you", path.display(), meta.uid()));
     }
     if meta.mode() & OTHERS_WRITE != 0 {
-        return Err(format!("{} may be written by others (mode {:o})", path.display(), meta.mode() & 0o7777));
+        return refused(format!(
+            "{} may be written by others (mode {:o})",
+            path.display(),
+            meta.mode() & 0o7777
+        ));
     }
     Ok(())
 }

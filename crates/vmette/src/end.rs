@@ -89,9 +89,12 @@ impl Shared {
         self.end.wait()
     }
 
-    /// The end, if it comes before the deadline.
-    pub(crate) fn wait_until(&self, deadline: Instant) -> Option<SessionEnd> {
-        self.end.wait_until(deadline)
+    /// The end, if it comes within `limit`. One that is too long for a clock is none.
+    pub(crate) fn wait_for(&self, limit: Duration) -> Option<SessionEnd> {
+        match Instant::now().checked_add(limit) {
+            Some(deadline) => self.end.wait_until(deadline),
+            None => Some(self.end.wait()),
+        }
     }
 
     /// Ends the session when `timeout` has passed since `start`.
@@ -130,7 +133,7 @@ impl StopHandle {
     /// Waits up to `limit` for the session's end; `None` when it goes on.
     #[must_use]
     pub fn wait_end(&self, limit: Duration) -> Option<SessionEnd> {
-        self.shared.wait_until(Instant::now() + limit)
+        self.shared.wait_for(limit)
     }
 }
 

@@ -6,7 +6,9 @@ use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use vmette_vmm::is_shortage;
 
+use crate::Error;
 use crate::assets::{FileStamp, Key};
 
 /// A seal is a small text; a saved machine is a handful of files.
@@ -40,19 +42,26 @@ impl Seal {
         fs::File::open(path)?.sync_all()
     }
 
-    /// Whether the folder is the one that the file at `path` is the seal of; if not, why not.
-    pub(crate) fn check(path: &Path, folder: &Path) -> Result<(), String> {
-        let failed = |e: io::Error| format!("{}: {e}", path.display());
-        if fs::symlink_metadata(path).map_err(failed)?.len() > SEAL_MAX {
-            return Err("its seal is damaged".into());
+    /// Whether the folder is the one that the file at `path` is the seal of.
+    ///
+    /// # Errors
+    /// [`Error::RestoreFailed`]: why it is not. [`Error::Io`]: the host lacks what it takes to find out.
+    pub(crate) fn check(path: &Path, folder: &Path) -> Result<(), Error> {
+        let broken = |reason: String| Error::RestoreFailed(reason);
+        let failed = |path: &Path, e: io::Error| match is_shortage(&e) {
+            true => Error::Io(e),
+            false => broken(format!("{}: {e}", path.display())),
+        };
+        if fs::symlink_metadata(path).map_err(|e| failed(path, e))?.len() > SEAL_MAX {
+            return Err(broken("its seal is damaged".into()));
         }
-        let text = fs::read(path).map_err(failed)?;
-        let sealed: Self = serde_json::from_slice(&text).map_err(|_| "its seal is damaged")?;
-        let found = Self::of(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let text = fs::read(path).map_err(|e| failed(path, e))?;
+        let sealed: Self = serde_json::from_slice(&text).map_err(|_| broken("its seal is damaged".into()))?;
+        let found = Self::of(folder).map_err(|e| failed(folder, e))?;
         let names = sealed.0.keys().chain(found.0.keys());
         match names.into_iter().find(|name| sealed.0.get(*name) != found.0.get(*name)) {
             Some(name) => {
-                Err(format!("its {name} was changed, or copied from elsewhere, after it was saved"))
+                Err(broken(format!("its {name} was changed, or copied from elsewhere, after it was saved")))
             }
             None => Ok(()),
         }
@@ -74,7 +83,10 @@ mod tests {
     }
 
     fn check(dir: &Path) -> Result<(), String> {
-        Seal::check(&dir.join("seal"), &dir.join("machine"))
+        Seal::check(&dir.join("seal"), &dir.join("machine")).map_err(|e| match e {
+            Error::RestoreFailed(reason) => reason,
+            other => panic!("{other}"),
+        })
     }
 
     #[test]

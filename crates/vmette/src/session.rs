@@ -251,9 +251,14 @@ impl Session {
     /// Asks the session's command to end, with the image's stop signal (`SIGTERM` when it names none), and ends the
     /// session if that has not come about within `grace`. At once when there is no such command.
     pub fn stop_gently(&self, grace: Duration) -> SessionEnd {
-        // A connection that is gone ends the session by itself.
-        let asked = self.main.upgrade().is_some_and(|process| process.signal(self.stop_signal).is_ok());
-        if !asked || self.shared.wait_until(Instant::now() + grace).is_none() {
+        let signal = self.stop_signal;
+        // In a thread: a guest that takes nothing more must not prolong the grace. A connection that is gone ends the
+        // session by itself.
+        let asked = self.main.upgrade().is_some_and(|process| {
+            let ask = move || drop(process.signal(signal));
+            std::thread::Builder::new().name("vmette-ask".into()).spawn(ask).is_ok()
+        });
+        if !asked || self.shared.wait_for(grace).is_none() {
             self.stop();
         }
         self.wait()
@@ -481,7 +486,7 @@ impl Session {
     fn forward(&self, process: Arc<Process>, config: &Config) -> Result<Option<JoinHandle<()>>, Error> {
         let thread = std::thread::Builder::new().name("vmette-output".into());
         if config.capture_output {
-            let (sender, receiver) = mpsc::channel();
+            let (sender, receiver) = mpsc::sync_channel(pump::CAPTURE_PIECES);
             *self.capture.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
             // An error here is the connection's, and the session's end says it.
             thread.spawn(move || drop(pump::capture(&process, &sender)))?;

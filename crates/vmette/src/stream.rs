@@ -14,6 +14,12 @@ use crate::guest_text::safe;
 /// take or give the next piece of one.
 pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Most chunks that wait. Each costs more than the bytes in it, and a guest that takes turns between two channels, a byte
+/// on each, has nothing that could be joined with the last one. Beyond this number a chunk is joined with the last of its
+/// channel, behind which there is one of the other at most: each channel stays what it is, and only of two that nobody
+/// reads is it forgotten how they took turns.
+const CHUNKS_MAX: usize = 4096;
+
 /// Which of a command's outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Channel {
@@ -46,8 +52,8 @@ struct State {
     end: Option<StreamEnd>,
 }
 
-/// One stream's receiving side, and the window of its sending side. Memory is bounded by the window: adjacent small
-/// chunks are joined, so that a guest that sends single bytes costs no more than one that sends them at once.
+/// One stream's receiving side, and the window of its sending side. Memory is bounded by the window: small chunks are
+/// joined, so that a guest that sends single bytes costs no more than one that sends them at once.
 pub(crate) struct StreamQueue {
     state: Mutex<State>,
     changed: Condvar,
@@ -245,12 +251,21 @@ fn append(state: &mut State, channel: Channel, payload: Vec<u8>) -> Result<(), S
     if state.unconfirmed > u64::from(WINDOW) {
         return Err(format!("output beyond the window of {WINDOW} bytes"));
     }
-    match state.chunks.back_mut() {
-        Some((last, bytes)) if *last == channel && bytes.len() + payload.len() <= CHUNK_MAX => {
-            bytes.extend_from_slice(&payload);
+    if payload.is_empty() {
+        return Ok(());
+    }
+    let full = state.chunks.len() >= CHUNKS_MAX;
+    let joins = |(last, bytes): &(Channel, Vec<u8>)| {
+        *last == channel && (full || bytes.len() + payload.len() <= CHUNK_MAX)
+    };
+    // Of those before the last one only where there are too many.
+    let looked_at = if full { usize::MAX } else { 1 };
+    match state.chunks.iter().rev().take(looked_at).position(joins) {
+        Some(from_end) => {
+            let index = state.chunks.len() - 1 - from_end;
+            state.chunks[index].1.extend_from_slice(&payload);
         }
-        _ if payload.is_empty() => {}
-        _ => state.chunks.push_back((channel, payload)),
+        None => state.chunks.push_back((channel, payload)),
     }
     Ok(())
 }
@@ -271,6 +286,25 @@ mod tests {
         assert_eq!(queue.lock().chunks.len(), 1);
         let (channel, bytes, credit) = queue.next_chunk(None).unwrap().unwrap();
         assert_eq!((channel, bytes.len(), credit), (Channel::Stdout, 1000, 0));
+    }
+
+    #[test]
+    fn single_bytes_in_turns_cost_no_more_either() {
+        let queue = StreamQueue::new();
+        let turns = WINDOW / 2;
+        for i in 0..turns {
+            let byte = u8::try_from(i % 251).unwrap();
+            queue.push(Event::Stdout, vec![byte]).unwrap();
+            queue.push(Event::Stderr, vec![!byte]).unwrap();
+        }
+        assert!(queue.lock().chunks.len() <= CHUNKS_MAX);
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        queue.push(Event::Exited(ExitStatus::Code(0)), Vec::new()).unwrap();
+        while let Some((channel, bytes, _)) = queue.next_chunk(None).unwrap() {
+            if channel == Channel::Stdout { stdout.extend(bytes) } else { stderr.extend(bytes) }
+        }
+        let sent: Vec<u8> = (0..turns).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        assert!(stdout == sent && stderr.iter().map(|byte| !byte).eq(sent));
     }
 
     #[test]

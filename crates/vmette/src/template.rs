@@ -9,7 +9,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
@@ -22,6 +23,9 @@ use crate::seal::Seal;
 
 /// How long a run waits for another one that is making the same template.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How soon that wait notices that it was called off.
+const CANCEL_CHECK: Duration = Duration::from_millis(50);
 
 /// Templates kept; the least recently used go first. Each holds about 90 MiB: together hardly more than one large image.
 const TEMPLATES_MAX: usize = 12;
@@ -39,6 +43,9 @@ const LOCK_SUFFIX: &str = ".lock";
 /// In a template's folder: the engine's own folder, and what tells that it is still the one that was saved.
 const MACHINE: &str = "machine";
 const SEAL: &str = "seal.json";
+
+/// Beside them as long as a guest that did not come up is the last that is known of it.
+const DOUBT: &str = "doubt";
 
 /// Where one machine shape's template is, or would be.
 pub(crate) struct Template {
@@ -78,8 +85,8 @@ impl Template {
         self.folder.join(&self.key)
     }
 
-    /// The saved machine in it, unless that is not what was saved.
-    pub(crate) fn machine(&self) -> Result<PathBuf, String> {
+    /// The saved machine in it. [`Error::RestoreFailed`] when that is not what was saved.
+    pub(crate) fn machine(&self) -> Result<PathBuf, Error> {
         let machine = self.path().join(MACHINE);
         Seal::check(&self.path().join(SEAL), &machine)?;
         Ok(machine)
@@ -106,21 +113,39 @@ impl Template {
         self.path().is_dir()
     }
 
-    /// Notes that it was used, for pruning.
+    /// Notes that a guest did not come up in an attempt that began at `begun`. Whether it is the second: after that one
+    /// has been noted another has begun, and come to the same. Attempts at the same time are one.
+    pub(crate) fn doubt(&self, begun: SystemTime) -> bool {
+        let mark = self.path().join(DOUBT);
+        let noted = fs::metadata(&mark).and_then(|mark| mark.modified());
+        if noted.as_ref().is_ok_and(|noted| *noted < begun) {
+            return true;
+        }
+        if noted.is_err() {
+            // Where nothing can be written a template cannot be removed either.
+            let _ = File::create_new(mark);
+        }
+        false
+    }
+
+    /// Notes that it was used, for pruning, and that it works.
     pub(crate) fn touch(&self) {
+        // There hardly ever is one.
+        let _ = fs::remove_file(self.path().join(DOUBT));
         // Only the order of pruning depends on it.
         if let Ok(dir) = File::open(self.path()) {
             let _ = dir.set_modified(SystemTime::now());
         }
     }
 
-    /// Takes the lock under which a template is made. Another process that holds it is waited for; one that died has
-    /// lost it.
-    pub(crate) fn lock(&self) -> Result<MakerLock, String> {
+    /// Takes the lock under which a template is made. Another process that holds it is waited for, until `cancelled` is
+    /// set, and `waiting` is called first; one that died has lost it.
+    pub(crate) fn lock(&self, cancelled: &AtomicBool, waiting: &dyn Fn()) -> Result<MakerLock, String> {
         fs::create_dir_all(&self.folder).map_err(|e| format!("{}: {e}", self.folder.display()))?;
         let path = self.folder.join(format!("{}{LOCK_SUFFIX}", self.key));
         let failed = |e: io::Error| format!("{}: {e}", path.display());
         let deadline = Instant::now() + LOCK_TIMEOUT;
+        let mut unsaid = Some(waiting);
         loop {
             let file = OpenOptions::new()
                 .create(true)
@@ -129,7 +154,8 @@ impl Template {
                 .mode(0o600)
                 .open(&path)
                 .map_err(failed)?;
-            let lock = MakerLock { file: wait_for(file, deadline).map_err(failed)?, path: path.clone() };
+            let file = wait_for(file, deadline, cancelled, &mut unsaid).map_err(failed)?;
+            let lock = MakerLock { file, path: path.clone() };
             // Whoever held it before has removed its name; then the lock that others find is another one.
             if lock.is_named().map_err(failed)? {
                 return Ok(lock);
@@ -218,8 +244,14 @@ fn is_abandoned(folder: &Path, key: &str) -> bool {
     !path.exists() || MakerLock::try_take(path).is_some()
 }
 
-/// Locks `file`. flock has no deadline of its own, and its holder may be stopped for ever.
-fn wait_for(file: File, deadline: Instant) -> io::Result<File> {
+/// Locks `file`. flock has no deadline of its own, its holder may be stopped for ever, and it cannot be called off: a
+/// thread of its own waits in it, and lets go at once of what comes too late.
+fn wait_for(
+    file: File,
+    deadline: Instant,
+    cancelled: &AtomicBool,
+    unsaid: &mut Option<&dyn Fn()>,
+) -> io::Result<File> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => return Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {}
@@ -230,12 +262,25 @@ fn wait_for(file: File, deadline: Instant) -> io::Result<File> {
         let locked = flock(&file, FlockOperation::LockExclusive);
         drop(sender.send(locked.map(|()| file)));
     })?;
-    match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        Ok(locked) => Ok(locked?),
-        Err(_) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("another run has been making the template for more than {} s", LOCK_TIMEOUT.as_secs()),
-        )),
+    loop {
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(io::Error::other("called off"));
+        }
+        match receiver.recv_timeout(CANCEL_CHECK) {
+            Ok(locked) => return Ok(locked?),
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {
+                unsaid.take().iter().for_each(|waiting| waiting());
+            }
+            Err(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!(
+                        "another run has been making the template for more than {} s",
+                        LOCK_TIMEOUT.as_secs()
+                    ),
+                ));
+            }
+        }
     }
 }
 
@@ -302,7 +347,6 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering;
 
     const DIGITS: &str = "0123456789defg";
 
@@ -310,14 +354,36 @@ mod tests {
         Template { folder: folder.to_owned(), key: digit.to_string().repeat(64) }
     }
 
+    fn lock(template: &Template) -> MakerLock {
+        template.lock(&AtomicBool::new(false), &|| {}).unwrap()
+    }
+
+    #[test]
+    fn who_waits_says_so_and_can_be_called_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(&template(dir.path(), 'a'));
+        let cancelled = AtomicBool::new(false);
+        let said = std::cell::Cell::new(0);
+        // Called off as soon as it is heard of.
+        let waiting = || {
+            said.set(said.get() + 1);
+            cancelled.store(true, Ordering::Relaxed);
+        };
+        let reason = template(dir.path(), 'a').lock(&cancelled, &waiting).unwrap_err();
+        assert!(reason.contains("called off"), "{reason}");
+        assert_eq!(said.get(), 1);
+        drop(held);
+        template(dir.path(), 'a').lock(&AtomicBool::new(false), &|| panic!("nobody holds it")).unwrap();
+    }
+
     #[test]
     fn the_second_maker_waits_for_the_first() {
         let dir = tempfile::tempdir().unwrap();
-        let first = template(dir.path(), 'a').lock().unwrap();
+        let first = lock(&template(dir.path(), 'a'));
         let (sender, receiver) = mpsc::channel();
         let path = dir.path().to_owned();
         let second = std::thread::spawn(move || {
-            let lock = template(&path, 'a').lock().unwrap();
+            let lock = lock(&template(&path, 'a'));
             sender.send(()).unwrap();
             drop(lock);
         });
@@ -336,7 +402,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..TURNS {
-                        let lock = template(dir.path(), 'a').lock().unwrap();
+                        let lock = lock(&template(dir.path(), 'a'));
                         assert!(!taken.swap(true, Ordering::SeqCst), "two have it");
                         std::thread::yield_now();
                         taken.store(false, Ordering::SeqCst);
@@ -358,7 +424,7 @@ mod tests {
             File::open(t.path()).unwrap().set_modified(SystemTime::now() - age).unwrap();
         }
         let current = template(dir.path(), '0');
-        let _lock = current.lock().unwrap();
+        let _lock = lock(&current);
         let leaving = dir.path().join(format!("{}.tmp", "f".repeat(64)));
         fs::create_dir(&leaving).unwrap();
         current.prune().unwrap();
@@ -385,15 +451,28 @@ mod tests {
     #[test]
     fn locks_go_with_their_holders_and_those_of_the_killed_are_swept() {
         let dir = tempfile::tempdir().unwrap();
-        let held = template(dir.path(), 'a').lock().unwrap();
+        let held = lock(&template(dir.path(), 'a'));
         let lock_of = |digit: char| dir.path().join(format!("{}{LOCK_SUFFIX}", digit.to_string().repeat(64)));
         fs::write(lock_of('b'), "").unwrap();
         let current = template(dir.path(), 'c');
-        let lock = current.lock().unwrap();
+        let lock = lock(&current);
         current.prune().unwrap();
         assert!(lock_of('a').exists() && !lock_of('b').exists() && lock_of('c').exists());
         drop((held, lock));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_second_failure_in_succession_is_told_from_one_at_the_same_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let t = template(dir.path(), 'a');
+        fs::create_dir(t.path()).unwrap();
+        let minute = Duration::from_secs(60);
+        let (before, after) = (SystemTime::now() - minute, SystemTime::now() + minute);
+        assert!(!t.doubt(before) && !t.doubt(before), "they began before the first was noted");
+        t.touch();
+        assert!(!t.doubt(after), "one has worked since");
+        assert!(t.doubt(after));
     }
 
     #[test]

@@ -78,3 +78,16 @@ impl Error {
         move |source| Self::Io { what, source }
     }
 }
+
+/// Whether the system has no more threads, descriptors or memory at this moment. It says nothing about the file or the
+/// program that the call was about.
+#[must_use]
+pub fn is_shortage(error: &io::Error) -> bool {
+    // The same on Linux and macOS; the standard library has no names for these two.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory | io::ErrorKind::Interrupted
+    ) || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}

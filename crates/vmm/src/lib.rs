@@ -18,7 +18,7 @@ mod spec;
 mod vsock;
 
 pub use capabilities::{Accelerator, Capabilities, Isolation};
-pub use error::{Error, Result};
+pub use error::{Error, Result, is_shortage};
 pub use machine::{ControlStream, Hypervisor, Machine, MachineEnd};
 pub use slot::Slot;
 pub use spec::{AcceleratorChoice, Console, Disk, MachineSpec, Network, Origin, Share};

@@ -100,6 +100,26 @@ fn a_report_tells_a_template_from_a_cold_boot_and_a_timeout_from_an_end() {
 }
 
 #[test]
+fn a_report_of_what_never_ran_has_its_end_only() {
+    let (outcome, failed) = report(&["tar+file:///no/such/archive.tar"], &["true"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert_eq!((&failed["end"]["kind"], failed.as_object().unwrap().len()), (&"error".into(), 1), "{failed}");
+    assert!(failed["end"]["message"].as_str().unwrap().contains("/no/such/archive.tar"), "{failed}");
+
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let spec = format!("tar+http://{}/root.tar", server.local_addr().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("report.json");
+    let running = Vmette::run(["--report", file.to_str().unwrap(), &spec, "--", "true"]).start();
+    // It is being fetched.
+    let _client = server.accept().unwrap();
+    running.signal(rustix::process::Signal::TERM);
+    assert_eq!(running.wait().code, Some(143));
+    let ended = json(text_of(&file).as_bytes());
+    assert_eq!((&ended["end"]["kind"], ended.as_object().unwrap().len()), (&"stopped".into(), 1), "{ended}");
+}
+
+#[test]
 fn a_report_that_cannot_be_written_fails_the_run() {
     Vmette::run(["--report", "/no/such/folder/report", "--", "true"])
         .exits(1)

@@ -68,7 +68,9 @@ impl Vmette {
         args: impl IntoIterator<Item = A>,
     ) -> Self {
         let temp = tempfile::tempdir().unwrap();
-        let mut command = Command::new(program);
+        // The suite may itself run behind `nohup`, or in the background of a script.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=HUP,INT,QUIT").arg(program.as_ref());
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
             command.env_remove(name);
         }

@@ -71,8 +71,12 @@ impl Processes {
     }
 
     pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
         for process in &self.0 {
-            pidfd_send_signal(&process.pidfd, Signal::KILL).unwrap();
+            pidfd_send_signal(&process.pidfd, signal).unwrap();
         }
     }
 

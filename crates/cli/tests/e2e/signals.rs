@@ -3,13 +3,14 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::cache::Cache;
-use crate::machine::{Running, Vmette, entries};
+use crate::machine::{Running, VMETTE, Vmette, entries, shared_cache};
 
 const ENDING: [(Signal, i32); 3] = [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::INT, 130)];
 
@@ -43,7 +44,14 @@ fn a_signal_ends_a_run_with_its_number_and_leaves_nothing() {
         assert_eq!(outcome.code, Some(code), "{outcome:?}");
         machine.are_gone();
         assert!(entries(&dir.path().join("tmp")).is_empty(), "{:?}", entries(&dir.path().join("tmp")));
+        has_no_scratch_disk(&shared_cache());
     }
+}
+
+/// A disk has no name at any time: there is nothing that could be left.
+fn has_no_scratch_disk(cache: &Path) {
+    let left = entries(&cache.join("scratch"));
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
@@ -57,8 +65,44 @@ fn after_a_kill_nothing_runs_and_the_next_run_removes_the_files() {
     machine.are_gone();
     let tmp = dir.path().join("tmp");
     let volume = format!("{}:/data", dir.path().join("share").display());
+    has_no_scratch_disk(&shared_cache());
     Vmette::run(["--scratch", "64M", "-v", &volume, "--", "true"]).temp(&tmp).exits(0);
     assert!(entries(&tmp).is_empty(), "{:?}", entries(&tmp));
+}
+
+/// A run whose scratch disk is being formatted, for as long as the returned writer is kept.
+fn formatting(dir: &Path) -> (Running, fs::File) {
+    let (programs, begun, fifo) = (dir.join("programs"), dir.join("begun"), dir.join("fifo"));
+    fs::create_dir(&programs).unwrap();
+    for path in [&begun, &fifo] {
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    }
+    let tool = programs.join("mke2fs");
+    // It holds no output open: vmette waits for the end of that.
+    let script = format!("#!/bin/sh\necho > {}\nread line < {}\n", begun.display(), fifo.display());
+    fs::write(&tool, script).unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let running = Vmette::run(["--scratch", "64M", "--", "true"]).env("PATH", path).start();
+    // Each waits for the other side.
+    fs::read(&begun).unwrap();
+    (running, fs::OpenOptions::new().write(true).open(&fifo).unwrap())
+}
+
+#[test]
+fn a_run_that_ends_while_its_scratch_disk_is_made_leaves_none() {
+    for (signal, code) in [(Signal::KILL, None), (Signal::TERM, Some(143))] {
+        let dir = tempfile::tempdir().unwrap();
+        let (running, writer) = formatting(dir.path());
+        has_no_scratch_disk(&shared_cache());
+        let begun = Instant::now();
+        running.signal(signal);
+        let outcome = running.wait();
+        assert_eq!(outcome.code, code, "{outcome:?}");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}: {outcome:?}", begun.elapsed());
+        has_no_scratch_disk(&shared_cache());
+        drop(writer);
+    }
 }
 
 #[test]
@@ -73,6 +117,28 @@ fn a_signal_ends_a_run_that_is_still_booting() {
         machine.are_gone();
         cache.has_no_leavings();
     }
+}
+
+#[test]
+fn whoever_waits_for_anothers_template_can_be_ended() {
+    let cache = Cache::with_template();
+    let template = cache.template();
+    fs::remove_dir_all(&template).unwrap();
+    let lock = fs::File::create(template.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    for (signal, code) in ENDING {
+        let mut running = Vmette::run(["--", "true"]).cache(cache.path()).start();
+        running.has_said("waiting for another run");
+        let begun = Instant::now();
+        running.signal(signal);
+        let outcome = running.wait();
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}: {outcome:?}", begun.elapsed());
+        assert!(outcome.warnings().is_empty(), "{outcome:?}");
+    }
+    let begun = Instant::now();
+    Vmette::run(["--timeout", "2", "--", "true"]).cache(cache.path()).exits(124);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -115,6 +181,29 @@ fn an_interrupted_command_that_takes_no_notice_of_it_is_130() {
     assert_eq!(running.wait().code, Some(130));
 }
 
+/// As `nohup` starts it, and a script what it puts into the background.
+#[test]
+fn what_it_was_started_to_ignore_does_not_end_it() {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let ignoring = ["-c", "trap '' HUP INT QUIT; exec \"$0\" \"$@\"", VMETTE];
+    let command = ["run", "--", "sh", "-c", "echo up; read line; echo $line; exit 5"];
+    let mut running = Vmette::from_program("sh", [&ignoring[..], &command].concat()).stdin(reader).start();
+    running.has_printed("up\n");
+    for signal in [Signal::HUP, Signal::INT, Signal::INT, Signal::QUIT] {
+        running.signal(signal);
+    }
+    writer.write_all(b"went on\n").unwrap();
+    let outcome = running.wait();
+    assert_eq!(outcome.code, Some(5), "{outcome:?}");
+    outcome.printed("up\nwent on\n");
+    // The others are what they are.
+    let running =
+        Vmette::from_program("sh", [&ignoring[..], &["run", "--", "sleep", "600"]].concat()).start();
+    running.process("qemu-system");
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait().code, Some(143));
+}
+
 /// A command that runs until it is killed, with `trap` before it.
 fn waiting(trap: &str, args: &[&str]) -> Running {
     let script = format!("{trap}; echo up; while :; do sleep 0.1; done");
@@ -151,6 +240,50 @@ fn a_second_termination_does_not_wait() {
     running.has_printed("asked\n");
     running.signal(Signal::TERM);
     assert_eq!(running.wait().code, Some(143));
+}
+
+/// A run whose machine stands still, and takes no more of what vmette has to write to it.
+fn deaf(args: &[&str]) -> Running {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let own = reader.try_clone().unwrap();
+    let mut running = Vmette::run([args, &["--", "sh", "-c", "echo up; exec cat > /dev/null"]].concat())
+        .stdin(reader)
+        .start();
+    running.has_printed("up\n");
+    running.process("qemu-system").signal(Signal::STOP);
+    // More than fits into the connection. Whoever reads it ends.
+    std::thread::spawn(move || writer.write_all(&vec![0; 8 << 20]));
+    let capacity = rustix::pipe::fcntl_getpipe_size(&own).unwrap() as u64;
+    let mut full = 0;
+    // No event tells that a writer waits. It does when nobody takes anything out of the pipe any more.
+    while full < 20 {
+        full = if rustix::io::ioctl_fionread(&own).unwrap() == capacity { full + 1 } else { 0 };
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running
+}
+
+#[test]
+fn a_guest_that_takes_nothing_more_does_not_hold_signals_up() {
+    let gentle: &[Signal] = &[Signal::TERM];
+    for (args, signals, code) in [
+        (&[][..], &[Signal::INT, Signal::INT][..], 130),
+        (&[], &[Signal::HUP], 129),
+        (&["--stop-timeout", "1"], gentle, 143),
+    ] {
+        let running = deaf(args);
+        let machine = running.processes();
+        let begun = Instant::now();
+        for signal in signals {
+            running.signal(*signal);
+            // Two of the same that come at once may be one.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let outcome = running.wait();
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}: {outcome:?}", begun.elapsed());
+        machine.are_gone();
+    }
 }
 
 /// An archive that takes long to convert, and no room to keep.

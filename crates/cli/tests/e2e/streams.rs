@@ -1,7 +1,8 @@
 //! stdin, stdout and stderr are the command's own, byte for byte.
 
 use std::fs;
-use std::io::{Read, pipe};
+use std::io::{Read, Write, pipe};
+use std::os::fd::AsFd;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,39 @@ fn stdin_reaches_the_command_unchanged() {
     let bytes: Vec<u8> = (0..300_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     Vmette::run(["--", "cat"]).input(bytes.clone()).exits(0).printed(&bytes);
     Vmette::run(["--", "wc", "-c"]).exits(0).printed("0\n");
+}
+
+#[test]
+fn streams_that_do_not_block_are_waited_for() {
+    let (reader, mut writer) = pipe().unwrap();
+    do_not_block(&reader);
+    let mut running = Vmette::script("echo up; cat").stdin(reader).start();
+    // By now stdin was read, and had nothing.
+    running.has_printed("up\n");
+    writer.write_all(b"late\n").unwrap();
+    running.has_printed("late\n");
+    drop(writer);
+    assert_eq!(running.wait().code, Some(0));
+
+    let (mut reader, writer) = pipe().unwrap();
+    // Full after each piece of the output.
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    do_not_block(&writer);
+    let running = Vmette::script("head -c 300000 /dev/zero; exit 3").stdout(writer).start();
+    let mut printed = Vec::new();
+    reader.read_to_end(&mut printed).unwrap();
+    let outcome = running.wait();
+    assert_eq!((outcome.code, printed.len()), (Some(3), 300_000), "{outcome:?}");
+}
+
+fn do_not_block(stream: &impl AsFd) {
+    rustix::fs::fcntl_setfl(stream, rustix::fs::OFlags::NONBLOCK).unwrap();
+}
+
+#[test]
+fn a_stdin_that_cannot_be_read_is_an_end_that_is_told() {
+    let outcome = Vmette::run(["-q", "--", "cat"]).stdin(fs::File::open("/").unwrap()).exits(0);
+    outcome.printed("").said(["error: stdin: Is a directory"]);
 }
 
 #[test]

@@ -80,6 +80,33 @@ fn a_foreign_template_is_not_trusted() {
 }
 
 #[test]
+fn what_befalls_the_host_costs_a_cold_boot_and_leaves_the_template() {
+    let cache = Cache::without_template();
+    let dir = tempfile::tempdir().unwrap();
+    let (qemu, trouble) = (dir.path().join("qemu"), dir.path().join("trouble"));
+    // What the kernel does when it has no more memory, to machines that start from a saved state.
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *-incoming*) [ -e {} ] && kill -KILL $$;; esac\nexec qemu-system-{} \"$@\"\n",
+        trouble.display(),
+        std::env::consts::ARCH
+    );
+    fs::write(&qemu, script).unwrap();
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+    let run = || Vmette::script("exit 3").cache(cache.path()).env("VMETTE_QEMU", &qemu).exits(3);
+    run().said(["booting a template", ", template,"]);
+    fs::write(&trouble, "").unwrap();
+    for _ in 0..2 {
+        let outcome = run();
+        assert_eq!(outcome.warnings().len(), 1, "{outcome:?}");
+        outcome.said(["no start from the template this time", "killed by signal 9", ", cold boot,"]);
+    }
+    fs::remove_file(&trouble).unwrap();
+    let outcome = run();
+    assert!(outcome.warnings().is_empty() && !outcome.stderr.contains("booting a template"), "{outcome:?}");
+    outcome.said([", template,"]);
+}
+
+#[test]
 fn two_first_runs_at_once_both_succeed() {
     let cache = Cache::without_template();
     let start = || Vmette::script("echo done; exit 3").cache(cache.path()).start();

@@ -94,11 +94,16 @@ impl User {
 
     /// `vmette` as this user, in the user's own folder and with the default cache.
     fn vmette(&self, args: &[&str]) -> Vmette {
+        self.vmette_below(&[], args)
+    }
+
+    /// The same, started by a program that this user starts.
+    fn vmette_below(&self, starter: &[&str], args: &[&str]) -> Vmette {
         let (uid, gid) = (self.uid.to_string(), self.gid.to_string());
         let identity = ["--reuid", &uid, "--regid", &gid, "--clear-groups", "--inh-caps=-all", "--"];
         let environment = ["env", "--unset=VMETTE_CACHE_DIR", "--unset=XDG_CACHE_HOME"];
         let program = self.program.to_str().unwrap();
-        Vmette::from_program("setpriv", [&identity[..], &environment, &[program], args].concat())
+        Vmette::from_program("setpriv", [&identity[..], &environment, starter, &[program], args].concat())
             .env("HOME", &self.home)
             .env("USER", &self.name)
             .temp(&self.temp)
@@ -150,6 +155,30 @@ fn an_ordinary_user_runs_a_command_shares_a_folder_and_has_vsock() {
     user.vmette(&["run", "--vsock-port", "0", "--", "sh", "-c", script]).exits(0).printed("ping\n");
     user.vmette(&["doctor"]).exits(0);
     assert!(entries(&host.temp()).is_empty(), "{:?}", entries(&host.temp()));
+}
+
+#[test]
+fn a_user_without_threads_to_spare_gets_an_answer_and_keeps_the_template() {
+    let Some(host) = Host::new() else { return };
+    let user = host.user("poor");
+    user.vmette(&["run", "--", "true"]).exits(0);
+    let folder = user.cache().join("templates");
+    let templates = || -> Vec<u64> {
+        let inode = |name| fs::metadata(folder.join(name)).unwrap().ino();
+        entries(&folder).into_iter().map(inode).collect()
+    };
+    let before = templates();
+    // From none for the processes' own watchers to enough for all but QEMU.
+    for threads in [4, 6, 8, 10] {
+        let limit = format!("--nproc={threads}");
+        let outcome = user.vmette_below(&["prlimit", &limit], &["run", "--", "true"]).outcome();
+        assert!(matches!(outcome.code, Some(0 | 1)), "{outcome:?}");
+        assert!(!outcome.stderr.contains("panicked"), "{outcome:?}");
+        assert_eq!(templates(), before, "{outcome:?}");
+    }
+    let outcome = user.vmette(&["run", "--", "true"]).exits(0);
+    outcome.said([", template,"]);
+    assert!(outcome.warnings().is_empty(), "{outcome:?}");
 }
 
 #[test]

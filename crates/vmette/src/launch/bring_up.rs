@@ -1,11 +1,12 @@
 //! From a spec to a machine with an answering agent: through a template, or from power-on.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use vmette_vmm::{Capabilities, Machine, MachineEnd, MachineSpec, Origin};
 use vmette_wire::agent::{Hello, Op};
 
+use super::judge::{Verdict, verdict};
 use super::prepare::{Prepared, base_spec};
 use super::{Launcher, accepted};
 use crate::connection::Connection;
@@ -37,6 +38,15 @@ pub(super) struct Up {
     pub(super) connection: Connection,
     pub(super) machine_ms: f64,
     pub(super) agent_ms: f64,
+}
+
+/// What came of a template.
+enum Restored {
+    Up(Up),
+    /// There is no machine, and the template stays: its fault is not known.
+    Not,
+    /// There is no such template any more.
+    Removed,
 }
 
 impl Launcher<'_> {
@@ -89,14 +99,19 @@ impl Launcher<'_> {
         prepared: &Prepared,
         with_root: bool,
     ) -> Result<Option<Up>, Error> {
-        if template.exists()
-            && let Some(up) = self.restore(template, &prepared.spec)?
-        {
-            return Ok(Some(up));
+        if template.exists() {
+            match self.restore(template, &prepared.spec)? {
+                Restored::Up(up) => return Ok(Some(up)),
+                // At once it would come to the same.
+                Restored::Not => return Ok(None),
+                Restored::Removed => {}
+            }
         }
-        let lock = match template.lock() {
+        let waiting = || self.notices.progress("waiting for another run that is making the same template");
+        let lock = match template.lock(&self.shared.cancel_flag(), &waiting) {
             Ok(lock) => lock,
             Err(reason) => {
+                self.check_running()?;
                 self.notices.warn(format!("no template: {reason}; booting cold"));
                 return Ok(None);
             }
@@ -106,32 +121,45 @@ impl Launcher<'_> {
             return Ok(None);
         }
         drop(lock);
-        self.restore(template, &prepared.spec)
+        match self.restore(template, &prepared.spec)? {
+            Restored::Up(up) => Ok(Some(up)),
+            Restored::Not | Restored::Removed => Ok(None),
+        }
     }
 
-    fn restore(&self, template: &Template, spec: &MachineSpec) -> Result<Option<Up>, Error> {
-        let started = template.machine().map_err(Error::RestoreFailed).and_then(|machine| {
+    fn restore(&self, template: &Template, spec: &MachineSpec) -> Result<Restored, Error> {
+        let begun = SystemTime::now();
+        let started = template.machine().and_then(|machine| {
             let spec = MachineSpec { origin: Origin::Snapshot(machine), ..spec.clone() };
             self.try_start(spec, RESTORE_TIMEOUT)
         });
-        match started {
+        let error = match started {
             Ok(up) => {
                 template.touch();
-                Ok(Some(up))
+                return Ok(Restored::Up(up));
             }
-            // What is wrong with the caller's own files is wrong in a cold boot too: let that one say it.
-            Err(Error::Engine(vmette_vmm::Error::File { .. } | vmette_vmm::Error::InvalidSpec(_))) => {
-                Ok(None)
-            }
-            Err(e) => {
-                self.check_running()?;
-                self.notices.warn(format!("the template is not usable ({e}) and was given up"));
-                if let Err(e) = template.condemn() {
-                    self.notices.warn(format!("the template could not be removed: {e}"));
-                }
-                Ok(None)
-            }
+            Err(error) => error,
+        };
+        let verdict = verdict(&error);
+        if verdict == Verdict::Caller {
+            return Ok(Restored::Not);
         }
+        // What has ended with the session says nothing.
+        self.check_running()?;
+        let condemned = match verdict {
+            Verdict::Template => true,
+            Verdict::Caller | Verdict::Host => false,
+            Verdict::Unclear => template.doubt(begun),
+        };
+        if !condemned {
+            self.notices.warn(format!("no start from the template this time ({error}); booting cold"));
+            return Ok(Restored::Not);
+        }
+        self.notices.warn(format!("the template is not usable ({error}) and was given up"));
+        if let Err(e) = template.condemn() {
+            self.notices.warn(format!("the template could not be removed: {e}"));
+        }
+        Ok(Restored::Removed)
     }
 
     /// Boots a machine and saves it. `false`: it could not be saved.

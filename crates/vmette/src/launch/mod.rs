@@ -2,6 +2,7 @@
 
 mod bring_up;
 mod image;
+mod judge;
 mod prepare;
 mod resume;
 mod saving;

@@ -85,7 +85,7 @@ impl Launcher<'_> {
         let mut disks = Vec::new();
         let mut overlay = if config.is_root_read_only() { Overlay::None } else { Overlay::Tmpfs };
         if let Some(mib) = config.scratch_mib {
-            let scratch = Scratch::make(self.cache, mib)?;
+            let scratch = Scratch::make(self.cache, mib, self.shared.cancel_flag())?;
             disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
             overlay = Overlay::Scratch;

@@ -17,7 +17,7 @@ impl Launcher<'_> {
     /// Checks everything that a start from the snapshot depends on, and gets its own copy of what it will write to.
     pub(super) fn prepare_resume(&self, saved: &Snapshot, boots: bool) -> Result<Prepared, Error> {
         let config = self.config;
-        let digests = config.digests()?;
+        let digests = config.digests()?.until(self.shared.cancel_flag());
         let store = vmette_image::Store::open(self.cache.path())?;
         let options = asset_options(config, self.cache);
         let builtin = || Ok(self.builtin(&options)?.path);
@@ -35,7 +35,7 @@ impl Launcher<'_> {
         if config.scratch_mib.is_some() {
             let source = File::open(saved.folder().join(SCRATCH))
                 .map_err(|e| saved.refused(&format!("{SCRATCH}: {e}")))?;
-            let scratch = Scratch::copy_of(self.cache, &source)?;
+            let scratch = Scratch::copy_of(self.cache, &source, &self.shared.cancel_flag())?;
             disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
         }

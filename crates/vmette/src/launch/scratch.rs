@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::process::{Pid, test_kill_process};
 use tempfile::NamedTempFile;
@@ -14,58 +16,58 @@ use crate::{Error, snapshot};
 
 /// A disk that the machine may open by [`Scratch::path`] as long as this is kept.
 pub(super) enum Scratch {
-    /// A file without a name: it is gone with the processes that have it open.
+    /// A file without a name, from its first moment: it is gone with the processes that have it open.
     Nameless(File),
     /// Where a file cannot be opened without its name, it has one, in a folder named after this process: what a killed
     /// one has left is found by the next.
-    Named(vmette_image::ScratchDisk),
-    /// The same of a disk that was not made but copied.
-    Copied(NamedTempFile),
+    Named(NamedTempFile),
 }
 
 impl Scratch {
-    /// A new disk.
-    pub(super) fn make(cache: &CacheRoot, mib: u64) -> Result<Self, Error> {
-        let folder = folder(cache)?;
-        let disk = vmette_image::make_scratch(&folder, mib)?;
-        if cfg!(target_os = "linux") {
-            return Ok(Self::Nameless(File::options().read(true).write(true).open(disk.path())?));
-        }
-        Ok(Self::Named(disk))
+    /// A new disk, unless `cancelled` is set meanwhile.
+    pub(super) fn make(cache: &CacheRoot, mib: u64, cancelled: Arc<AtomicBool>) -> Result<Self, Error> {
+        let (folder, disk) = Self::empty(cache)?;
+        let context = vmette_image::Context::new(cache.path()).with_cancel_flag(cancelled);
+        vmette_image::format_scratch(&disk.file()?, &disk.path(), mib, &folder, &context)?;
+        Ok(disk)
     }
 
-    /// A disk with what is in `source`.
-    pub(super) fn copy_of(cache: &CacheRoot, source: &File) -> Result<Self, Error> {
+    /// A disk with what is in `source`, unless `cancelled` is set meanwhile.
+    pub(super) fn copy_of(cache: &CacheRoot, source: &File, cancelled: &AtomicBool) -> Result<Self, Error> {
+        let (_, disk) = Self::empty(cache)?;
+        snapshot::copy_until(source, &disk.file()?, cancelled)?;
+        Ok(disk)
+    }
+
+    /// An empty file for this user alone, and its folder.
+    fn empty(cache: &CacheRoot) -> io::Result<(PathBuf, Self)> {
         let folder = folder(cache)?;
         let disk = if cfg!(target_os = "linux") {
-            Self::Nameless(tempfile::tempfile_in(folder)?)
+            Self::Nameless(tempfile::tempfile_in(&folder)?)
         } else {
-            Self::Copied(NamedTempFile::new_in(folder)?)
+            Self::Named(NamedTempFile::new_in(&folder)?)
         };
-        snapshot::copy(source, &disk.file()?)?;
-        Ok(disk)
+        Ok((folder, disk))
     }
 
     /// A handle of its content.
     pub(super) fn file(&self) -> io::Result<File> {
         match self {
             Self::Nameless(file) => file.try_clone(),
-            Self::Named(disk) => File::options().read(true).write(true).open(disk.path()),
-            Self::Copied(file) => file.reopen(),
+            Self::Named(file) => file.reopen(),
         }
     }
 
     pub(super) fn path(&self) -> PathBuf {
         match self {
             Self::Nameless(file) => format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into(),
-            Self::Named(disk) => disk.path().to_owned(),
-            Self::Copied(file) => file.path().to_owned(),
+            Self::Named(file) => file.path().to_owned(),
         }
     }
 }
 
 /// Where disks are made.
-fn folder(cache: &CacheRoot) -> Result<PathBuf, Error> {
+fn folder(cache: &CacheRoot) -> io::Result<PathBuf> {
     let folder = cache.path().join("scratch");
     if cfg!(target_os = "linux") {
         fs::create_dir_all(&folder)?;

@@ -9,6 +9,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -63,10 +65,28 @@ pub(super) fn for_data(file: &File, mut each: impl FnMut(u64, &[u8]) -> io::Resu
     Ok(())
 }
 
+/// As [`for_data`], until `cancelled` is set: a file may have many gigabytes.
+pub(super) fn for_data_until(
+    file: &File,
+    cancelled: &AtomicBool,
+    mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    for_data(file, |start, part| {
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(io::Error::other("called off"));
+        }
+        each(start, part)
+    })
+}
+
 /// The digest of what can be read from the file, as hexadecimal text.
 pub(super) fn digest_of(file: &File) -> io::Result<String> {
+    digest_until(file, &AtomicBool::new(false))
+}
+
+fn digest_until(file: &File, cancelled: &AtomicBool) -> io::Result<String> {
     let mut digest = Sha256::new();
-    for_data(file, |start, part| {
+    for_data_until(file, cancelled, |start, part| {
         for (i, block) in part.chunks(BLOCK).enumerate() {
             if *block != ZEROS[..block.len()] {
                 digest.update((start + (i * BLOCK) as u64).to_le_bytes());
@@ -91,11 +111,23 @@ struct Note {
 #[derive(Debug, Clone)]
 pub(crate) struct Digests {
     folder: PathBuf,
+    cancelled: Arc<AtomicBool>,
 }
 
 impl Digests {
     pub(crate) fn in_cache(cache: &CacheRoot) -> Self {
-        Self { folder: cache.path().join(SHELF) }
+        Self::in_folder(cache.path().join(SHELF))
+    }
+
+    pub(super) fn in_folder(folder: PathBuf) -> Self {
+        Self { folder, cancelled: Arc::default() }
+    }
+
+    /// Reads no further once `cancelled` is set.
+    #[must_use]
+    pub(crate) fn until(mut self, cancelled: Arc<AtomicBool>) -> Self {
+        self.cancelled = cancelled;
+        self
     }
 
     /// The digest of the file at `path`: remembered, else read.
@@ -105,7 +137,7 @@ impl Digests {
             return Ok(known);
         }
         let file = File::open(&stamp.path)?;
-        let digest = digest_of(&file)?;
+        let digest = digest_until(&file, &self.cancelled)?;
         // One that was written to meanwhile is not remembered, and neither is one in a cache that cannot be written.
         if FileStamp::of(path).is_ok_and(|now| now == stamp) {
             let _ = self.note(&stamp, &digest);
@@ -181,7 +213,7 @@ mod tests {
     #[test]
     fn what_is_remembered_is_the_file_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        let digests = Digests { folder: dir.path().join("digests") };
+        let digests = Digests::in_folder(dir.path().join("digests"));
         let path = dir.path().join("file");
         fs::write(&path, "one").unwrap();
         let one = digests.of(&path).unwrap();

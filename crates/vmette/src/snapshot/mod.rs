@@ -13,7 +13,7 @@ mod save;
 mod staging;
 
 pub(crate) use content::Digests;
-pub(crate) use copy::copy;
+pub(crate) use copy::copy_until;
 pub(crate) use manifest::{BaseImage, BootFile, Content, Engine, FORMAT, MACHINE, Manifest, SCRATCH, Shape};
 pub use open::{Snapshot, SnapshotInfo};
 pub(crate) use save::{Outside, Saver, Then};

@@ -228,6 +228,43 @@ fn a_guest_that_dies_wakes_every_waiter_with_the_cause() {
 }
 
 #[test]
+fn the_longest_wait_is_one_without_a_limit() {
+    let bench = bench();
+    let session = bench.start(&Config { exec_cmd: Some("exit 3".into()), ..bench.config() }).unwrap();
+    let end = Some(SessionEnd::Exited(3));
+    assert_eq!(session.stop_handle().wait_end(Duration::MAX), end);
+    assert_eq!(Some(session.stop_gently(Duration::MAX)), end);
+}
+
+#[test]
+fn a_guest_that_takes_nothing_more_does_not_prolong_a_gentle_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { cache_dir: Some(dir.path().to_owned()), ..Config::default() };
+    let (over, waits) = std::sync::mpsc::channel::<()>();
+    let waits = std::sync::Mutex::new(waits);
+    let engine = FakeHypervisor::new(move |stream, _| {
+        polite_until(stream, |id, _, stream| {
+            stream.write_all(&raw(id, &Event::Started { pid: 2 }, b""))?;
+            // Reads no more until the test is over.
+            waits.lock().unwrap().recv().map_err(std::io::Error::other)
+        })
+        .map_err(|e| e.to_string())
+    });
+    let command = ExecOptions::argv(["cat"]).stdin(true);
+    let builder = Session::builder(&config).engine(Arc::new(engine)).piped();
+    let session = builder.start_with(Some(command)).unwrap();
+    let process = session.process().unwrap().clone();
+    let (piece, written) = std::sync::mpsc::channel();
+    std::thread::spawn(move || while process.write_stdin(&[0; 1 << 14]).is_ok() && piece.send(()).is_ok() {});
+    // Until the writer waits.
+    while written.recv_timeout(Duration::from_millis(500)).is_ok() {}
+    let begun = Instant::now();
+    assert_eq!(session.stop_gently(Duration::from_millis(10)), SessionEnd::Stopped);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    drop(over);
+}
+
+#[test]
 fn a_stop_during_the_start_ends_it_as_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let config = Config { cache_dir: Some(dir.path().to_owned()), ..Config::default() };
