@@ -20,6 +20,7 @@
 
 pub mod assets;
 mod ca;
+mod capture;
 mod command;
 mod config;
 mod connection;

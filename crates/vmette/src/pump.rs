@@ -1,16 +1,11 @@
 //! From a command's output to wherever it should go.
 
 use std::io::{self, Write};
-use std::sync::mpsc::SyncSender;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::{Error, Output, Process};
 
 /// Bytes that a captured session keeps; the rest is read and dropped.
 pub const CAPTURE_MAX: usize = 1 << 20;
-
-/// Pieces of captured output that wait for their receiver; what comes after them waits as one.
-pub(crate) const CAPTURE_PIECES: usize = 16;
 
 /// Passes a command's output on until it ends. A reader that has gone away (`| head -1`) is gone for the command too, as
 /// it would be without a machine in between; what was on its way is dropped.
@@ -27,86 +22,6 @@ pub fn forward(process: &Process, stdout: &mut dyn Write, stderr: &mut dyn Write
         }
     }
     Ok(())
-}
-
-/// Passes a command's output to a channel: [`CAPTURE_MAX`] bytes, then a line that says that there was more. A
-/// receiver that is late or gone does not stop the command. Returns when everything was received, or nobody is there.
-pub(crate) fn capture(process: &Process, sender: &SyncSender<Vec<u8>>) -> Result<(), Error> {
-    capture_from(|| process.next_output(), sender)
-}
-
-fn capture_from(
-    mut next: impl FnMut() -> Result<Option<Output>, Error>,
-    sender: &SyncSender<Vec<u8>>,
-) -> Result<(), Error> {
-    let late = Late::default();
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("vmette-capture".into());
-        thread.spawn_scoped(scope, || late.pass_on(sender))?;
-        let _end = EndOnDrop(&late);
-        let mut room = CAPTURE_MAX;
-        let mut cut = false;
-        while let Some(output) = next()? {
-            let (Output::Stdout(mut bytes) | Output::Stderr(mut bytes)) = output;
-            if bytes.len() > room {
-                bytes.truncate(room);
-                cut = true;
-            }
-            room -= bytes.len();
-            late.push(&bytes);
-        }
-        if cut {
-            late.push(format!("\n[output truncated at {CAPTURE_MAX} bytes]\n").as_bytes());
-        }
-        Ok(())
-    })
-}
-
-/// Output that the receiver has not come to, in one piece: a guest chooses how small its pieces are, and each costs more
-/// than the bytes in it.
-#[derive(Default)]
-struct Late {
-    state: Mutex<LateState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct LateState {
-    bytes: Vec<u8>,
-    ended: bool,
-}
-
-impl Late {
-    fn lock(&self) -> MutexGuard<'_, LateState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, bytes: &[u8]) {
-        self.lock().bytes.extend_from_slice(bytes);
-        self.changed.notify_all();
-    }
-
-    /// Hands on what there is whenever the channel has room, until the end.
-    fn pass_on(&self, sender: &SyncSender<Vec<u8>>) {
-        loop {
-            let nothing_yet = |state: &mut LateState| state.bytes.is_empty() && !state.ended;
-            let waited = self.changed.wait_while(self.lock(), nothing_yet);
-            let piece = std::mem::take(&mut waited.unwrap_or_else(PoisonError::into_inner).bytes);
-            if piece.is_empty() || sender.send(piece).is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// However the output ends, nobody waits for more of it.
-struct EndOnDrop<'a>(&'a Late);
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.lock().ended = true;
-        self.0.changed.notify_all();
-    }
 }
 
 /// A writer until its reader goes away.
@@ -132,51 +47,5 @@ impl<'a> Sink<'a> {
             }
             result => result.map(|()| false),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc;
-
-    #[test]
-    fn single_bytes_that_nobody_receives_wait_as_a_few_pieces() {
-        const BYTES: usize = 100_000;
-        let (sender, receiver) = mpsc::sync_channel(CAPTURE_PIECES);
-        let (done, printed) = mpsc::channel();
-        let capturing = std::thread::spawn(move || {
-            let mut left = BYTES;
-            let next = || {
-                if left == 0 {
-                    done.send(()).unwrap();
-                    return Ok(None);
-                }
-                left -= 1;
-                let byte = vec![u8::try_from(left % 251).unwrap()];
-                Ok(Some(if left.is_multiple_of(2) { Output::Stdout(byte) } else { Output::Stderr(byte) }))
-            };
-            capture_from(next, &sender)
-        });
-        printed.recv().unwrap();
-        let pieces: Vec<Vec<u8>> = receiver.iter().collect();
-        capturing.join().unwrap().unwrap();
-        // Those in the channel, the one on its way, and the rest.
-        assert!(pieces.len() <= CAPTURE_PIECES + 2, "{}", pieces.len());
-        let expected = (0..BYTES).rev().map(|left| u8::try_from(left % 251).unwrap());
-        assert!(pieces.concat().into_iter().eq(expected));
-    }
-
-    #[test]
-    fn a_receiver_that_is_gone_does_not_stop_the_command() {
-        let (sender, receiver) = mpsc::sync_channel(CAPTURE_PIECES);
-        drop(receiver);
-        let mut left = 1000;
-        let next = || {
-            left -= 1;
-            Ok((left > 0).then(|| Output::Stdout(vec![0; 4096])))
-        };
-        capture_from(next, &sender).unwrap();
-        assert_eq!(left, 0);
     }
 }

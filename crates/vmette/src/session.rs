@@ -20,8 +20,8 @@ use crate::report::Report;
 use crate::resolve::cache_of;
 use crate::snapshot::{Saver, Snapshot, Then};
 use crate::{
-    Config, Error, ExecOptions, FileInfo, Process, RunOutput, SessionEnd, StopHandle, command, engine, files,
-    pump, validate, vsock,
+    Config, Error, ExecOptions, FileInfo, Process, RunOutput, SessionEnd, StopHandle, capture, command,
+    engine, files, pump, validate, vsock,
 };
 
 /// How long the guest may take to write its dirty data to disks and shares before the plug is pulled.
@@ -486,10 +486,10 @@ impl Session {
     fn forward(&self, process: Arc<Process>, config: &Config) -> Result<Option<JoinHandle<()>>, Error> {
         let thread = std::thread::Builder::new().name("vmette-output".into());
         if config.capture_output {
-            let (sender, receiver) = mpsc::sync_channel(pump::CAPTURE_PIECES);
+            let (sender, receiver) = mpsc::sync_channel(capture::PIECES);
             *self.capture.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
             // An error here is the connection's, and the session's end says it.
-            thread.spawn(move || drop(pump::capture(&process, &sender)))?;
+            thread.spawn(move || drop(capture::capture(&process, &sender)))?;
             return Ok(None);
         }
         let shared = self.shared.clone();

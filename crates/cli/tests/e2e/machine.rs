@@ -69,7 +69,7 @@ impl Vmette {
     ) -> Self {
         let temp = tempfile::tempdir().unwrap();
         // The suite may itself run behind `nohup`, or in the background of a script.
-        let mut command = Command::new("env");
+        let mut command = Command::new("/usr/bin/env");
         command.arg("--default-signal=HUP,INT,QUIT").arg(program.as_ref());
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
             command.env_remove(name);
