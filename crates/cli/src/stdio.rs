@@ -2,11 +2,9 @@
 //! too, such as a program at the other end of a terminal or of a socket. They are waited for then.
 
 use std::io::{self, Read, Stderr, Stdout, Write};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use vmette::Process;
+use vmette::{Process, Waiting};
 
 /// How much of stdin is read at once.
 const STDIN_BUFFER: usize = 64 << 10;
@@ -27,11 +25,11 @@ pub(crate) fn say(text: &str) {
 }
 
 pub(crate) fn stdout() -> Waiting<Stdout> {
-    Waiting(io::stdout())
+    Waiting::new(io::stdout())
 }
 
 pub(crate) fn stderr() -> Waiting<Stderr> {
-    Waiting(io::stderr())
+    Waiting::new(io::stderr())
 }
 
 /// Feeds this process's stdin to the command until either ends. The thread is left to itself: a blocked read of a
@@ -39,7 +37,7 @@ pub(crate) fn stderr() -> Waiting<Stderr> {
 pub(crate) fn forward_stdin(process: &Arc<Process>) -> io::Result<()> {
     let process = Arc::downgrade(process);
     std::thread::Builder::new().name("stdin".into()).spawn(move || {
-        let mut stdin = Waiting(io::stdin());
+        let mut stdin = Waiting::new(io::stdin());
         let mut buffer = vec![0; STDIN_BUFFER];
         loop {
             let read = stdin.read(&mut buffer);
@@ -58,55 +56,5 @@ pub(crate) fn forward_stdin(process: &Arc<Process>) -> io::Result<()> {
             }
         }
     })?;
-    Ok(())
-}
-
-/// A stream that blocks, whatever its mode. Only for those that take nothing when they say that they would block.
-pub(crate) struct Waiting<S>(S);
-
-impl<S: AsFd> Waiting<S> {
-    fn until_ready<T>(
-        &mut self,
-        for_what: PollFlags,
-        mut attempt: impl FnMut(&mut S) -> io::Result<T>,
-    ) -> io::Result<T> {
-        loop {
-            match attempt(&mut self.0) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait(self.0.as_fd(), for_what)?,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
-    }
-}
-
-impl<S: AsFd + Write> Write for Waiting<S> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.until_ready(PollFlags::OUT, |stream| stream.write(bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.until_ready(PollFlags::OUT, Write::flush)
-    }
-}
-
-impl<S: AsFd + Read> Read for Waiting<S> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.until_ready(PollFlags::IN, |stream| stream.read(buffer))
-    }
-}
-
-/// Waits until the stream is ready, or until the next call on it says what is wrong with it.
-fn wait(stream: BorrowedFd<'_>, for_what: PollFlags) -> io::Result<()> {
-    let mut streams = [PollFd::from_borrowed_fd(stream, for_what)];
-    while let Err(e) = poll(&mut streams, None) {
-        if e != rustix::io::Errno::INTR {
-            return Err(e.into());
-        }
-    }
-    // Some systems cannot wait for every kind of file: to try again at once, and for ever, would keep a processor busy.
-    if streams[0].revents().contains(PollFlags::NVAL) {
-        return Err(io::ErrorKind::WouldBlock.into());
-    }
     Ok(())
 }

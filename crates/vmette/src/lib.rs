@@ -46,6 +46,7 @@ mod stream;
 mod template;
 mod validate;
 mod vsock;
+mod waiting;
 
 pub use ca::default_ca_certs;
 pub use config::{
@@ -69,6 +70,7 @@ pub use validate::{MEM_MIB_MAX, MEM_MIB_MIN, SCRATCH_MIB_MAX, SCRATCH_MIB_MIN, V
 pub use vmette_vmm::{Accelerator, AcceleratorChoice, Console, Isolation, VsockListener, VsockStream};
 pub use vmette_wire::agent::{ExitStatus, FailureKind};
 pub use vmette_wire::{Action, ResponseHeader, ScrollDirection};
+pub use waiting::Waiting;
 
 /// From a rootfs spec to an artifact.
 pub mod provider {

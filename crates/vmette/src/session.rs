@@ -1,6 +1,6 @@
 //! A machine with a workload: started, watched, ended once.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -20,8 +20,8 @@ use crate::report::Report;
 use crate::resolve::cache_of;
 use crate::snapshot::{Saver, Snapshot, Then};
 use crate::{
-    Config, Error, ExecOptions, FileInfo, Process, RunOutput, SessionEnd, StopHandle, capture, command,
-    engine, files, pump, validate, vsock,
+    Config, Error, ExecOptions, FileInfo, Process, RunOutput, SessionEnd, StopHandle, Waiting, capture,
+    command, engine, files, pump, validate, vsock,
 };
 
 /// How long the guest may take to write its dirty data to disks and shares before the plug is pulled.
@@ -494,9 +494,9 @@ impl Session {
         }
         let shared = self.shared.clone();
         Ok(Some(thread.spawn(move || {
+            let (mut stdout, mut stderr) = (Waiting::new(io::stdout()), Waiting::new(io::stderr()));
             // Nobody takes its output any more: it could never end. Other errors are the connection's, which is watched.
-            if let Err(Error::Io(e)) = pump::forward(&process, &mut std::io::stdout(), &mut std::io::stderr())
-            {
+            if let Err(Error::Io(e)) = pump::forward(&process, &mut stdout, &mut stderr) {
                 shared.finish(SessionEnd::Error(format!("cannot write the command's output: {e}")));
             }
         })?))

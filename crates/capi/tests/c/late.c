@@ -1,5 +1,8 @@
 // A reader of the program's stdout that is late: none of the command's output is lost, and a stop does not wait for it.
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "check.h"
 
 // More than a pipe holds, and less than what waits in the library: the command can end while nobody reads.
@@ -23,6 +26,8 @@ static vmette_session_t *printed(vmette_stop_t *stop) {
 }
 
 int main(void) {
+    // As a program leaves it that shares its own end: full is then an error of the write.
+    CHECK(fcntl(STDOUT_FILENO, F_SETFL, O_WRONLY | O_NONBLOCK) == 0);
     vmette_session_t *session = printed(NULL);
     CHECK(vmette_session_wait_for(session, 2000, NULL, NULL) == Timeout);
     fputs("read now\n", stderr);
