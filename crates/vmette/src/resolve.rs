@@ -1,8 +1,13 @@
 //! From a rootfs spec to an artifact, with the default providers.
 
+use std::sync::Arc;
+
 use vmette_image::{Context, Progress, Reporter, RootfsArtifact};
 
-use crate::assets::{self, CacheRoot};
+use vmette_cache::CacheRoot;
+use vmette_work::{Cancel, Work};
+
+use crate::assets;
 use crate::launch::asset_options;
 use crate::{Config, Error, StopHandle};
 
@@ -48,7 +53,13 @@ fn resolve(
     let context = context(config, reporter.clone(), stop)?;
     let busybox = if spec == vmette_image::BUILTIN_SPEC {
         let cache = cache_of(config)?;
-        Some(assets::busybox(&asset_options(config, &cache), &|line| reporter(&Progress::Step(line)))?)
+        let work = Work::new(stop.map_or_else(Cancel::new, |stop| stop.shared.cancel().clone()));
+        let work = work.reporting(Arc::new(move |told| {
+            if let vmette_work::Progress::Step(line) = told {
+                reporter(&Progress::Step(line));
+            }
+        }));
+        Some(assets::busybox(&asset_options(config, &cache), &work)?)
     } else {
         None
     };

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use vmette_cache::{StagedFolder, sparse};
 use vmette_vmm::Machine;
 use vmette_wire::agent::{self, Attach, Op};
 
 use super::content::Digests;
-use super::copy::copy;
 use super::manifest::{Content, MACHINE, Manifest, SCRATCH};
-use super::staging::Staging;
 use crate::connection::{Alone, Connection};
 use crate::end::Shared;
 use crate::launch::accepted;
@@ -64,7 +63,7 @@ impl Saver {
     pub(crate) fn save(&self, target: &Path, then: Then, session: &Shared) -> Result<(), Error> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         goes_on(session)?;
-        let staging = Staging::begin(target)?;
+        let staging = StagedFolder::begin(target).map_err(|e| Error::SaveFailed(e.to_string()))?;
         // What takes time and needs no machine comes first.
         let mut manifest = self.identified()?;
         let mut alone = self.connection.alone();
@@ -169,7 +168,7 @@ impl Saver {
         let mut options = File::options();
         let target =
             options.read(true).write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        copy(scratch, &target).map_err(failed)
+        sparse::duplicate(scratch, &target, || Ok(())).map_err(failed)
     }
 
     /// What is in the snapshot's files, which are on the disk when this returns.
