@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use vmette_cache::{FileStamp, Key, KeyBuilder};
 use vmette_vmm::is_shortage;
 
-use crate::Error;
+use crate::error::{Error, RestoreError};
 
 /// Bytes of the stamps' file: a saved machine is a handful of files.
 const LEN_MAX: u64 = 64 << 10;
@@ -47,7 +47,7 @@ impl FolderStamps {
     /// # Errors
     /// [`Error::RestoreFailed`]: one has not, and which. [`Error::Io`]: the host is short of memory or descriptors to find out.
     pub(crate) fn check(path: &Path, folder: &Path) -> Result<(), Error> {
-        let broken = |reason: String| Error::RestoreFailed(reason);
+        let broken = |reason: String| Error::from(RestoreError::Changed(reason));
         let failed = |path: &Path, e: io::Error| match is_shortage(&e) {
             true => Error::Io(e),
             false => broken(format!("{}: {e}", path.display())),
@@ -85,7 +85,7 @@ mod tests {
 
     fn check(dir: &Path) -> Result<(), String> {
         FolderStamps::check(&dir.join("stamps"), &dir.join("machine")).map_err(|e| match e {
-            Error::RestoreFailed(reason) => reason,
+            Error::RestoreFailed(RestoreError::Changed(reason)) => reason,
             other => panic!("{other}"),
         })
     }

@@ -175,7 +175,7 @@ fn by_version(a: &str, b: &str) -> Ordering {
 /// hooks for half a minute and changes what the host boots.
 fn obtain(options: &AssetOptions, work: &Work) -> Result<Kernel, AssetError> {
     if options.offline {
-        let reason = "none is here, and --offline forbids to fetch one".to_owned();
+        let reason = "none is here, and offline mode rules out fetching one".to_owned();
         return Err(AssetError::NoKernel { reason, package: PACKAGE });
     }
     let shelf = options.cache.shelf("kernel")?;
@@ -210,7 +210,10 @@ fn obtain(options: &AssetOptions, work: &Work) -> Result<Kernel, AssetError> {
 /// The packages that make up the newest kernel.
 fn parts(apt: &Apt<'_>) -> Result<Vec<String>, AssetError> {
     let is_part = |name: &String| PARTS.iter().any(|prefix| name.starts_with(prefix));
-    let of = |package: &str| Ok(apt.depends(package)?.into_iter().filter(is_part).collect::<Vec<_>>());
+    let of = |package: &str| {
+        let needed = apt.depends(package)?;
+        Ok::<Vec<_>, AssetError>(needed.into_iter().filter(is_part).collect())
+    };
     let mut parts = match of(PACKAGE) {
         Ok(parts) if !parts.is_empty() => parts,
         first => match of(PACKAGE_ELSEWHERE) {

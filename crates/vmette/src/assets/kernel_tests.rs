@@ -1,3 +1,5 @@
+use vmette_cache::CacheRoot;
+
 use super::*;
 
 /// An ELF kernel passes for one on every architecture.
@@ -145,7 +147,7 @@ fn a_wrong_assets_folder_is_named() {
     let error = host.find().unwrap_err().to_string();
     assert!(error.contains("VMETTE_ASSETS_DIR") && error.contains("gone"), "{error}");
     host.options.assets_dir = Some("assets".into());
-    assert!(matches!(host.find(), Err(AssetError::Relative { .. })));
+    assert!(matches!(host.find(), Err(AssetError::Cache(vmette_cache::Error::Relative { .. }))));
 }
 
 #[test]

@@ -11,7 +11,6 @@ use vmette_cache::{CacheRoot, OwnedFolder, sparse};
 use vmette_work::Cancel;
 
 use crate::Error;
-use crate::assets::AssetError;
 
 /// The folder of disks in the cache.
 const FOLDER: &str = "scratch";
@@ -46,7 +45,7 @@ impl Scratch {
 
     /// An empty file for this user alone, and the folder of disks.
     fn empty(cache: &CacheRoot) -> Result<(PathBuf, Self), Error> {
-        let folder = cache.folder(FOLDER).map_err(AssetError::from)?;
+        let folder = cache.folder(FOLDER)?;
         let disk = if cfg!(target_os = "linux") {
             Self::Nameless(tempfile::tempfile_in(&folder)?)
         } else {

@@ -26,7 +26,7 @@ const SHELF: &str = "digests";
 const NOTE_MAX: u64 = 4096;
 
 /// The digest of what can be read from the file, as hexadecimal text, unless it is given up.
-fn digest_of(file: &File, cancel: &Cancel) -> io::Result<String> {
+pub(super) fn digest_of(file: &File, cancel: &Cancel) -> io::Result<String> {
     let mut digest = Sha256::new();
     sparse::for_data(file, |start, part| {
         cancel.check()?;
