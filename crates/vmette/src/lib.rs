@@ -77,6 +77,11 @@ pub mod provider {
     pub use vmette_image::*;
 }
 
+/// Work that can be cancelled and tells its progress.
+pub mod work {
+    pub use vmette_work::{Cancel, Cancelled, Item, Progress, Reporter, Work};
+}
+
 /// The engines' seam, for embedders that bring their own.
 pub mod engine_api {
     pub use vmette_vmm::*;

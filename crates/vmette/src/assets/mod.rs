@@ -19,7 +19,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use vmette_cache::CacheRoot;
+pub use vmette_cache::CacheRoot;
 use vmette_work::Work;
 
 pub use busybox::busybox;
