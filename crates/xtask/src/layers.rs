@@ -22,8 +22,10 @@ enum Uses {
 const LAYERS: &[Layer] = &[
     Layer { name: "vmette-wire", uses: Uses::Only(&[]) },
     Layer { name: "vmette-vmm", uses: Uses::Only(&[]) },
-    Layer { name: "vmette-vsock", uses: Uses::Only(&[]) },
-    Layer { name: "vmette-qemu", uses: Uses::Only(&["vmette-vmm", "vmette-vsock"]) },
+    Layer { name: "vmette-backend", uses: Uses::Only(&[]) },
+    Layer { name: "vmette-virtiofsd", uses: Uses::Only(&["vmette-backend"]) },
+    Layer { name: "vmette-vsockd", uses: Uses::Only(&["vmette-backend"]) },
+    Layer { name: "vmette-qemu", uses: Uses::Only(&["vmette-vmm", "vmette-backend"]) },
     Layer { name: "vmette-vz", uses: Uses::Only(&["vmette-vmm"]) },
     Layer { name: "vmette-image", uses: Uses::Only(&[]) },
     Layer { name: "vmette-guest", uses: Uses::Only(&["vmette-wire"]) },
