@@ -13,13 +13,12 @@ pub mod console;
 mod error;
 pub mod fake;
 mod machine;
-mod slot;
 mod spec;
 mod vsock;
 
 pub use capabilities::{Accelerator, Capabilities, Isolation};
 pub use error::{Error, Result, is_shortage};
 pub use machine::{ControlStream, Hypervisor, Machine, MachineEnd};
-pub use slot::Slot;
 pub use spec::{AcceleratorChoice, Console, Disk, MachineSpec, Network, Origin, Share};
+pub use vmette_work::Slot;
 pub use vsock::{TimedOut, VsockListener, VsockStream};

@@ -34,6 +34,8 @@ pub(crate) use tree::Unparsable;
 /// Circles that are still there: the crate's root file, and every module that may be in the circle. A circle of some of
 /// these modules is tolerated, and an entry has to go as soon as there is none.
 const TOLERATED: &[(&str, &str)] = &[
+    ("crates/spawn/src/lib.rs", "child command"),
+    ("crates/spawn/src/lib.rs", "running tool"),
     ("crates/vmette/src/lib.rs", "assets engine error"),
     ("crates/vmette/src/lib.rs", "launch resolve snapshot"),
     ("crates/vmette/src/lib.rs", "run session"),
@@ -64,6 +66,12 @@ const TOLERATED: &[(&str, &str)] = &[
     ("crates/qemu/src/lib.rs", "boot shares"),
     ("crates/cli/src/main.rs", "args image"),
 ];
+
+/// Whether two of the tolerated modules are still in one circle, be it a larger one.
+fn is_left((root, modules): &(&str, &str), circle: &Circle) -> bool {
+    let left = circle.members.iter().filter(|member| modules.split(' ').any(|module| module == *member));
+    *root == circle.root && left.count() > 1
+}
 
 fn covers((root, modules): &(&str, &str), circle: &Circle) -> bool {
     let members: Vec<&str> = modules.split(' ').collect();
@@ -106,7 +114,7 @@ fn judge(circles: &[Circle], tolerated: &[(&str, &str)]) -> Vec<Violation> {
         what: format!("a circle of the modules {}: {}", circle.members.join(" "), circle.way),
         remedy: "move what both sides need into a module below them".to_owned(),
     });
-    let gone = tolerated.iter().filter(|entry| !circles.iter().any(|circle| covers(entry, circle)));
+    let gone = tolerated.iter().filter(|entry| !circles.iter().any(|circle| is_left(entry, circle)));
     let gone = gone.map(|(root, modules)| Violation {
         place: (*root).to_owned(),
         what: format!("the tolerated circle of {modules} is not there any more"),
