@@ -283,7 +283,7 @@ fn append(state: &mut State, channel: Channel, payload: Vec<u8>) -> Result<(), S
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::sync::Arc;
+    use std::sync::{Arc, mpsc};
     use std::thread;
 
     #[test]
@@ -349,35 +349,37 @@ mod tests {
         assert!(queue.push(Event::File { size: 0, mode: 0 }, Vec::new()).is_err());
     }
 
-    /// A stream whose window is used up, and a thread that waits for ten bytes of it.
-    fn out_of_credit() -> (Arc<StreamQueue>, thread::JoinHandle<Result<usize, Error>>) {
+    /// A stream whose window is used up, and what comes of a thread that waits for ten bytes of it.
+    fn out_of_credit() -> (Arc<StreamQueue>, mpsc::Receiver<Result<usize, Error>>) {
         let queue = Arc::new(StreamQueue::new());
         let mut reserved = 0;
         while reserved < WINDOW as usize {
             reserved += queue.reserve(usize::MAX, None).unwrap();
         }
+        let (sender, outcome) = mpsc::channel();
         let waiter = queue.clone();
-        let thread = thread::spawn(move || waiter.reserve(10, Some(STEP_TIMEOUT)));
+        let thread = thread::spawn(move || sender.send(waiter.reserve(10, None)));
         while queue.lock().waits == 0 {
             assert!(!thread.is_finished(), "it does not wait");
             thread::yield_now();
         }
-        (queue, thread)
+        (queue, outcome)
     }
 
     #[test]
     fn credit_wakes_a_host_that_waits_for_it() {
-        let (queue, waiting) = out_of_credit();
+        let (queue, outcome) = out_of_credit();
         queue.push(Event::Credit { bytes: 10 }, Vec::new()).unwrap();
-        assert_eq!(waiting.join().unwrap().unwrap(), 10);
+        assert_eq!(outcome.recv_timeout(STEP_TIMEOUT).expect("it is woken").unwrap(), 10);
         assert!(queue.reserve(1, Some(Duration::ZERO)).is_err(), "it is used up again");
     }
 
     #[test]
     fn an_end_wakes_a_host_that_waits_for_credit() {
-        let (queue, waiting) = out_of_credit();
+        let (queue, outcome) = out_of_credit();
         queue.abort("gone");
-        assert!(matches!(waiting.join().unwrap(), Err(Error::Agent(cause)) if cause == "gone"));
+        let end = outcome.recv_timeout(STEP_TIMEOUT).expect("it is woken");
+        assert!(matches!(end, Err(Error::Agent(cause)) if cause == "gone"));
     }
 
     #[test]
