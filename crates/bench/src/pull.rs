@@ -32,7 +32,7 @@ pub(crate) struct Image<'a> {
     pub(crate) tree: &'a Path,
 }
 
-/// What was measured.
+/// The figures of a pull.
 #[derive(Debug, Default)]
 pub(crate) struct Pulled {
     /// `vmette image pull` into an empty cache, in milliseconds.

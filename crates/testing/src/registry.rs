@@ -33,7 +33,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// Another program may take a port between our look at it and the server's: then another one is tried.
 const ATTEMPTS: usize = 10;
 
-/// Who may use a registry, and how.
+/// The clients that a registry admits.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Access<'a> {
     /// Serves TLS with the certificate of this authority.

@@ -13,7 +13,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Whether it is below a crate's `src` and not a file of tests.
+    /// True if it is below a crate's `src` and not a file of tests.
     pub(crate) fn ships(&self) -> bool {
         let mut parts = self.path.split('/').skip(2);
         parts.next() == Some("src")

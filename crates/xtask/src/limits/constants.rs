@@ -62,11 +62,11 @@ impl<'a> Constants<'a> {
             Expr::Paren(inner) => self.evaluate(&inner.expr, file, depth),
             Expr::Group(inner) => self.evaluate(&inner.expr, file, depth),
             Expr::Cast(cast) => self.evaluate(&cast.expr, file, depth),
-            // Of a table in rising order the limit is the last.
+            // The limit of a table in rising order is its last entry.
             Expr::Array(array) => self.evaluate(array.elems.last()?, file, depth),
             Expr::Lit(literal) => match &literal.lit {
                 Lit::Int(int) => int.base10_parse().ok().map(Quantity::Number),
-                // What is written to a file of the kernel's.
+                // Text for a file of the kernel's.
                 Lit::ByteStr(text) => {
                     std::str::from_utf8(&text.value()).ok()?.parse().ok().map(Quantity::Number)
                 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What a limit is measured in.
+/// A limit with its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Quantity {
     /// Bytes, or a count of anything.

@@ -67,7 +67,7 @@ const TOLERATED: &[(&str, &str)] = &[
     ("crates/cli/src/main.rs", "args image"),
 ];
 
-/// Whether two of the tolerated modules are still in one circle, be it a larger one.
+/// True if two of the tolerated modules are still in one circle, be it a larger one.
 fn is_left((root, modules): &(&str, &str), circle: &Circle) -> bool {
     let left = circle.members.iter().filter(|member| modules.split(' ').any(|module| module == *member));
     *root == circle.root && left.count() > 1

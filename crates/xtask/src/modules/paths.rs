@@ -7,12 +7,12 @@ use syn::{ImplItem, Item, TraitItem};
 use super::imports::{Import, Segments, flatten};
 use crate::attributes::{self, is_for_tests};
 
-/// What one item names.
+/// The names in the code of one item.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Of two segments and more.
+    /// Paths of two segments and more.
     pub(super) paths: Vec<Segments>,
-    /// Of `use` inside of functions.
+    /// The `use` items inside of functions.
     pub(super) imports: Vec<Import>,
 }
 
