@@ -68,7 +68,7 @@ fn has_kernel() -> bool {
 }
 
 /// Ends the run by `end`, and sees to it that it took no longer than promised.
-fn ends_soon(place: &Place, running: Running, end: impl FnOnce(&Running)) -> Outcome {
+fn ends_soon(running: Running, end: impl FnOnce(&Running)) -> Outcome {
     let begun = Instant::now();
     end(&running);
     let outcome = running.wait();
@@ -85,7 +85,7 @@ fn a_signal_ends_a_start_while_apt_fetches() {
         let place = Place::with_a_hanging_apt();
         let running = place.run(&[]).start();
         place.has_begun();
-        let outcome = ends_soon(&place, running, |running| running.signal(signal));
+        let outcome = ends_soon(running, |running| running.signal(signal));
         assert_eq!(outcome.code, Some(code), "{outcome:?}");
         place.has_no_leftovers();
     }
@@ -99,7 +99,7 @@ fn a_timeout_ends_a_start_while_apt_fetches() {
     let place = Place::with_a_hanging_apt();
     let running = place.run(&["--timeout", "1"]).start();
     place.has_begun();
-    let outcome = ends_soon(&place, running, |_| ());
+    let outcome = ends_soon(running, |_| ());
     assert_eq!(outcome.code, Some(124), "{outcome:?}");
     place.has_no_leftovers();
 }
@@ -116,10 +116,10 @@ fn a_signal_ends_a_start_while_another_process_prepares_the_same() {
         let mut running = place.run(&[]).start();
         // The other one's process id is that of its lock.
         running.has_said("waiting for another vmette that prepares the same files (process ");
-        let outcome = ends_soon(&place, running, |running| running.signal(signal));
+        let outcome = ends_soon(running, |running| running.signal(signal));
         assert_eq!(outcome.code, Some(code), "{outcome:?}");
     }
-    let outcome = ends_soon(&place, holder, |holder| holder.signal(Signal::TERM));
+    let outcome = ends_soon(holder, |holder| holder.signal(Signal::TERM));
     assert_eq!(outcome.code, Some(143), "{outcome:?}");
     place.has_no_leftovers();
 }
