@@ -11,7 +11,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use vmette_cache::{CacheRoot, FileLock, FileStamp, KeyBuilder};
+use vmette_cache::{CacheRoot, FileLock, FileStamp, KeyBuilder, private_folder};
 use vmette_vmm::{Hypervisor, MachineSpec};
 use vmette_wire::agent::{Boot, PROTOCOL_VERSION};
 use vmette_work::Work;
@@ -133,8 +133,7 @@ impl Template {
 
     /// Takes the lock under which a template is made. Another process that holds it is waited for.
     pub(crate) fn lock(&self, work: &Work) -> vmette_cache::Result<FileLock> {
-        fs::create_dir_all(&self.folder)
-            .map_err(vmette_cache::Error::io("it cannot be made", &self.folder))?;
+        private_folder(&self.folder)?;
         let path = self.folder.join(format!("{}{LOCK_SUFFIX}", self.key));
         let waiting = "waiting for another run that is making the same template";
         FileLock::acquire(&path, LOCK_TIMEOUT, work, waiting)

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vmette_cache::CacheRoot;
+use vmette_cache::{CacheRoot, private_folder};
 use vmette_spawn::{Command, NETWORK_VARIABLES, Tool, find};
 use vmette_work::Work;
 
@@ -52,7 +52,7 @@ impl<'a> Apt<'a> {
         let own = Self { lists: Lists::Own(shelf.path().to_owned()), work };
         for folder in ["lists/partial", "cache/archives/partial"] {
             let path = shelf.path().join(folder);
-            fs::create_dir_all(&path).map_err(AssetError::cache(&path))?;
+            private_folder(&path)?;
         }
         work.step("updating private package lists");
         // One source out of order does not matter if another one has the package; if none has, it is the reason.

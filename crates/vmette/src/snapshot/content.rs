@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use vmette_cache::sparse::{self, BLOCK};
-use vmette_cache::{CacheRoot, Digest, FileStamp, Key, KeyBuilder};
+use vmette_cache::{CacheRoot, Digest, FileStamp, Key, KeyBuilder, private_folder};
 use vmette_work::Cancel;
 
 const ZEROS: [u8; BLOCK] = [0; BLOCK];
@@ -103,10 +103,11 @@ impl Digests {
     }
 
     fn note(&self, stamp: &FileStamp, digest: &str) -> io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
+        let make = || private_folder(&self.folder).map_err(io::Error::other);
+        make()?;
         if fs::read_dir(&self.folder)?.count() > REMEMBERED_MAX {
             fs::remove_dir_all(&self.folder)?;
-            fs::create_dir_all(&self.folder)?;
+            make()?;
         }
         let note = Note { stamp: key_of(stamp), digest: digest.to_owned() };
         vmette_cache::note(&self.place(stamp), &serde_json::to_vec(&note)?)
