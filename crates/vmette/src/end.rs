@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmette_vmm::{Machine, Slot};
+use vmette_work::Cancel;
 
 /// How a session ended. The first cause wins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,12 +38,14 @@ pub(crate) struct Shared {
     end: Slot<SessionEnd>,
     /// Set with the end, for loops that cannot wait for it.
     cancelled: Arc<AtomicBool>,
+    /// Cancelled with the end.
+    cancel: Cancel,
     machine: Mutex<Option<Arc<dyn Machine>>>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { end: Slot::new(), cancelled: Arc::default(), machine: Mutex::default() }
+        Self { end: Slot::new(), cancelled: Arc::default(), cancel: Cancel::new(), machine: Mutex::default() }
     }
 }
 
@@ -51,6 +54,7 @@ impl Shared {
     pub(crate) fn finish(&self, end: SessionEnd) -> bool {
         let first = self.end.set(end);
         self.cancelled.store(true, Ordering::Relaxed);
+        self.cancel.cancel();
         let machine = self.machine().clone();
         if let Some(machine) = machine {
             self.stop_machine(&machine);
@@ -79,6 +83,10 @@ impl Shared {
 
     pub(crate) fn ended(&self) -> Option<SessionEnd> {
         self.end.get()
+    }
+
+    pub(crate) fn cancel(&self) -> &Cancel {
+        &self.cancel
     }
 
     pub(crate) fn cancel_flag(&self) -> Arc<AtomicBool> {

@@ -31,7 +31,15 @@ const LAYERS: &[Layer] = &[
         uses: Uses::Only(&["vmette-work", "vmette-cache", "vmette-spawn", "vmette-vmm", "vmette-vsock"]),
     },
     Layer { name: "vmette-vz", uses: Uses::Only(&["vmette-work", "vmette-cache", "vmette-vmm"]) },
-    Layer { name: "vmette-image", uses: Uses::Only(&["vmette-work", "vmette-cache", "vmette-spawn"]) },
+    Layer { name: "vmette-http", uses: Uses::Only(&["vmette-work"]) },
+    Layer {
+        name: "vmette-oci",
+        uses: Uses::Only(&["vmette-work", "vmette-cache", "vmette-spawn", "vmette-http"]),
+    },
+    Layer {
+        name: "vmette-image",
+        uses: Uses::Only(&["vmette-work", "vmette-cache", "vmette-spawn", "vmette-http", "vmette-oci"]),
+    },
     Layer { name: "vmette-guest", uses: Uses::Only(&["vmette-wire"]) },
     Layer {
         name: "vmette",

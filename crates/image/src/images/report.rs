@@ -1,12 +1,12 @@
-//! What is told of images. All of it serialises as the JSON that `--json` prints; times are seconds since 1970.
+//! Reports on images. They serialise as the JSON that `--json` prints; times are seconds since 1970.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::digest::Digest;
-use crate::image_config::{ImageConfig, Platform};
 use crate::store::{ImageKind, LayerInfo};
+use vmette_cache::Digest;
+use vmette_oci::{ImageConfig, Platform};
 
 /// One line of a list: one name of an image, or an image without any.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -99,12 +99,17 @@ impl BufRead for Chunks {
 
 impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let there = self.fill_buf()?;
-        let len = there.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&there[..len]);
-        self.consume(len);
-        Ok(len)
+        read_buffered(self, buffer)
     }
+}
+
+/// `Read::read` of a reader with a buffer of its own: copies bytes that are there.
+pub(super) fn read_buffered(from: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize> {
+    let there = from.fill_buf()?;
+    let len = there.len().min(buffer.len());
+    buffer[..len].copy_from_slice(&there[..len]);
+    from.consume(len);
+    Ok(len)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use vmette_vmm::{Console, Disk, MachineSpec, Network, Origin, Share};
 use vmette_wire::agent::{self, Boot, Overlay, Root};
+use vmette_work::Work;
 
 use super::scratch::Scratch;
 use super::{Launcher, image};
@@ -16,7 +17,7 @@ use crate::{Config, Error, Rootfs, RootfsArtifact, RootfsBlock, ca, vsock};
 #[derive(Default)]
 pub(crate) struct Held {
     pub(super) scratch: Option<Scratch>,
-    pub(super) rootfs: Option<vmette_image::InUse>,
+    pub(super) rootfs: Option<vmette_image::StoreHold>,
 }
 
 /// Everything that was resolved before the first machine is made.
@@ -85,7 +86,7 @@ impl Launcher<'_> {
         let mut disks = Vec::new();
         let mut overlay = if config.is_root_read_only() { Overlay::None } else { Overlay::Tmpfs };
         if let Some(mib) = config.scratch_mib {
-            let scratch = Scratch::make(self.cache, mib, self.shared.cancel_flag())?;
+            let scratch = Scratch::make(self.cache, mib, &self.work())?;
             disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
             overlay = Overlay::Scratch;
@@ -112,7 +113,7 @@ impl Launcher<'_> {
             ..Boot::new(root)
         };
         let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
-        let store = vmette_image::Store::open(self.cache.path())?;
+        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work()).store()?;
         let rootfs = image::rootfs_report(config, &store);
         // Nothing of this one run is in the boot of an image that cannot change: it can be part of the template.
         let root_in_template = boots
@@ -128,9 +129,14 @@ impl Launcher<'_> {
         Ok(Prepared { spec, boot, ca_bundle, ca_digest, root_in_template, rootfs, base: None, held })
     }
 
+    /// The part of the start that works on files: it ends with the session.
+    fn work(&self) -> Work {
+        Work::new(self.shared.cancel().clone())
+    }
+
     pub(super) fn builtin(&self, options: &AssetOptions) -> Result<RootfsBlock, Error> {
         let busybox = assets::busybox(options, &|text| self.notices.progress(text))?;
-        let store = vmette_image::Store::open(self.cache.path())?;
+        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work()).store()?;
         match vmette_image::builtin_rootfs(&store, &busybox)? {
             RootfsArtifact::BlockImage { path, fstype, .. } => Ok(RootfsBlock { path, fstype }),
             RootfsArtifact::Directory { path, .. } => {
@@ -140,7 +146,7 @@ impl Launcher<'_> {
     }
 }
 
-fn hold(image: &Path) -> Result<vmette_image::InUse, Error> {
+fn hold(image: &Path) -> Result<vmette_image::StoreHold, Error> {
     vmette_image::Store::hold(image).map_err(|e| {
         let gone = e.kind() == std::io::ErrorKind::NotFound;
         let advice = if gone { "; it was removed meanwhile: run again to get it anew" } else { "" };

@@ -5,11 +5,11 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use rustix::process::{Pid, test_kill_process};
 use tempfile::NamedTempFile;
+use vmette_work::Work;
 
 use crate::assets::CacheRoot;
 use crate::{Error, snapshot};
@@ -24,11 +24,10 @@ pub(super) enum Scratch {
 }
 
 impl Scratch {
-    /// A new disk, unless `cancelled` is set meanwhile.
-    pub(super) fn make(cache: &CacheRoot, mib: u64, cancelled: Arc<AtomicBool>) -> Result<Self, Error> {
+    /// A new disk.
+    pub(super) fn make(cache: &CacheRoot, mib: u64, work: &Work) -> Result<Self, Error> {
         let (folder, disk) = Self::empty(cache)?;
-        let context = vmette_image::Context::new(cache.path()).with_cancel_flag(cancelled);
-        vmette_image::format_scratch(&disk.file()?, &disk.path(), mib, &folder, &context)?;
+        vmette_image::format_scratch(&disk.file()?, &disk.path(), mib, &folder, work)?;
         Ok(disk)
     }
 
