@@ -49,7 +49,7 @@ pub use limits::BadLimit;
 pub use providers::{
     BUILTIN_SPEC, BlockFs, BuildOptions, BuiltinProvider, DebianVariant, DirProvider, LocalImageProvider,
     OciProvider, Registry, RootfsArtifact, RootfsProvider, SquashfsProvider, TarLimits, TarProvider,
-    builtin_rootfs, default_registry, find_busybox,
+    builtin_rootfs, default_registry, find_busybox, is_static_program,
 };
 pub use scratch::{SCRATCH_MAX_MIB, SCRATCH_MIN_MIB, format_scratch};
 pub use store::{

@@ -13,7 +13,7 @@ mod tar;
 mod url;
 
 pub use artifact::{BlockFs, RootfsArtifact, RootfsProvider};
-pub use builtin::{BUILTIN_SPEC, BuiltinProvider, builtin_rootfs, find_busybox};
+pub use builtin::{BUILTIN_SPEC, BuiltinProvider, builtin_rootfs, find_busybox, is_static_program};
 pub(crate) use debian::build as build_debian;
 pub use debian::{BuildOptions, DebianVariant};
 pub use dir::DirProvider;

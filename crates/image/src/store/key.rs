@@ -8,7 +8,6 @@ use std::path::Path;
 use vmette_cache::{Key, KeyBuilder};
 
 /// The key of a list of byte strings.
-
 pub(crate) fn key_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Key {
     parts.into_iter().fold(KeyBuilder::new(), KeyBuilder::bytes).finish()
 }

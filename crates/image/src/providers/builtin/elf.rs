@@ -1,16 +1,18 @@
-//! Whether a program runs without a loader and libraries, which the rootfs it goes into does not have.
+//! Programs that run without a loader and libraries, which the rootfs they go into does not have.
 
-const MAGIC: [u8; 4] = *b"\x7fELF";
-const CLASS_64: u8 = 2;
-const LITTLE_ENDIAN: u8 = 1;
-const PT_INTERP: u32 = 3;
-const HEADER_LEN: usize = 64;
-const PROGRAM_HEADER_LEN: usize = 56;
+use object::Endianness;
+use object::elf::{self, FileHeader64};
+use object::read::elf::{FileHeader as _, ProgramHeader as _};
+
+/// Programs of the guest's architecture, which is the host's.
+const MACHINE: elf::Machine = if cfg!(target_arch = "aarch64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ElfError {
-    #[error("is not a 64-bit little-endian ELF program")]
+    #[error("is not a 64-bit ELF program")]
     NotElf,
+    #[error("is a program of another architecture")]
+    Foreign,
     #[error("is a damaged ELF program")]
     Damaged,
     #[error("is not static: it needs the libraries of its system")]
@@ -19,52 +21,61 @@ pub(super) enum ElfError {
     TooLarge { max: u64 },
 }
 
-/// A static program has no `PT_INTERP` segment.
+/// Returns whether this is a program of the guest's architecture that needs no dynamic loader.
+#[must_use]
+pub fn is_static_program(program: &[u8]) -> bool {
+    check_static(program).is_ok()
+}
+
+/// A static program has something to load, and no `PT_INTERP` segment. The beginning of a file is enough, as far as the
+/// program headers are in it.
 pub(super) fn check_static(program: &[u8]) -> Result<(), ElfError> {
-    let header = program.get(..HEADER_LEN).ok_or(ElfError::NotElf)?;
-    if header[..4] != MAGIC || header[4] != CLASS_64 || header[5] != LITTLE_ENDIAN {
+    let header = FileHeader64::<Endianness>::parse(program).map_err(|_| ElfError::NotElf)?;
+    let endian = header.endian().map_err(|_| ElfError::NotElf)?;
+    if header.e_machine(endian) != MACHINE {
+        return Err(ElfError::Foreign);
+    }
+    if !matches!(header.e_type(endian), elf::ET_EXEC | elf::ET_DYN) {
         return Err(ElfError::NotElf);
     }
-    let u16_at = |at: usize| usize::from(u16::from_le_bytes([header[at], header[at + 1]]));
-    let mut offset = [0; 8];
-    offset.copy_from_slice(&header[32..40]);
-    let table = usize::try_from(u64::from_le_bytes(offset)).map_err(|_| ElfError::Damaged)?;
-    let (entry_len, count) = (u16_at(54), u16_at(56));
-    if entry_len != PROGRAM_HEADER_LEN || count == 0 {
-        return Err(ElfError::Damaged);
+    let segments = header.program_headers(endian, program).map_err(|_| ElfError::Damaged)?;
+    let has = |wanted| segments.iter().any(|segment| segment.p_type(endian) == wanted);
+    if has(elf::PT_INTERP) {
+        return Err(ElfError::Dynamic);
     }
-    let end = table.checked_add(entry_len * count).ok_or(ElfError::Damaged)?;
-    let table = program.get(table..end).ok_or(ElfError::Damaged)?;
-    let dynamic = table.chunks_exact(entry_len).any(|entry| entry[..4] == PT_INTERP.to_le_bytes());
-    if dynamic { Err(ElfError::Dynamic) } else { Ok(()) }
+    if has(elf::PT_LOAD) { Ok(()) } else { Err(ElfError::Damaged) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn program(segment: u32) -> Vec<u8> {
-        let mut program = vec![0; HEADER_LEN + PROGRAM_HEADER_LEN];
-        program[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        program[32] = 64;
-        program[54] = 56;
-        program[56] = 1;
-        program[HEADER_LEN..HEADER_LEN + 4].copy_from_slice(&segment.to_le_bytes());
+    /// A header and one program header.
+    fn program(segment: elf::ProgramType) -> Vec<u8> {
+        let mut program = vec![0; 64 + 56];
+        program[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        program[16..18].copy_from_slice(&elf::ET_EXEC.0.to_le_bytes());
+        program[18..20].copy_from_slice(&MACHINE.0.to_le_bytes());
+        (program[32], program[52], program[54], program[56]) = (64, 64, 56, 1);
+        program[64..68].copy_from_slice(&segment.0.to_le_bytes());
         program
     }
 
     #[test]
     fn static_and_dynamic() {
-        assert_eq!(check_static(&program(1)), Ok(()));
-        assert_eq!(check_static(&program(PT_INTERP)), Err(ElfError::Dynamic));
+        assert_eq!(check_static(&program(elf::PT_LOAD)), Ok(()));
+        assert_eq!(check_static(&program(elf::PT_INTERP)), Err(ElfError::Dynamic));
+        let mut foreign = program(elf::PT_LOAD);
+        foreign[18] = 0xff;
+        assert_eq!(check_static(&foreign), Err(ElfError::Foreign));
     }
 
     #[test]
     fn a_script_and_damage() {
         assert_eq!(check_static(b"#!/bin/sh\n"), Err(ElfError::NotElf));
-        assert_eq!(check_static(&program(1)[..100]), Err(ElfError::Damaged));
-        for at in 0..HEADER_LEN {
-            let mut damaged = program(1);
+        assert_eq!(check_static(&program(elf::PT_LOAD)[..100]), Err(ElfError::Damaged));
+        for at in 0..64 {
+            let mut damaged = program(elf::PT_LOAD);
             damaged[at] = 0xff;
             let _ = check_static(&damaged);
         }

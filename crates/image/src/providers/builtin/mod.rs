@@ -4,6 +4,8 @@ mod elf;
 mod files;
 mod layout;
 
+pub use elf::is_static_program;
+
 use std::fs::Metadata;
 use std::io::Read;
 use std::path::{Path, PathBuf};
