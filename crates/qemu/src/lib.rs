@@ -1,8 +1,9 @@
 //! The QEMU engine: KVM where the host has a usable one, software emulation elsewhere.
 //!
 //! QEMU runs as a process of its own, restricted by its seccomp sandbox, told what to do by descriptors that it
-//! inherits, and gone when its owner is. Host folders are served to the guest by one restricted process each, the
-//! program `vmette-virtiofsd` of this crate; vsock by another, `vmette-vsockd`. [`Qemu`] is the engine; everything else in here is how.
+//! inherits, and gone when its owner is. Host folders are served to the guest by one restricted process each,
+//! `vmette-virtiofsd`, vsock by another, `vmette-vsockd`; both are crates of their own. [`Qemu`] is the engine;
+//! everything else in here is how.
 
 mod accel;
 mod args;

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use vmette_backend::{VIRTIOFSD, VSOCKD};
 use vmette_vmm::{Error, Result};
 
 use crate::ENGINE;
@@ -13,10 +14,6 @@ pub(crate) const QEMU_VARIABLE: &str = "VMETTE_QEMU";
 
 /// Names the folder with vmette's own helper programs.
 pub(crate) const LIBEXEC_VARIABLE: &str = "VMETTE_LIBEXEC_DIR";
-
-const SHARE_SERVER: &str = "vmette-virtiofsd";
-
-const VSOCK_SERVER: &str = "vmette-vsockd";
 
 const QEMU: &str = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
 
@@ -46,12 +43,12 @@ pub(crate) fn qemu(option: Option<&Path>) -> Result<PathBuf> {
 /// The program that serves host folders: the one that was named, or where `installed_at`, a file of the installation,
 /// and the running program suggest.
 pub(crate) fn share_server(option: Option<&Path>, installed_at: Option<&Path>) -> Result<PathBuf> {
-    server(SHARE_SERVER, "serves host folders", option, installed_at)
+    server(VIRTIOFSD, "serves host folders", option, installed_at)
 }
 
 /// The program that serves vsock devices; looked for in the same places.
 pub(crate) fn vsock_server(option: Option<&Path>, installed_at: Option<&Path>) -> Result<PathBuf> {
-    server(VSOCK_SERVER, "serves vsock", option, installed_at)
+    server(VSOCKD, "serves vsock", option, installed_at)
 }
 
 fn server(name: &str, task: &str, option: Option<&Path>, installed_at: Option<&Path>) -> Result<PathBuf> {
@@ -128,11 +125,11 @@ mod tests {
     #[test]
     fn the_share_server_is_looked_for_around_the_installation_and_every_place_is_named() {
         let files = ["/there/lib/libvmette.so", "/nowhere/bin/vmette"].map(Path::new);
-        let places = server_places(SHARE_SERVER, Some(Path::new("/x")), files);
+        let places = server_places(VIRTIOFSD, Some(Path::new("/x")), files);
         let around_library = ["/there/lib", "/there", "/there/libexec/vmette"];
         let around_program = ["/nowhere/bin", "/nowhere", "/nowhere/libexec/vmette"];
         let expected = ["/x"].into_iter().chain(around_library).chain(around_program);
-        let expected: Vec<PathBuf> = expected.map(|dir| Path::new(dir).join(SHARE_SERVER)).collect();
+        let expected: Vec<PathBuf> = expected.map(|dir| Path::new(dir).join(VIRTIOFSD)).collect();
         assert_eq!(places, expected);
         let error = share_server(Some(Path::new("/nowhere/server")), None).unwrap_err().to_string();
         assert!(error.contains("/nowhere/server") && error.contains(LIBEXEC_VARIABLE), "{error}");

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use vmette_backend::vsock::{Channel, ToDevice, ToOwner};
 use vmette_vmm::{Error, Result, VsockListener, VsockStream, checks};
-use vmette_vsock::control::{Channel, ToDevice, ToOwner};
 
 use crate::process::{Process, Spawn};
 use crate::share;

@@ -1,4 +1,4 @@
-//! The server.
+//! The process: its arguments, its sandbox, its life.
 
 use std::ffi::OsString;
 use std::io;
@@ -23,15 +23,16 @@ use virtiofsd::seccomp::{SeccompAction, enable_seccomp};
 use virtiofsd::soft_idmap::cmdline::IdMap;
 use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vmette_backend::VIRTIOFSD;
 
-/// How long the guest may believe what it was told about a file without asking again.
+/// Time for which the guest may rely on a file's attributes without asking again.
 const CACHE_TIME: Duration = Duration::from_secs(1);
 
 /// Descriptors that are never the guest's: one for each part of its memory (509 at most, says the vhost-user library),
 /// and this program's own.
 const RESERVED_FDS: u64 = 509 + 100;
 
-/// What a file server needs as root. `CAP_MKNOD` is not among it: a guest could otherwise make a device node of a host's
+/// Capabilities of a file server that runs as root. `CAP_MKNOD` is not one of them: a guest could otherwise make a device node of a host's
 /// disk in the folder, for any host process to stumble on. Neither is `CAP_SETFCAP`: programs with capabilities, for
 /// any host user to run.
 const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
@@ -44,7 +45,7 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
 /// Highest number that a capability could ever have.
 const CAPABILITY_BITS: u64 = 64;
 
-/// Why the folder is not served.
+/// The reason for not serving the folder.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(
@@ -102,7 +103,8 @@ impl Options {
 
 /// Serves until the connection ends.
 pub(crate) fn run(options: Options) -> Result<(), Error> {
-    log_errors(&options)?;
+    let prefix = format!("{VIRTIOFSD}: share {}", options.tag);
+    vmette_backend::complaints::print_errors(prefix).map_err(options.setup("log"))?;
     let Some(shared_dir) = options.shared_dir.to_str().map(str::to_owned) else {
         return Err(Error::Path { tag: options.tag });
     };
@@ -118,8 +120,8 @@ pub(crate) fn run(options: Options) -> Result<(), Error> {
     let mountinfo_prefix = sandbox.get_mountinfo_prefix().map_err(options.io("mountinfo"))?;
     let listener =
         sandbox.enter(listener).map_err(|source| Error::Sandbox { tag: options.tag.clone(), source })?;
-    // From here on this is another process, in namespaces of its own. The signal that ends it with its parent is the
-    // polite one as the library sets it, and a change of ids may have cleared it.
+    // From here on this is another process, in namespaces of its own. The library asks for SIGTERM at the parent's death,
+    // and a change of ids may have cleared that.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| options.io("parent-death signal")(e.into()))?;
     if options.read_only {
@@ -172,12 +174,12 @@ where
     }
 }
 
-/// Whose files the guest's are.
+/// The owner of the guest's files on the host.
 enum Ids {
     /// As root: user 1000 of the guest is user 1000 of the host.
     Same,
-    /// As an ordinary user: all of the guest's users are this one. What the guest writes belongs to whoever started the
-    /// machine and can be removed by them; what belongs to them shows as root's in the guest.
+    /// As an ordinary user: all of the guest's users are this one. Files that the guest writes belong to the user
+    /// who started the machine and can remove them; the user's own files show as root's in the guest.
     One { uid: u32, gid: u32 },
 }
 
@@ -244,25 +246,4 @@ fn drop_capabilities() -> io::Result<()> {
     let permitted = rustix::thread::capabilities(None)?.permitted & CAPABILITIES;
     let sets = CapabilitySets { effective: permitted, permitted, inheritable: CapabilitySet::empty() };
     Ok(rustix::thread::set_capabilities(None, sets)?)
-}
-
-/// The library reports some failures only to its log.
-fn log_errors(options: &Options) -> Result<(), Error> {
-    struct Stderr {
-        tag: String,
-    }
-    impl log::Log for Stderr {
-        fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-            metadata.level() <= log::Level::Error
-        }
-        fn log(&self, record: &log::Record<'_>) {
-            if self.enabled(record.metadata()) {
-                eprintln!("vmette-virtiofsd: share {}: {}", self.tag, record.args());
-            }
-        }
-        fn flush(&self) {}
-    }
-    log::set_boxed_logger(Box::new(Stderr { tag: options.tag.clone() })).map_err(options.setup("log"))?;
-    log::set_max_level(log::LevelFilter::Error);
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the server takes away from itself before it reads the guest's first byte.
+//! The privileges that the server gives up before it reads the guest's first byte.
 
 use std::collections::BTreeMap;
 
@@ -17,11 +17,11 @@ const OTHER_FDS: u64 = 509 + 128;
 
 /// Why the server does not serve.
 #[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
+pub(crate) enum SandboxError {
     /// A limit, a capability, a flag.
     #[error("{what}: {source}")]
     System {
-        /// What was tried.
+        /// The step that failed.
         what: &'static str,
         /// The kernel's answer.
         source: std::io::Error,
@@ -31,8 +31,8 @@ pub enum SandboxError {
     Filter(String),
 }
 
-/// What moving bytes takes, in memory that is there or is mapped from descriptors that came over a socket. Nothing in
-/// it opens a file, makes a socket, starts a program or reaches another process.
+/// The system calls that move bytes, in memory that is there or is mapped from descriptors that came over a socket.
+/// None of them opens a file, makes a socket, starts a program or reaches another process.
 const ALLOWED: &[libc::c_long] = &[
     libc::SYS_accept4,
     libc::SYS_brk,
@@ -69,7 +69,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_writev,
 ];
 
-/// What may be asked of a descriptor: its flags, and another one for the same.
+/// Allowed commands of `fcntl`: a descriptor's flags, and duplicates of it.
 const DESCRIPTOR_COMMANDS: [libc::c_int; 5] =
     [libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL];
 
@@ -151,7 +151,7 @@ fn filters() -> Result<[BpfProgram; 2], String> {
 mod tests {
     use super::*;
 
-    /// What would reach beyond the descriptors that the server has.
+    /// System calls that reach beyond the server's own descriptors.
     const NEVER: &[libc::c_long] = &[
         libc::SYS_openat,
         libc::SYS_openat2,

@@ -21,7 +21,7 @@ pub(crate) const SHUTDOWN_SEND: u32 = 2;
 /// Both.
 pub(crate) const SHUTDOWN_BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
 
-/// What a packet is for.
+/// A packet's operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
     Request,

@@ -6,7 +6,6 @@
 //! is served restricted or not at all. It ends with the connection, and with its owner.
 
 #[cfg(target_os = "linux")]
-#[path = "vmette-virtiofsd/server.rs"]
 mod server;
 
 use std::process::ExitCode;

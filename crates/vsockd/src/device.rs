@@ -1,6 +1,6 @@
 //! The connections of one machine: packets of its guest, sockets and wishes of its owner, events of the sockets.
 //!
-//! Nothing in here knows of virtqueues. Whatever a guest sends, at most [`CONNECTIONS_MAX`] connections, [`RESETS_MAX`]
+//! Nothing here knows of virtqueues. Whatever a guest sends, at most [`CONNECTIONS_MAX`] connections, [`RESETS_MAX`]
 //! answers to nobody and [`BUFFERED_MAX`] bytes of its data are kept.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -9,31 +9,31 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll;
 use rustix::net::sockopt;
+use vmette_backend::vsock::{ToDevice, ToOwner};
 
 use crate::GUEST_CID;
 use crate::connection::{Connection, Outgoing, Ports, State};
-use crate::control::{ToDevice, ToOwner};
 use crate::packet::{HOST_CID, Header, Op, TYPE_STREAM};
 
 /// Most connections at once, those included that are being opened or closed.
 pub(crate) const CONNECTIONS_MAX: usize = 512;
 
-/// What one of the first connections may have under way to the host: what Linux itself gives one.
+/// Bytes that each of the first connections may have under way to the host: as much as Linux itself allows.
 const WINDOW: u32 = 256 << 10;
 
-/// What one of the others may: the whole stays small.
+/// The same for each later connection, so that the sum stays small.
 const WINDOW_MIN: u32 = 32 << 10;
 
 /// Most bytes of the guest's that are promised room: half of it in large windows, and then small ones.
 pub(crate) const BUFFERED_MAX: usize = 32 << 20;
 
-/// Most refusals that wait for room in the guest's queue. Who sends nonsense and takes no answers gets no more.
+/// Most refusals that wait for room in the guest's queue. A guest that sends nonsense and takes no answers gets no more.
 pub(crate) const RESETS_MAX: usize = 256;
 
 /// Most connections of the guest's that the owner has not decided on; it takes microseconds to.
 const ASKED_MAX: usize = 256;
 
-/// Where the host's ports of connections to the guest begin: far from those that people choose.
+/// First port of the host for connections to the guest: far from ports that people choose.
 const EPHEMERAL: u32 = 1 << 30;
 
 /// In an event: the connection has the id above this number.
@@ -53,7 +53,7 @@ pub(crate) struct Device {
     /// Those that have something for the guest, in turns.
     queue: VecDeque<u64>,
     resets: VecDeque<Ports>,
-    /// What the owner has yet to decide on, also when the guest has given it up meanwhile.
+    /// Connections that the owner has yet to decide on, even those that the guest has given up meanwhile.
     undecided: HashSet<u64>,
     /// For the owner.
     answers: VecDeque<ToOwner>,
@@ -76,7 +76,7 @@ impl Device {
         })
     }
 
-    /// Where the events of the connections come from; other descriptors may be added under numbers below 16.
+    /// The source of the connections' events. Other descriptors may be added under numbers below 16.
     pub(crate) fn epoll(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
@@ -91,7 +91,7 @@ impl Device {
         self.answers.push_front(answer);
     }
 
-    /// What the owner wants, with the socket that came with it.
+    /// Carries out a message of the owner, with the socket that came with it.
     pub(crate) fn hear_owner(&mut self, message: ToDevice, socket: Option<OwnedFd>) -> io::Result<()> {
         match (message, socket) {
             (ToDevice::Listen { port }, None) => drop(self.listening.insert(port)),
@@ -138,8 +138,8 @@ impl Device {
         self.schedule(id);
     }
 
-    /// What the host's kernel keeps for a host that does not read is bounded by the window too. Each change of the socket
-    /// is told once: what has not been read or written to its end is remembered by the connection.
+    /// Bounds the data that the host's kernel keeps for a reader that does not read by the window, too. epoll reports each
+    /// change of the socket once; the connection remembers what has not been read or written to its end.
     fn prepare(&self, socket: &OwnedFd, window: u32, id: u64) -> io::Result<()> {
         use epoll::EventFlags as F;
         sockopt::set_socket_send_buffer_size(socket, usize::try_from(window).unwrap_or(usize::MAX))?;
@@ -158,7 +158,7 @@ impl Device {
         );
         if connection.is_drained() {
             self.remove(id);
-        } else if connection.is_called_off() {
+        } else if connection.is_cancelled() {
             self.reset(id);
         } else {
             self.schedule(id);
@@ -218,7 +218,7 @@ impl Device {
         }
     }
 
-    /// Whether there may be something for the guest.
+    /// True when there may be something for the guest.
     pub(crate) fn has_outgoing(&self) -> bool {
         !self.resets.is_empty() || !self.queue.is_empty()
     }
@@ -248,7 +248,7 @@ impl Device {
         None
     }
 
-    /// Whether the host has yet to take something that the guest has sent.
+    /// True when the host has yet to take something that the guest has sent.
     pub(crate) fn has_pending(&self) -> bool {
         self.connections.values().any(Connection::has_pending)
     }
@@ -281,7 +281,7 @@ impl Device {
         }
     }
 
-    /// Whether one more connection may be: one that only waits for the guest's last word makes room.
+    /// True when there is room for one more connection. One that only waits for the guest's last word makes room.
     fn has_room(&mut self) -> bool {
         if self.connections.len() < CONNECTIONS_MAX {
             return true;

@@ -1,4 +1,4 @@
-//! The program `vmette-vsockd`.
+//! The process: its inherited descriptors, its sandbox, its life.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -11,23 +11,24 @@ use vhost::vhost_user::Listener;
 use vhost_user_backend::Error::HandleRequest;
 use vhost_user_backend::VhostUserDaemon;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vmette_backend::vsock::Channel;
+use vmette_backend::{VSOCKD, complaints};
 use vmm_sys_util::epoll::EventSet;
 
-use crate::control::Channel;
 use crate::queues::{OTHERS, Queues};
 use crate::sandbox::{self, SandboxError};
 
-/// How long the last bytes of a guest that is gone may take to reach the host's sockets. Whoever waits for this program
-/// has a little more patience than that.
+/// Time for the last bytes of a guest that is gone to reach the host's sockets. The engine waits a little longer for this
+/// program.
 const LAST_BYTES: Duration = Duration::from_millis(500);
 
 /// Why the device is not served.
 #[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// What was inherited is not what it has to be.
+pub(crate) enum ServerError {
+    /// An inherited descriptor is not of the expected kind.
     #[error("{what}: {source}")]
     Inherited {
-        /// Which descriptor.
+        /// The descriptor's role.
         what: &'static str,
         /// The kernel's answer.
         source: io::Error,
@@ -38,9 +39,9 @@ pub enum ServerError {
     /// The library.
     #[error("{what}: {message}")]
     Vhost {
-        /// What was tried.
+        /// The step that failed.
         what: &'static str,
-        /// Its words.
+        /// The library's own text.
         message: String,
     },
 }
@@ -56,12 +57,12 @@ fn vhost<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> ServerEr
 /// Serves until the machine's connection ends.
 ///
 /// # Errors
-/// What was inherited is no socket, no sandbox can be had, or the machine breaks the protocol.
-pub fn run() -> Result<(), ServerError> {
-    log_errors()?;
+/// An inherited descriptor is no socket, the sandbox cannot be had, or the machine breaks the protocol.
+pub(crate) fn run() -> Result<(), ServerError> {
+    complaints::print_errors(VSOCKD.into()).map_err(vhost("log"))?;
     // A device of which one thread is gone would hang its guest: the whole of it ends, and the machine with it.
     std::panic::set_hook(Box::new(|info| {
-        eprintln!("vmette-vsockd: {info}");
+        eprintln!("{VSOCKD}: {info}");
         std::process::abort()
     }));
     let socket = io::stdin().as_fd().try_clone_to_owned().map_err(inherited("standard input"))?;
@@ -93,24 +94,4 @@ pub fn run() -> Result<(), ServerError> {
         Ok(()) | Err(HandleRequest(Disconnected | PartialMessage)) => Ok(()),
         Err(error) => Err(vhost("serve")(error)),
     }
-}
-
-/// The library reports some failures only to its log.
-fn log_errors() -> Result<(), ServerError> {
-    struct Stderr;
-    impl log::Log for Stderr {
-        fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-            metadata.level() <= log::Level::Error
-        }
-        fn log(&self, record: &log::Record<'_>) {
-            if self.enabled(record.metadata()) {
-                eprintln!("vmette-vsockd: {}", record.args());
-            }
-        }
-        fn flush(&self) {}
-    }
-    static STDERR: Stderr = Stderr;
-    log::set_logger(&STDERR).map_err(vhost("log"))?;
-    log::set_max_level(log::LevelFilter::Error);
-    Ok(())
 }

@@ -13,14 +13,14 @@ use crate::packet::{Header, Op, PAYLOAD_MAX, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SH
 /// that has long been there, seldom enough that most news travels with data.
 const CREDIT_STEPS: u32 = 4;
 
-/// Which connection of a machine.
+/// A connection's identity within its machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Ports {
     pub(crate) host: u32,
     pub(crate) guest: u32,
 }
 
-/// How far a connection is.
+/// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     /// The guest has asked for it; the owner decides.
@@ -36,11 +36,11 @@ pub(crate) enum State {
     Draining,
 }
 
-/// Who breaks the protocol has the connection reset.
+/// A breach of the protocol by the guest; the connection is reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Violation;
 
-/// What goes to the guest next.
+/// The next packet for the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Outgoing {
     pub(crate) op: Op,
@@ -60,7 +60,7 @@ impl Outgoing {
 pub(crate) struct Connection {
     pub(crate) ports: Ports,
     pub(crate) state: State,
-    /// Whether it is in the list of those that have something for the guest.
+    /// It is in the device's list of connections that have something for the guest.
     pub(crate) queued: bool,
     /// Absent while the owner decides, and when the host's side is gone.
     socket: Option<OwnedFd>,
@@ -71,7 +71,7 @@ pub(crate) struct Connection {
     shutdown: u32,
     credit_wanted: bool,
 
-    /// Room that the guest says it has, bytes that it says it has passed on, bytes that it was sent. They wrap.
+    /// The guest's own account of its room and of the bytes it has passed on, and the bytes sent to it. Counters wrap.
     peer_window: u32,
     peer_forwarded: u32,
     sent: u32,
@@ -83,9 +83,9 @@ pub(crate) struct Connection {
 
     /// Room that the guest was promised.
     window: u32,
-    /// What the host's socket did not take yet: never more than the window.
+    /// Bytes that the host's socket did not take yet: never more than the window.
     pending: VecDeque<u8>,
-    /// Bytes that were passed on, and how many of them the guest knows of. They wrap.
+    /// Bytes that were passed on, and the part of them that the guest knows of. Counters wrap.
     forwarded: u32,
     advertised: u32,
     writable: bool,
@@ -154,7 +154,7 @@ impl Connection {
         !self.pending.is_empty() && !self.host_deaf
     }
 
-    /// Bytes of memory that what waits for the host takes.
+    /// Memory taken by data that waits for the host, in bytes.
     #[cfg(test)]
     pub(crate) fn buffered(&self) -> usize {
         self.pending.capacity()
@@ -164,14 +164,14 @@ impl Connection {
         self.forwarded
     }
 
-    /// Has the guest told that this is over, whatever is under way.
+    /// Tells the guest that the connection is over, whatever is under way.
     pub(crate) fn reset(&mut self) {
         self.reset = true;
         self.socket = None;
         self.pending = VecDeque::new();
     }
 
-    /// What every packet of the guest says about its room.
+    /// Takes note of the guest's room, which every packet of it states.
     pub(crate) fn credit_from(&mut self, header: &Header) {
         self.peer_window = header.buf_alloc;
         self.peer_forwarded = header.fwd_cnt;
@@ -235,7 +235,8 @@ impl Connection {
         self.settle();
     }
 
-    /// The guest is gone. `false`: so is the connection; else what it sent before has yet to reach the host.
+    /// The guest is gone. Returns whether data that it sent before has yet to reach the host; if not, the connection is
+    /// over.
     pub(crate) fn drain(&mut self) -> bool {
         if self.state != State::Open
             || self.guest_shutdown & SHUTDOWN_SEND == 0
@@ -248,7 +249,7 @@ impl Connection {
         true
     }
 
-    /// Whether nothing is left to be done for a guest that is gone.
+    /// True when nothing is left to be done for a guest that is gone.
     pub(crate) fn is_drained(&self) -> bool {
         self.state == State::Draining && (self.pending.is_empty() || self.host_deaf)
     }
@@ -267,12 +268,12 @@ impl Connection {
         }
     }
 
-    /// Whether the other end was closed while nobody had agreed to the connection yet.
-    pub(crate) fn is_called_off(&self) -> bool {
+    /// True when the owner has closed its end before the guest agreed to the connection.
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.hung_up && matches!(self.state, State::Offered { .. })
     }
 
-    /// Whether there is something for the guest.
+    /// True when there is something for the guest.
     pub(crate) fn has_outgoing(&self) -> bool {
         if self.state == State::Draining {
             return false;
@@ -369,7 +370,8 @@ impl Connection {
         None
     }
 
-    /// Gives the host's socket what it takes now; returns how much that was. What nobody will read counts as taken.
+    /// Writes to the host's socket as much as it takes now and returns the number of bytes. Data that nobody will read
+    /// counts as taken.
     fn give(&mut self, data: &[u8]) -> usize {
         let mut taken = 0;
         while taken < data.len() {
@@ -414,7 +416,7 @@ impl Connection {
         self.forwarded = self.forwarded.wrapping_add(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 
-    /// Does what a shutdown of the guest's asks for, once everything it sent before is on its way.
+    /// Carries out a shutdown by the guest, once everything that it sent before is on its way.
     fn settle(&mut self) {
         if !self.pending.is_empty() && !self.host_deaf {
             return;

@@ -1,7 +1,7 @@
-//! What the owner of a machine and the server of its vsock device say to each other, and the sockets that go with it.
+//! The control channel between the owner of a machine and the server of its vsock device.
 //!
-//! Messages have one size and travel over a stream socket of the family UNIX; a socket that comes with one is a
-//! connection's end on the host. The server makes none itself: for a guest that connects it asks, and is given one.
+//! Messages have one size and travel over a UNIX stream socket. A socket that comes with a message is the host's end of a
+//! connection: the server makes no sockets itself, it asks the owner for one when the guest connects.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -24,25 +24,26 @@ pub enum ToDevice {
         /// The port.
         port: u32,
     },
-    /// It may not any more; connections go on.
+    /// The guest may no longer connect to it. Open connections stay.
     Unlisten {
         /// The port.
         port: u32,
     },
-    /// Connect the socket that comes with this to a port of the guest. Answered by [`ToOwner::Connected`] or
-    /// [`ToOwner::Refused`]; closing the socket's other end calls it off.
+    /// Connect the socket that comes with this message to a port of the guest. Answered by [`ToOwner::Connected`] or
+    /// [`ToOwner::Refused`]; closing the socket's other end
+    /// cancels it.
     Connect {
         /// Chosen by the owner, for the answer.
         id: u64,
         /// The port of the guest.
         port: u32,
     },
-    /// The guest that asked is connected with the socket that comes with this.
+    /// Connect the guest that asked with the socket that comes with this message.
     Accept {
         /// That of [`ToOwner::Asked`].
         id: u64,
     },
-    /// The guest that asked is refused.
+    /// Refuse the guest that asked.
     Refuse {
         /// That of [`ToOwner::Asked`].
         id: u64,
@@ -52,19 +53,19 @@ pub enum ToDevice {
 /// From the device to the owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToOwner {
-    /// The guest wants to connect. To be answered by [`ToDevice::Accept`] or [`ToDevice::Refuse`].
+    /// The guest wants to connect. The owner answers with [`ToDevice::Accept`] or [`ToDevice::Refuse`].
     Asked {
         /// For the answer.
         id: u64,
         /// The port of the host.
         port: u32,
     },
-    /// The guest has accepted a [`ToDevice::Connect`].
+    /// The guest has accepted the connection that [`ToDevice::Connect`] asked for.
     Connected {
         /// The owner's.
         id: u64,
     },
-    /// The guest has refused it, or there are too many connections.
+    /// The guest has refused the connection, or there are too many.
     Refused {
         /// The owner's.
         id: u64,
@@ -76,7 +77,7 @@ pub trait Message: Sized {
     /// Kind, port, id.
     #[doc(hidden)]
     fn parts(self) -> (u32, u32, u64);
-    /// `None`: there is no such kind.
+    /// `None` if there is no such kind.
     #[doc(hidden)]
     fn from_parts(kind: u32, port: u32, id: u64) -> Option<Self>;
 }
@@ -123,7 +124,7 @@ impl Message for ToOwner {
     }
 }
 
-/// One end of the channel. Whether it blocks is the socket's own setting.
+/// One end of the channel. The socket's own setting decides whether it blocks.
 #[derive(Debug)]
 pub struct Channel {
     socket: UnixStream,
@@ -145,7 +146,7 @@ impl Channel {
     /// Sends a message, whole or not at all, with a duplicate of a descriptor if one is given.
     ///
     /// # Errors
-    /// The socket's; `WouldBlock` when it does not block and is full.
+    /// The socket's, `WouldBlock` among them if the socket does not block and is full.
     pub fn send(&self, message: impl Message, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let (kind, port, id) = message.parts();
         let mut bytes = [0; MESSAGE_LEN];
@@ -168,10 +169,10 @@ impl Channel {
         if sent == MESSAGE_LEN { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
-    /// The next message, with what came with it; `None` when the other end is closed.
+    /// Receives the next message and the socket that came with it. `None` when the other end is closed.
     ///
     /// # Errors
-    /// The socket's; `InvalidData` for what is no message.
+    /// The socket's; `InvalidData` for bytes that are no message.
     pub fn receive<M: Message>(&self) -> io::Result<Option<(M, Option<OwnedFd>)>> {
         let mut bytes = [0; MESSAGE_LEN];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_an_error() {
+    fn bytes_that_are_no_message_are_an_error() {
         let (owner, device) = pair();
         owner.socket().write_all(&[9; MESSAGE_LEN]).unwrap();
         assert_eq!(device.receive::<ToDevice>().unwrap_err().kind(), io::ErrorKind::InvalidData);

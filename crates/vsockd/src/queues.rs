@@ -11,15 +11,15 @@ use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatu
 use vhost_user_backend::{VhostUserBackendMut, VringRwLock, VringState, VringT};
 use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
+use vmette_backend::vsock::{Channel, ToDevice};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
 use crate::GUEST_CID;
-use crate::control::{Channel, ToDevice};
 use crate::device::Device;
 use crate::packet::{HEADER_LEN, Header, PAYLOAD_MAX};
 
-/// Of the two queues that a vhost-user backend serves; the third, for events, is QEMU's own.
+/// The two queues that a vhost-user backend serves. QEMU serves the third, for events.
 const RX: usize = 0;
 const TX: usize = 1;
 const QUEUES: usize = 2;
@@ -27,7 +27,7 @@ const QUEUES: usize = 2;
 /// Most descriptors of a queue; Linux's driver takes what is offered, QEMU offers 128.
 const QUEUE_SIZE: usize = 1024;
 
-/// Under which number the event loop knows what is not a queue: above the queues and its own exit event.
+/// The event loop's number for events that are not a queue's: above the queues and its own exit event.
 pub(crate) const OTHERS: u16 = 3;
 
 /// In the device's own set of events.
@@ -58,7 +58,7 @@ pub(crate) struct Queues {
     /// Wakes the thread up for what it has put off.
     again: OwnedFd,
     buffer: Vec<u8>,
-    /// Where the guest's packets are, once it has sent any.
+    /// The queue of the guest's packets, once it has sent any.
     transmitting: Option<VringRwLock>,
 }
 
@@ -83,7 +83,7 @@ impl Queues {
         Ok((Arc::new(Mutex::new(queues)), events))
     }
 
-    /// Passes on what a guest that is gone had sent before, as far as the host takes it until the deadline.
+    /// Passes on the last packets of a guest that is gone, as far as the host takes them until the deadline.
     pub(crate) fn finish(&mut self, deadline: Instant) -> io::Result<()> {
         if let Some(vring) = self.transmitting.take() {
             let mut state = vring.get_mut();
@@ -129,9 +129,9 @@ impl Queues {
         notify(vring)
     }
 
-    /// The next buffer of a queue. `None`: the guest will tell when there is one. An error: there are more of them than
-    /// the queue holds, or fewer than the guest says. (The library's own way takes both for an empty queue, of which its
-    /// other half then says, for ever, that it is not.)
+    /// The next buffer of a queue. `None` if there is none: the guest then notifies this device of the next one. It is an
+    /// error if the guest claims more buffers than the queue holds, or fewer than it announced. The library would take both
+    /// for an empty queue and report it as not empty for ever.
     fn next_chain(&self, vring: &mut VringState) -> io::Result<Option<Chain>> {
         let next = |vring: &mut VringState| -> io::Result<Option<Chain>> {
             Ok(vring.get_queue_mut().iter(self.memory.memory()).map_err(io::Error::other)?.next())
@@ -268,9 +268,8 @@ impl Queues {
         Ok(())
     }
 
-    /// Has a queue served. One that the guest has put outside of its memory, or that lies about what is in it, is given
-    /// up until the guest sets it up anew: it would fail the same way with every notification, and each is a line in the
-    /// log.
+    /// Serves a queue. If the guest has put the queue outside of its memory, or lies about its content, the queue is not
+    /// served again until the guest sets it up anew: otherwise every notification would fail and add a line to the log.
     fn serve(
         &mut self,
         vring: Option<&VringRwLock>,

@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::control::ToOwner;
 use crate::packet::{HOST_CID, Op, TYPE_STREAM};
 use proptest::prelude::*;
 use std::io::{Read, Write};
@@ -9,6 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
+use vmette_backend::vsock::ToOwner;
 
 const SIZE: u16 = 16;
 const MEMORY: u64 = 1 << 20;
