@@ -30,9 +30,7 @@ pub enum ProviderError {
     #[error("{0} is not in the cache, and offline mode rules out fetching it")]
     OfflineCacheMiss(String),
     /// The spec is not in the cache, and the caller rules out fetching it.
-    #[error(
-        "{0} is not in the cache, and `--pull never` rules out fetching it; `vmette image pull {0}` does"
-    )]
+    #[error("{0} is not in the cache, and the pull policy rules out fetching it; pull it first")]
     NotPulled(String),
     /// A server cannot be reached, refuses, or gives what it should not.
     #[error(transparent)]
@@ -56,7 +54,7 @@ pub enum ProviderError {
         source: ArchiveError,
     },
     /// No image of the cache has that name.
-    #[error("no image {name} is in the cache; `vmette image ls` lists those that are")]
+    #[error("no image {name} is in the cache; look which ones are")]
     NoSuchImage {
         /// The name that was asked for.
         name: String,

@@ -21,7 +21,7 @@ use vmette_wire::agent::{Op, Reply};
 use vmette_wire::frame::{self, Frame};
 use vmette_wire::{Action, ResponseHeader};
 
-use crate::Error;
+use crate::error::{ConfigError, Error};
 use crate::guest_text::safe;
 use crate::stream::StreamQueue;
 
@@ -141,7 +141,7 @@ impl Connection {
     pub(crate) fn send<T: Serialize>(&self, id: u32, header: &T, payload: &[u8]) -> Result<(), Error> {
         let bytes = frame::encode(id, header, payload).map_err(|e| {
             self.inner.lock().waiters.remove(&id);
-            Error::InvalidConfig(format!("request to the guest: {e}"))
+            Error::from(ConfigError::Command(e.to_string()))
         })?;
         self.write(&mut self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner), &bytes)
     }

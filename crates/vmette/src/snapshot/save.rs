@@ -16,8 +16,9 @@ use super::manifest::{Content, MACHINE, Manifest, SCRATCH};
 use super::staging::Staging;
 use crate::connection::{Alone, Connection};
 use crate::end::Shared;
+use crate::error::{Error, SaveError};
 use crate::launch::accepted;
-use crate::{Error, SessionEnd, identity};
+use crate::{SessionEnd, identity};
 
 /// How long the guest may take to mount or unmount its shares.
 const SHARES_TIMEOUT: Duration = Duration::from_secs(60);
@@ -78,8 +79,8 @@ impl Saver {
         }
         drop(alone);
         manifest.files = self.seal(staging.path(), session)?;
-        let failed = |e: std::io::Error| Error::SaveFailed(format!("{}: {e}", target.display()));
-        manifest.write(staging.path()).map_err(failed)?;
+        let failed = SaveError::file(target);
+        manifest.write(staging.path()).map_err(&failed)?;
         goes_on(session)?;
         let folder = staging.publish().map_err(failed)?;
         for (name, content) in &manifest.files {
@@ -90,15 +91,12 @@ impl Saver {
 
     /// The manifest with the digests of what stays outside of the snapshot.
     fn identified(&self) -> Result<Manifest, Error> {
-        let of = |path: &Path| {
-            self.digests.of(path).map_err(|e| Error::SaveFailed(format!("{}: {e}", path.display())))
-        };
+        let of = |path: &Path| self.digests.of(path).map_err(SaveError::file(path));
         let mut manifest = self.manifest.clone();
         manifest.kernel.digest = of(&self.outside.kernel)?;
         manifest.initramfs.digest = of(&self.outside.initramfs)?;
         let rootfs = &self.outside.rootfs;
-        let size =
-            fs::metadata(rootfs).map_err(|e| Error::SaveFailed(format!("{}: {e}", rootfs.display())))?;
+        let size = fs::metadata(rootfs).map_err(SaveError::file(rootfs))?;
         manifest.rootfs.content = Content { size: size.len(), digest: of(rootfs)? };
         Ok(manifest)
     }
@@ -113,12 +111,7 @@ impl Saver {
             // It may have done it, or be about to.
             session.finish(SessionEnd::Error(format!("the guest may have lost its shares: {e}")));
         })?;
-        accepted(&answer).map_err(|reason| {
-            Error::SaveFailed(format!(
-                "a snapshot holds no shares, and the guest cannot give them up now: {reason} (a process of the guest \
-                 that has its folder or an open file there keeps it busy)"
-            ))
-        })?;
+        accepted(&answer).map_err(|reason| SaveError::SharesInUse { reason })?;
         let unplugged = self.machine.unplug_shares();
         if unplugged.is_err() {
             // The caller is told of the first cause, the session's end of this one.
@@ -149,7 +142,7 @@ impl Saver {
     fn save_machine(&self, alone: &mut Alone<'_>, folder: &Path, then: Then) -> Result<(), Error> {
         alone.hold()?;
         let saved = self.machine.pause().map_err(Error::from).and_then(|()| {
-            self.machine.save(&folder.join(MACHINE)).map_err(|e| Error::SaveFailed(e.to_string()))?;
+            self.machine.save(&folder.join(MACHINE)).map_err(SaveError::Engine)?;
             self.save_scratch(&folder.join(SCRATCH))
         });
         match then {
@@ -165,11 +158,11 @@ impl Saver {
 
     fn save_scratch(&self, path: &Path) -> Result<(), Error> {
         let Some(scratch) = &self.scratch else { return Ok(()) };
-        let failed = |e: std::io::Error| Error::SaveFailed(format!("scratch disk: {e}"));
+        let failed = SaveError::file(path);
         let mut options = File::options();
         let target =
-            options.read(true).write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        copy(scratch, &target).map_err(failed)
+            options.read(true).write(true).create_new(true).mode(0o600).open(path).map_err(&failed)?;
+        Ok(copy(scratch, &target).map_err(failed)?)
     }
 
     /// What is in the snapshot's files, which are on the disk when this returns.
@@ -184,10 +177,10 @@ impl Saver {
         for name in names.into_iter().chain(scratch) {
             goes_on(session)?;
             let path = folder.join(&name);
-            let failed = |e: std::io::Error| Error::SaveFailed(format!("{}: {e}", path.display()));
-            let file = File::open(&path).map_err(failed)?;
-            file.sync_all().map_err(failed)?;
-            let digest = super::content::digest_of(&file).map_err(failed)?;
+            let failed = SaveError::file(&path);
+            let file = File::open(&path).map_err(&failed)?;
+            file.sync_all().map_err(&failed)?;
+            let digest = super::content::digest_of(&file).map_err(&failed)?;
             files.insert(name, Content { size: file.metadata().map_err(failed)?.size(), digest });
         }
         Ok(files)
@@ -197,7 +190,7 @@ impl Saver {
 /// Whoever ends a session does not wait for more than what is under way.
 fn goes_on(session: &Shared) -> Result<(), Error> {
     match session.ended() {
-        Some(end) => Err(Error::SaveFailed(format!("the session has ended: {end:?}"))),
+        Some(end) => Err(SaveError::SessionEnded(end).into()),
         None => Ok(()),
     }
 }

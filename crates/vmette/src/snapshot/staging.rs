@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
 use super::manifest::own;
-use crate::Error;
+use crate::error::{Error, SaveError};
 
 /// Behind the name of what is being made. There is one for each name, so that what a killed process left is found.
 const SUFFIX: &str = ".partial";
@@ -33,20 +33,18 @@ pub(super) struct Staging {
 impl Staging {
     /// Begins to make `target`, which must not exist; its parent must. What a killed process left of it is removed.
     pub(super) fn begin(target: &Path) -> Result<Self, Error> {
-        let failed = |e: io::Error| Error::SaveFailed(format!("{}: {e}", target.display()));
-        let target = std::path::absolute(target).map_err(failed)?;
+        let failed = SaveError::file(target);
+        let target = std::path::absolute(target).map_err(&failed)?;
         if target.symlink_metadata().is_ok() {
-            return Err(Error::SaveFailed(format!("{} exists already", target.display())));
+            return Err(SaveError::Exists { path: target }.into());
         }
         let name = target.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         let mut staged = std::ffi::OsString::from(".");
         staged.push(name);
         staged.push(SUFFIX);
         let path = target.with_file_name(staged);
-        let Some(lock) = locked(&path)
-            .map_err(|e| Error::SaveFailed(format!("{}, where it is made: {e}", path.display())))?
-        else {
-            return Err(Error::SaveFailed(format!("{} is being made already", target.display())));
+        let Some(lock) = locked(&path).map_err(SaveError::file(&path))? else {
+            return Err(SaveError::BeingMade { path: target }.into());
         };
         let staging = Self { target, path, published: false, _lock: lock };
         staging.clear().map_err(failed)?;

@@ -303,10 +303,10 @@ fn an_engine_that_saves_no_machines_says_so_before_anything_runs() {
     let config =
         Config { exec_cmd: Some("true".into()), build_snapshot: Some(target.clone()), ..bench.config() };
     let error = bench.start(&config).unwrap_err();
-    assert!(matches!(&error, Error::SaveFailed(reason) if reason.contains("fake")), "{error}");
+    assert!(matches!(&error, Error::SaveFailed(reason) if reason.to_string().contains("fake")), "{error}");
     let session = bench.start(&Config { allow_snapshot: true, ..bench.config() }).unwrap();
     let error = session.snapshot(&target).unwrap_err();
-    assert!(matches!(&error, Error::SaveFailed(reason) if reason.contains("fake")), "{error}");
+    assert!(matches!(&error, Error::SaveFailed(reason) if reason.to_string().contains("fake")), "{error}");
     session.ping().unwrap();
     assert!(!target.exists());
 }
