@@ -66,8 +66,7 @@ pub(crate) struct Layer<'a> {
 /// Rules for reading layers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
-    /// Whether names that begin with `.wh.` remove what lower layers have; and so whether these are layers of an image,
-    /// for messages, or an archive.
+    /// Names that begin with `.wh.` remove names of lower layers: these are layers of an image, and not an archive.
     pub(crate) whiteouts: bool,
     /// Most bytes of all layers, decompressed, with holes of sparse files.
     pub(crate) max_bytes: u64,

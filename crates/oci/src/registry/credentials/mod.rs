@@ -21,7 +21,7 @@ pub(super) use secret::Secret;
 
 /// The user of a secret that comes without one; servers that take such a token do not look at it.
 const ANY_USER: &str = "vmette";
-/// What docker calls the default registry in its configuration.
+/// Docker's name of the default registry in its configuration.
 const DOCKER_SERVER: &str = "https://index.docker.io/v1/";
 
 /// A registry's credential.
@@ -29,7 +29,7 @@ const DOCKER_SERVER: &str = "https://index.docker.io/v1/";
 pub(super) enum Credential {
     /// A name and a password or token.
     Password { user: String, secret: Secret },
-    /// What an earlier login left, for token servers only.
+    /// A token that an earlier login left, for token servers only.
     IdentityToken(Secret),
 }
 
