@@ -44,7 +44,7 @@ pub use error::{ProviderError, Result};
 pub use images::{
     ExportFormat, Exported, ImageDetails, ImageSummary, Images, PruneOptions, PruneReport, Removed,
 };
-pub use layers::Unpackable;
+pub use layers::{Unpackable, first_stream};
 pub use limits::BadLimit;
 pub use providers::{
     BUILTIN_SPEC, BlockFs, BuildOptions, BuiltinProvider, DebianVariant, DirProvider, LocalImageProvider,

@@ -36,6 +36,7 @@ use crate::tar::{ArchiveError, Budget};
 use apply::Applier;
 use content::SpillFile;
 pub(crate) use decode::decoder;
+pub use decode::first_stream;
 pub(crate) use error::ConvertError;
 use read::ReadLayer;
 pub use shape::Unpackable;
