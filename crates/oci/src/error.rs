@@ -219,17 +219,13 @@ pub enum ImageError {
 /// Characters of a text from outside that a message shows.
 const SHOWN_MAX: usize = 200;
 
-/// A text from an image or a server as a message may have it: cut, and without escape sequences for the terminal.
+/// A text from an image or a server, made fit for a message.
 #[must_use]
 pub fn shown(text: &str) -> String {
-    let mut cut: String = text.chars().take(SHOWN_MAX).flat_map(char::escape_default).collect();
-    if text.chars().nth(SHOWN_MAX).is_some() {
-        cut.push('…');
-    }
-    cut
+    vmette_work::printable(text, SHOWN_MAX)
 }
 
-/// A list as a message may have it.
+/// A list, made fit for a message.
 pub fn listed(items: impl IntoIterator<Item = String>) -> String {
     /// More would not be read.
     const ITEMS_MAX: usize = 20;

@@ -126,7 +126,7 @@ impl Entry {
                 .zip(set(&self.password))
                 .map(|(user, secret)| Credential::password(&user, &secret)));
         };
-        let key = vmette_http::printable(key, 100);
+        let key = vmette_work::printable(key, 100);
         let bad = || format!("`auth` of {key} is not the base64 of USER:PASSWORD");
         let auth = auth.trim();
         let decoded = STANDARD.decode(auth).or_else(|_| STANDARD_NO_PAD.decode(auth)).map_err(|_| bad())?;

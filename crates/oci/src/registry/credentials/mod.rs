@@ -84,7 +84,7 @@ impl Found {
         let tried = match &self.credential {
             None => format!("no credentials for {host} are known"),
             Some(Credential::Password { user, .. }) => {
-                format!("it was told to be user {} by {}", vmette_http::printable(user, 64), self.origin)
+                format!("it was told to be user {} by {}", vmette_work::printable(user, 64), self.origin)
             }
             Some(Credential::IdentityToken(_)) => {
                 format!("it was shown the identity token of {}", self.origin)

@@ -10,8 +10,8 @@ use vmette_spawn::{Command, Tool, find};
 
 use super::{Credential, Secret};
 use vmette_http::Result;
-use vmette_http::printable;
 use vmette_work::Work;
+use vmette_work::printable;
 
 const PREFIX: &str = "docker-credential-";
 /// Longest name; file systems allow 255 bytes with the prefix.
