@@ -315,7 +315,7 @@ impl Client {
                 None => unreachable(Again::NoConnection, e.to_string()),
             },
             other => {
-                let problem = super::text::printable(&other.to_string(), 200);
+                let problem = vmette_work::printable(&other.to_string(), 200);
                 Failure::last(NetworkError::Protocol { url: shown, problem })
             }
         }

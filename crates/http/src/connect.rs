@@ -157,7 +157,7 @@ impl Transport for Wire {
         Ok(read > 0)
     }
 
-    /// Whether it can take another request: open, and nothing has come that was not asked for.
+    /// Returns whether it can take another request: it is open, and nothing came unasked.
     fn is_open(&mut self) -> bool {
         let quiet = self.stream.set_nonblocking(true).is_ok()
             && matches!(self.stream.peek(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock);

@@ -177,7 +177,7 @@ impl Download {
             let problem = format!(
                 "it was asked for the bytes from {} on, and sends {:?}",
                 self.done,
-                super::printable(range, 80)
+                vmette_work::printable(range, 80)
             );
             Error::from(NetworkError::Protocol { url: self.url.clone(), problem })
         };
@@ -291,7 +291,11 @@ fn problem(error: &io::Error) -> String {
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<ureq::Error>())
         .is_some_and(|inner| matches!(inner, ureq::Error::Timeout(_)));
-    if timed_out { "the connection stalled".to_owned() } else { super::printable(&error.to_string(), 200) }
+    if timed_out {
+        "the connection stalled".to_owned()
+    } else {
+        vmette_work::printable(&error.to_string(), 200)
+    }
 }
 
 impl Read for Download {

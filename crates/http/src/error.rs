@@ -50,29 +50,29 @@ pub enum NetworkError {
     /// No connection, or one that broke or stalled, also when tried again.
     #[error("{url} cannot be reached: {problem}")]
     Unreachable {
-        /// What was asked for.
+        /// The URL of the request.
         url: String,
-        /// What went wrong.
+        /// The failure.
         problem: String,
     },
     /// The server answered, and not with what it was asked for.
     #[error("{url}: the server answers {status}{message}")]
     Status {
-        /// What was asked for.
+        /// The URL of the request.
         url: String,
         /// The HTTP status.
         status: u16,
-        /// What the server says of it: `: TEXT`, or nothing.
+        /// The server's message: `: TEXT`, or nothing.
         message: String,
     },
     /// The server wants credentials, or others.
     #[error("{url}: the server answers {status}{message}; {advice}")]
     Denied {
-        /// What was asked for.
+        /// The URL of the request.
         url: String,
         /// The HTTP status, 401 or 403.
         status: u16,
-        /// What the server says of it: `: TEXT`, or nothing.
+        /// The server's message: `: TEXT`, or nothing.
         message: String,
         /// Which credentials were tried, and how to add some.
         advice: String,
@@ -80,13 +80,13 @@ pub enum NetworkError {
     /// A download broke off, again and again, or without a way to go on.
     #[error("{url} breaks off after {done} bytes{of}: {problem}", of = .total.map_or_else(String::new, |total| format!(" of {total}")))]
     Truncated {
-        /// What was asked for.
+        /// The URL of the request.
         url: String,
         /// Bytes that came.
         done: u64,
         /// Bytes that were promised.
         total: Option<u64>,
-        /// What went wrong at last.
+        /// The last failure.
         problem: String,
     },
     /// The server's size is not the one that was promised elsewhere, or that it named before.
@@ -94,17 +94,17 @@ pub enum NetworkError {
         "{url} has {actual} bytes or more, where {expected} were promised; it was exchanged, or the server is broken"
     )]
     Length {
-        /// What was asked for.
+        /// The URL of the request.
         url: String,
-        /// As promised.
+        /// The promised size in bytes.
         expected: u64,
-        /// As the server says, or as they came.
+        /// The server's size, or the bytes that came.
         actual: u64,
     },
     /// More than is ever read of such a thing.
     #[error("{url} is larger than {max} bytes{remedy}")]
     TooLarge {
-        /// What was asked for.
+        /// The URL of the request.
         url: String,
         /// The limit.
         max: u64,
@@ -114,13 +114,13 @@ pub enum NetworkError {
     /// It became another file while it was being downloaded.
     #[error("{url} changed while it was being downloaded; try again")]
     Changed {
-        /// What was asked for.
+        /// The URL of the request.
         url: String,
     },
     /// Without TLS anybody between here and there could read and exchange what is sent.
     #[error("{url} would be talked to without TLS, in the open: use https, or allow plain HTTP for {host}")]
     PlainHttp {
-        /// What was to be asked for.
+        /// The URL of the request.
         url: String,
         /// The server, as the flag takes it.
         host: String,
@@ -128,7 +128,7 @@ pub enum NetworkError {
     /// A redirect that is not followed.
     #[error("{url} redirects {problem}")]
     Redirect {
-        /// What was asked for.
+        /// The URL of the request.
         url: String,
         /// Whereto, or how often.
         problem: String,
@@ -138,17 +138,17 @@ pub enum NetworkError {
         "{url}: the server's certificate is not trusted: {problem}; if it is right, name its authority, or install it on this system"
     )]
     Certificate {
-        /// What was asked for.
+        /// The URL of the request.
         url: String,
-        /// What is wrong with it.
+        /// The defect.
         problem: String,
     },
     /// No TLS connection came about.
     #[error("{url}: no TLS connection: {problem}; if the server has none, allow plain HTTP for {host}")]
     Tls {
-        /// What was asked for.
+        /// The URL of the request.
         url: String,
-        /// What went wrong.
+        /// The failure.
         problem: String,
         /// The server, as the flag takes it.
         host: String,
@@ -158,7 +158,7 @@ pub enum NetworkError {
         "trusted certificates {problem}; correct what names them (SSL_CERT_FILE is one that may), or install the package ca-certificates"
     )]
     TrustStore {
-        /// What went wrong, and on which file.
+        /// The failure, with its file.
         problem: String,
     },
     /// The proxy that the environment names cannot be used.
@@ -166,15 +166,15 @@ pub enum NetworkError {
     Proxy {
         /// The environment variable.
         variable: &'static str,
-        /// What is wrong with it. Without its credentials.
+        /// The defect, without the proxy's credentials.
         problem: String,
     },
-    /// What the server sends is not HTTP, or not what the protocol allows here.
+    /// The server sends something that is not HTTP, or that the protocol does not allow here.
     #[error("{url}: the server breaks the protocol: {problem}")]
     Protocol {
-        /// What was asked for.
+        /// The URL of the request.
         url: String,
-        /// What it does.
+        /// The server's mistake.
         problem: String,
     },
     /// Credentials are there and cannot be used, or must not be.
@@ -182,13 +182,13 @@ pub enum NetworkError {
     Credentials {
         /// The registry.
         host: String,
-        /// What is wrong, and what to do. Without any secret.
+        /// The defect and the remedy, without any secret.
         problem: String,
     },
 }
 
 impl NetworkError {
-    /// Whether the server is at fault and may be back later; then what is in the cache may serve. A server that is not
+    /// Returns whether the server is at fault and may be back later; then the cached content may serve. A server that is not
     /// who it should be is not such a fault.
     #[must_use]
     pub fn is_temporary(&self) -> bool {

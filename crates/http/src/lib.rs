@@ -33,5 +33,4 @@ pub use proxy::Lookup;
 pub use regular::open_regular;
 pub use request::{Authorization, Request};
 pub use response::{Response, ResponseHead, SmallResponse};
-pub use text::printable;
 pub use url::{BadUrl, Origin, Url};

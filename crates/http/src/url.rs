@@ -5,8 +5,6 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ureq::http::Uri;
 
-use super::text;
-
 /// Longest URL, in bytes. Signed URLs of object stores take one or two KiB; most servers refuse more than eight.
 const URL_MAX: usize = 8 << 10;
 /// Characters of a path that a message shows.
@@ -161,7 +159,7 @@ pub(super) fn is_loopback(host: &str) -> bool {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = text::printable(self.0.path(), SHOWN_MAX);
+        let path = vmette_work::printable(self.0.path(), SHOWN_MAX);
         write!(f, "{}://{}{path}", self.0.scheme_str().unwrap_or_default(), self.authority())
     }
 }

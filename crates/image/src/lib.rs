@@ -44,7 +44,7 @@ pub use error::{ProviderError, Result};
 pub use images::{
     ExportFormat, Exported, ImageDetails, ImageSummary, Images, PruneOptions, PruneReport, Removed,
 };
-pub use layers::Unpackable;
+pub use layers::{Unpackable, first_stream};
 pub use limits::BadLimit;
 pub use providers::{
     BUILTIN_SPEC, BlockFs, BuildOptions, BuiltinProvider, DebianVariant, DirProvider, LocalImageProvider,
@@ -59,6 +59,6 @@ pub use store::{
 pub use superblock::SuperblockError;
 pub use tar::{ArchiveError, Refusal};
 pub use vmette_cache::{BadDigest, BadKey, Digest, Key};
-pub use vmette_http::{NetworkError, NetworkOptions, printable};
+pub use vmette_http::{NetworkError, NetworkOptions};
 pub use vmette_oci::{FileError, ImageConfig, ImageError, Platform, VOLUMES_MAX};
-pub use vmette_work::{Item, PROGRESS_STEP, Progress, Reporter};
+pub use vmette_work::{Item, PROGRESS_STEP, Progress, Reporter, printable};

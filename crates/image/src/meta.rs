@@ -1,4 +1,4 @@
-//! What an inode of an image carries, whatever it was made from.
+//! Attributes of an image's inode.
 
 use std::collections::BTreeMap;
 

@@ -107,11 +107,11 @@ pub enum ImageError {
         "{what} has the digest {actual}, where {expected} was promised; it was damaged or exchanged on its way"
     )]
     Digest {
-        /// Of what.
+        /// The content.
         what: String,
-        /// As promised.
+        /// The promised digest.
         expected: Digest,
-        /// As it came.
+        /// The digest of the bytes that came.
         actual: Digest,
     },
     /// Content is longer or shorter than its descriptor says.
@@ -119,17 +119,17 @@ pub enum ImageError {
         "{what} has {actual} bytes, where {expected} were promised; it was damaged or exchanged on its way"
     )]
     Size {
-        /// Of what.
+        /// The content.
         what: String,
-        /// As promised.
+        /// The promised size in bytes.
         expected: u64,
-        /// As it came, or as far as it was read.
+        /// The bytes that came, or as many as were read.
         actual: u64,
     },
     /// Larger than is let through.
     #[error("{what} has {size} bytes, and {limit} is the most that is let through")]
     TooLarge {
-        /// What.
+        /// The content.
         what: String,
         /// Its size.
         size: u64,
@@ -149,18 +149,18 @@ pub enum ImageError {
     /// The system or a server does not give what it has.
     #[error("{what} cannot be read: {source}")]
     Read {
-        /// What.
+        /// The content.
         what: String,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
     /// A manifest, index or configuration makes no sense.
     #[error("{what} is malformed: {problem}")]
     Malformed {
-        /// Which.
+        /// The document.
         what: String,
-        /// What is wrong.
+        /// The defect.
         problem: String,
     },
     /// A manifest of the format before 2016.
@@ -172,11 +172,11 @@ pub enum ImageError {
     /// A media type that cannot be part of an image that is run here.
     #[error("{what} is of the type {media_type:?}, {why}")]
     MediaType {
-        /// What.
+        /// The content.
         what: String,
-        /// As it says itself.
+        /// The type that it names.
         media_type: String,
-        /// Why that does not do.
+        /// The reason for refusing it.
         why: &'static str,
     },
     /// For another machine.
@@ -185,23 +185,23 @@ pub enum ImageError {
          machine of the other kind"
     )]
     Platform {
-        /// What the image says.
+        /// The image's platform.
         image: Box<Platform>,
-        /// What it would run on.
+        /// The platform of this machine's guests.
         guest: Box<Platform>,
     },
     /// No image of an index is for this machine.
     #[error("it has nothing for {guest}, which the guest of this machine is; it has {has}")]
     NothingFits {
-        /// What it would run on.
+        /// The platform of this machine's guests.
         guest: Platform,
-        /// What there is.
+        /// The platforms that there are.
         has: String,
     },
     /// A layout or archive has no image of that name, or several and no name was given.
     #[error("{problem}; it has {has}")]
     Choose {
-        /// What was asked for, and why that does not say which one.
+        /// The request, and why it does not say which image is meant.
         problem: String,
         /// The names that there are.
         has: String,
@@ -209,9 +209,9 @@ pub enum ImageError {
     /// Something that the image refers to is not there.
     #[error("{what} is missing: {problem}")]
     Missing {
-        /// What.
+        /// The content.
         what: String,
-        /// Where it was looked for.
+        /// The place where it is not.
         problem: String,
     },
 }
@@ -219,17 +219,13 @@ pub enum ImageError {
 /// Characters of a text from outside that a message shows.
 const SHOWN_MAX: usize = 200;
 
-/// A text from an image or a server as a message may have it: cut, and without escape sequences for the terminal.
+/// A text from an image or a server, made fit for a message.
 #[must_use]
 pub fn shown(text: &str) -> String {
-    let mut cut: String = text.chars().take(SHOWN_MAX).flat_map(char::escape_default).collect();
-    if text.chars().nth(SHOWN_MAX).is_some() {
-        cut.push('…');
-    }
-    cut
+    vmette_work::printable(text, SHOWN_MAX)
 }
 
-/// A list as a message may have it.
+/// A list, made fit for a message.
 pub fn listed(items: impl IntoIterator<Item = String>) -> String {
     /// More would not be read.
     const ITEMS_MAX: usize = 20;

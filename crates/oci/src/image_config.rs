@@ -19,7 +19,7 @@ pub struct ImageConfig {
     pub entrypoint: Vec<String>,
     /// Arguments of the entrypoint, or the command itself when there is no entrypoint, unless the caller names others.
     pub cmd: Vec<String>,
-    /// Who runs it: `name`, `uid`, `name:group` or `uid:gid`.
+    /// Its user: `name`, `uid`, `name:group` or `uid:gid`.
     pub user: Option<String>,
     /// Where it starts; absolute.
     pub working_dir: Option<String>,

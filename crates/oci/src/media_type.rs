@@ -1,4 +1,4 @@
-//! What content says it is.
+//! Media types.
 
 use super::error::{ImageError, shown};
 
@@ -29,7 +29,7 @@ const SCHEMA1: [&str; 2] = [
 const FOREIGN: [&str; 2] = ["nondistributable", ".foreign."];
 const ENCRYPTED: &str = "+encrypted";
 
-/// What a document is.
+/// Kinds of documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Index,
@@ -37,7 +37,7 @@ pub(super) enum Kind {
     Schema1,
 }
 
-/// What the type says of a document; None for one that says nothing, such as `application/json`.
+/// The kind of a document of this type; `None` for a type that does not say, such as `application/json`.
 pub(super) fn kind(media_type: &str) -> Option<Kind> {
     // A server may add parameters: `; charset=utf-8`.
     let essence = media_type.split(';').next().unwrap_or_default().trim();
@@ -50,7 +50,7 @@ pub(super) fn kind(media_type: &str) -> Option<Kind> {
     }
 }
 
-/// Whether a manifest's configuration is an image's. Anything else that registries hold looks the same but for this.
+/// Checks that a manifest's configuration is an image's. Other artifacts of registries look the same except for this.
 pub(super) fn check_config(media_type: &str) -> Result<(), ImageError> {
     if CONFIGS.contains(&media_type) {
         return Ok(());
@@ -62,7 +62,7 @@ pub(super) fn check_config(media_type: &str) -> Result<(), ImageError> {
     })
 }
 
-/// Whether the layer can be applied.
+/// Checks that the layer can be applied.
 pub(super) fn check_layer(index: usize, media_type: &str) -> Result<(), ImageError> {
     if LAYERS.contains(&media_type) {
         return Ok(());

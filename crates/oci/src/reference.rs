@@ -225,7 +225,7 @@ fn parse(text: &str) -> std::result::Result<Reference, Flaw> {
     Ok(reference)
 }
 
-/// Whether the part before the first slash is a host rather than an owner: the rule that Docker set.
+/// Returns whether the part before the first slash is a host rather than an owner: the rule that Docker set.
 fn is_host_like(part: &str) -> bool {
     part.contains(['.', ':', '[']) || part.eq_ignore_ascii_case(LOCAL_HOST)
 }
@@ -248,7 +248,7 @@ fn is_host(text: &str) -> bool {
 
 /// One part of a host's name.
 fn is_label(label: &str) -> bool {
-    /// As the domain name system has it.
+    /// The domain name system's limit.
     const LABEL_MAX: usize = 63;
     (1..=LABEL_MAX).contains(&label.len())
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')

@@ -46,7 +46,7 @@ fn rank<'a>(declared: &'a DeclaredPlatform, guest: &Platform) -> Option<&'a str>
     }
     match declared.variant.as_deref() {
         None => Some(""),
-        // What every processor of the kind can do.
+        // Every processor of the kind can do that.
         Some("v8") if architecture == "arm64" => Some(""),
         Some("v1") if architecture == "amd64" => Some(""),
         // Higher levels ask more of the processor: the lowest is the likeliest to run.
@@ -54,7 +54,7 @@ fn rank<'a>(declared: &'a DeclaredPlatform, guest: &Platform) -> Option<&'a str>
     }
 }
 
-/// As Go names it, which is what the specification asks for and what most write.
+/// Go's name of it, which the specification asks for and most tools write.
 pub(super) fn architecture(name: &str) -> &str {
     match name {
         "x86_64" | "x86-64" => "amd64",

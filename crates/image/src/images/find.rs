@@ -35,7 +35,7 @@ impl Images {
         }
     }
 
-    /// As [`find`](Self::find), where an image is needed.
+    /// Like [`find`](Self::find), where an image is needed.
     pub(super) fn find_image(&self, asked: &str) -> Result<(Option<NameRecord>, StoredImage)> {
         match self.find(asked)? {
             Found::Named(record, Some(image)) => Ok((Some(record), image)),

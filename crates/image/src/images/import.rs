@@ -33,7 +33,7 @@ impl Images {
     pub fn import(&self, path: &Path, name: &str) -> Result<ImageDetails> {
         let name = Reference::of_local(name)?.to_string();
         let path = path.canonicalize().map_err(ProviderError::io("cannot open", path))?;
-        // As a run would have it, so that both have one image.
+        // The spec that a run would have, so that both have one image.
         let spec = match Content::of(&path)? {
             Content::Squashfs => return self.name_local(self.import_squashfs(&path)?, &name),
             Content::Tar => format!("tar+file://{}", spec::encode_path(&path)),
@@ -44,8 +44,8 @@ impl Images {
         let was_known = self.store.name(&spec)?.is_some();
         let image = self.resolve(&spec, &self.ctx)?;
         self.name_local(image, &name)?;
-        // What a run of the file itself would have called it: the image goes with the name that was given here. No other
-        // name is touched: another process may have given it meanwhile.
+        // The name that a run of the file itself gives: the image goes with the name that was given here. No other name is
+        // touched: another process may have given it meanwhile.
         if !was_known {
             self.store.remove_name(&spec)?;
         }

@@ -12,6 +12,27 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// The same of a stream that is decompressed beside others: `zstd --ultra -20`.
 const ZSTD_WINDOW_LOG_SMALL: u32 = 25;
 
+/// Decompresses the one stream at the beginning of `data`, which is gzip, zstd or xz; bytes after its end are ignored.
+/// `None` for anything else. Its memory has the limits of layers.
+///
+/// # Errors
+/// The decoder cannot be made.
+pub fn first_stream<'a>(data: &'a [u8]) -> io::Result<Option<Box<dyn Read + 'a>>> {
+    Ok(Some(match FileKind::of_bytes(data) {
+        FileKind::Gzip => Box::new(flate2::bufread::GzDecoder::new(data)),
+        FileKind::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(data)?.single_frame();
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        }
+        FileKind::Xz => {
+            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_MAX, 0)?;
+            Box::new(liblzma::bufread::XzDecoder::new_stream(data, stream))
+        }
+        _ => return Ok(None),
+    }))
+}
+
 /// How much memory decompressing a stream may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Memory {
@@ -22,7 +43,7 @@ pub(super) enum Memory {
 }
 
 impl Memory {
-    /// What a stream asks for at its start. Of a zstd stream that begins with anything but a frame, the most.
+    /// The memory that a stream asks for at its start; the most for a zstd stream that begins with anything but a frame.
     pub(super) fn of(kind: FileKind, head: &[u8]) -> Self {
         match kind {
             FileKind::Xz => Self::Large,
@@ -59,7 +80,7 @@ pub(crate) fn decoder<'a, R: BufRead + Send + 'a>(
     decoder_within(input, kind, Memory::Large)
 }
 
-/// As [`decoder`], and fails where the stream asks for more memory.
+/// Like [`decoder`], and fails where the stream asks for more memory.
 pub(super) fn decoder_within<'a, R: BufRead + Send + 'a>(
     input: R,
     kind: FileKind,

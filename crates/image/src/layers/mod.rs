@@ -36,6 +36,7 @@ use crate::tar::{ArchiveError, Budget};
 use apply::Applier;
 use content::SpillFile;
 pub(crate) use decode::decoder;
+pub use decode::first_stream;
 pub(crate) use error::ConvertError;
 use read::ReadLayer;
 pub use shape::Unpackable;
@@ -66,8 +67,7 @@ pub(crate) struct Layer<'a> {
 /// Rules for reading layers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
-    /// Whether names that begin with `.wh.` remove what lower layers have; and so whether these are layers of an image,
-    /// for messages, or an archive.
+    /// Names that begin with `.wh.` remove names of lower layers: these are layers of an image, and not an archive.
     pub(crate) whiteouts: bool,
     /// Most bytes of all layers, decompressed, with holes of sparse files.
     pub(crate) max_bytes: u64,

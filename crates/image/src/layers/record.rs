@@ -21,7 +21,7 @@ pub(super) struct Attrs {
 }
 
 impl Attrs {
-    /// Of a directory that no layer has an entry for.
+    /// Attributes of a directory that no layer has an entry for.
     pub(super) fn of_missing_dir() -> Self {
         Self { mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: None }
     }

@@ -8,7 +8,7 @@ use crate::tar::{ArchiveError, Refusal, shown};
 /// Most symbolic links on the way to one entry: Linux's own limit.
 const LINKS_MAX: usize = 40;
 
-/// Whether a path may lead through symbolic links.
+/// Treatment of symbolic links on a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Links {
     /// From the tree's root and never above it.
@@ -34,7 +34,7 @@ pub(super) fn resolve(
 ) -> Result<Vec<Step>, ArchiveError> {
     let mut steps: Vec<Step> = Vec::new();
     let mut followed = 0;
-    // What is still to be walked, the next one last. A link's target takes the link's place.
+    // Names that are still to be walked, the next one last. A link's target takes the link's place.
     let mut ahead: Vec<&[u8]> = path::names(dir).rev().collect();
     while let Some(name) = ahead.pop() {
         budget.step()?;

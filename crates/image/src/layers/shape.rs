@@ -30,7 +30,7 @@ pub enum Unpackable {
          is let through; spread them over more directories"
     )]
     Names,
-    /// Whole paths that would have to be remembered.
+    /// Too many bytes of whole paths that would have to be remembered.
     #[error("the paths of files that have several names hold more than {0} bytes")]
     FirstNames(usize),
 }

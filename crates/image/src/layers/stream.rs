@@ -35,7 +35,7 @@ impl Pump {
         loop {
             let mut buffer = self.empty.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
             let (len, read) = fill(&mut from, &mut buffer);
-            // What came before an error counts; the error follows it.
+            // Bytes that came before an error count; the error follows them.
             if len > 0 && self.to.send(Ok(Chunk { buffer, len })).is_err() {
                 return;
             }

@@ -37,7 +37,7 @@ const TIME_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 /// How file content is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {
-    /// As it is: for a small image that many machines read at start, where unpacking takes longer than reading.
+    /// Uncompressed: for a small image that many machines read at start, where unpacking takes longer than reading.
     None,
     /// zstd at a low level: conversion is waited for.
     Zstd,

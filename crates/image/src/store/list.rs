@@ -23,7 +23,7 @@ impl Store {
         Ok(keys.filter_map(|key| self.peek(&key)).collect())
     }
 
-    /// As [`find`](Self::find), but neither verified nor counted as use.
+    /// Like [`find`](Self::find), but neither verified nor counted as use.
     #[must_use]
     pub fn peek(&self, key: &Key) -> Option<StoredImage> {
         let (record, file) = Record::read(&self.dir, key)?;

@@ -178,7 +178,7 @@ impl Store {
         Ok(image)
     }
 
-    /// As [`obtain`](Self::obtain), of a file that `spec` names: the image is listed under that, and an earlier one of
+    /// Like [`obtain`](Self::obtain), of a file that `spec` names: the image is listed under that, and an earlier one of
     /// the same file no longer is.
     pub(crate) fn obtain_of_file<E: From<StoreError>>(
         &self,

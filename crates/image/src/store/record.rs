@@ -60,7 +60,7 @@ pub struct Description {
 }
 
 impl Description {
-    /// Of a root file system that declares nothing.
+    /// A root file system that declares nothing.
     #[must_use]
     pub fn of_rootfs(kind: ImageKind, source: String, unpacked: u64) -> Self {
         let (config, layers) = (ImageConfig::default(), Vec::new());

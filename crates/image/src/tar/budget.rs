@@ -1,4 +1,4 @@
-//! What one conversion may take in all, however many layers it has. Shared by the threads that read them.
+//! Limits of one conversion, however many layers it has. Shared by the threads that read them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,7 +34,7 @@ impl Meter {
     }
 }
 
-/// What may still be taken. Its methods fail once there is nothing left.
+/// Amounts that are left. A method fails once its amount is used up.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes: Meter,

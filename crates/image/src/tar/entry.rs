@@ -19,7 +19,7 @@ type Result<T> = std::result::Result<T, ArchiveError>;
 /// One inode, or one more name of an inode.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// As the archive has it, not checked.
+    /// The archive's path, not checked.
     pub(crate) path: Vec<u8>,
     pub(crate) meta: Meta,
     pub(crate) kind: Kind,
@@ -27,7 +27,7 @@ pub(crate) struct Entry {
 
 #[derive(Debug)]
 pub(crate) enum Kind {
-    /// So many bytes follow.
+    /// A number of bytes, which follow.
     File(u64),
     /// The map's bytes follow, and padding after so many bytes of content in all.
     Sparse {
@@ -42,7 +42,7 @@ pub(crate) enum Kind {
     Fifo,
 }
 
-/// What the headers before an entry's own say about it.
+/// Contents of the headers before an entry's own.
 #[derive(Default)]
 struct Extensions {
     pax: Option<Pax>,

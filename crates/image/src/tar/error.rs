@@ -36,7 +36,7 @@ pub enum ArchiveError {
     Damaged {
         /// Where the header begins.
         offset: u64,
-        /// What is wrong with it.
+        /// The defect.
         what: &'static str,
     },
     /// No entries.
@@ -48,7 +48,7 @@ pub enum ArchiveError {
     /// More of something than is let through.
     #[error("holds more than {limit} {what}, the most that is let through")]
     TooMany {
-        /// Of what.
+        /// The things that are too many.
         what: &'static str,
         /// The limit.
         limit: u64,

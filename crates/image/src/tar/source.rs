@@ -58,7 +58,7 @@ impl<'a, R: BufRead> Source<'a, R> {
         self.budget.bytes(len as u64)
     }
 
-    /// As many bytes as there are, up to the buffer's length; zero at the end.
+    /// Reads as many bytes as there are, up to the buffer's length; zero at the end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let there = self.peek(buffer.len() as u64)?;
         let len = there.len();

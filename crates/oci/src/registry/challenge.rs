@@ -1,4 +1,4 @@
-//! What a registry wants to see before it answers.
+//! Challenges of registries.
 
 use http_auth::{ParamValue, parse_challenges};
 

@@ -44,7 +44,7 @@ const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.o
 pub struct Registry(Arc<Inner>);
 
 struct Inner {
-    /// As in references.
+    /// The host's name in references.
     host: String,
     repository: String,
     client: Client,

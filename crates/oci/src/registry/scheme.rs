@@ -1,4 +1,4 @@
-//! Whether a registry is reached with TLS.
+//! The choice between TLS and plain HTTP.
 //!
 //! Always, except one on this machine or one that the user has named for it: such a registry may have TLS or not, and
 //! says so when it is asked. It is asked without TLS first, and without credentials: a server with TLS refuses that at

@@ -79,7 +79,7 @@ impl Session {
         Ok(answer)
     }
 
-    /// What to answer the challenge with. None when it was answered already, with everything there is.
+    /// The answer to the challenge; `None` if it was answered already, with everything there is.
     fn renewed(&self, head: &ResponseHead, generation: u64) -> Result<Option<Authorization>> {
         let Some(challenge) = Challenge::of(&head.headers("www-authenticate")) else { return Ok(None) };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

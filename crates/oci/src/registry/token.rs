@@ -11,7 +11,7 @@ use vmette_http::{Authorization, Client, NetworkError, Request, SmallResponse, U
 const ANSWER_MAX: usize = 128 << 10;
 /// Bytes of a token: it has to fit into a header with which servers accept a request.
 const TOKEN_MAX: usize = 32 << 10;
-/// What a form and a query take as it is.
+/// Characters that a form and a query take unencoded.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The part that is needed of an answer.
@@ -21,7 +21,7 @@ struct Answer {
     access_token: Option<String>,
 }
 
-/// What a token server says.
+/// A token server's answer.
 pub(super) enum Given {
     Token(Authorization),
     /// It wants credentials, or others.

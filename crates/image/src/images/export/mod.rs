@@ -76,7 +76,7 @@ impl Target {
         };
         let failed = ProviderError::io("cannot write", &path);
         let dir = path.parent().unwrap_or(&path);
-        // As any new file of the user, less what their umask takes away.
+        // The mode of any new file of the user, less their umask.
         let staging = tempfile::Builder::new()
             .prefix(".vmette-export-")
             .permissions(Permissions::from_mode(0o666))

@@ -72,7 +72,7 @@ pub(super) fn write(
 }
 
 struct Layer {
-    /// Of the compressed bytes.
+    /// Digest of the compressed bytes.
     digest: Digest,
     size: u64,
     diff_id: Digest,

@@ -41,7 +41,7 @@ pub struct BuiltinProvider {
 }
 
 impl BuiltinProvider {
-    /// Of this static busybox, for the guest's architecture.
+    /// Makes it of this static busybox, for the guest's architecture.
     #[must_use]
     pub fn new(busybox: PathBuf) -> Self {
         Self { busybox: Some(busybox) }

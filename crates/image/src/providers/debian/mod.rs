@@ -32,7 +32,7 @@ const WORD_MAX: usize = 128;
 const MIRROR_MAX: usize = 1024;
 /// Most packages that are named, and most mirrors and components: a command line has room for them.
 const WORDS_MAX: usize = 1000;
-/// As the login of a Debian system sets it for root.
+/// The login's `PATH` of root on a Debian system.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A set of packages besides those that are named, from few to many.

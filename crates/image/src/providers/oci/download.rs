@@ -29,7 +29,7 @@ const CHUNK: usize = 256 << 10;
 pub(super) struct Complete {
     digest: Digest,
     partial: File,
-    /// Of the digest. Let go when it is there.
+    /// The digest's lock, released when the layer has its name.
     _lock: FileLock,
 }
 
@@ -178,7 +178,7 @@ impl<'a> Downloads<'a> {
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        // What a thread that panicked left is a set or a map all the same.
+        // A thread that panicked left a whole set and a whole map.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

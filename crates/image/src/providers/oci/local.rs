@@ -26,7 +26,7 @@ pub(crate) enum Form {
     Layout,
     /// An OCI image layout in a tar archive.
     OciArchive,
-    /// What `docker save` writes.
+    /// An archive of `docker save`.
     DockerArchive,
 }
 
@@ -99,7 +99,7 @@ struct Place<'a> {
 impl Place<'_> {
     fn folder(&self) -> Result<StoredImage> {
         let folder = Folder::open(self.path)?;
-        // Whatever changes in a layout, its list of images changes; all else is named by its content.
+        // Its list of images changes with every change of a layout; all other files are named by their content.
         let index = self.path.join(INDEX);
         let stamp = index.symlink_metadata().ok().map(|metadata| self.stamp(&index, &metadata));
         self.remembered(stamp, |store| {

@@ -33,7 +33,7 @@ struct Known {
 }
 
 impl Fetch<'_> {
-    /// As the context's [`PullPolicy`] has it. One caller at a time asks for a spec; the others wait, and find it.
+    /// The image, by the context's [`PullPolicy`]. One caller at a time asks for a spec; the others wait, and find it.
     pub(super) fn obtain(&self) -> Result<StoredImage> {
         let (store, name) = (self.ctx.store()?, self.remote.name());
         let called = SystemTime::now();

@@ -13,7 +13,7 @@ use vmette_http::Lookup;
 
 /// Largest such file. It has some hundred bytes for each registry.
 const FILE_MAX: u64 = 4 << 20;
-/// What docker's default registry is called in such files.
+/// Names of docker's default registry in such files.
 const DOCKER_HOSTS: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 
 /// The part of such a file that matters.
@@ -82,7 +82,7 @@ fn scope(key: &str) -> (&str, &str) {
     (host, if url.is_some() { "" } else { path.trim_end_matches('/') })
 }
 
-/// Whether a key's host is the one of a reference.
+/// Returns whether a key's host is the one of a reference.
 fn same_host(key: &str, host: &str) -> bool {
     key.eq_ignore_ascii_case(host) || (DOCKER_HOSTS.contains(&host) && DOCKER_HOSTS.contains(&key))
 }
@@ -97,7 +97,7 @@ impl Config {
             .filter(|name| !name.is_empty())
     }
 
-    /// What the file itself holds for the host: of several entries the one that names most of the repository.
+    /// The file's own credential for the host: of several entries the one that names most of the repository.
     pub(super) fn stored(&self, host: &str, repository: &str) -> Result<Option<Credential>, String> {
         let covers = |path: &str| {
             path.is_empty()
@@ -126,7 +126,7 @@ impl Entry {
                 .zip(set(&self.password))
                 .map(|(user, secret)| Credential::password(&user, &secret)));
         };
-        let key = vmette_http::printable(key, 100);
+        let key = vmette_work::printable(key, 100);
         let bad = || format!("`auth` of {key} is not the base64 of USER:PASSWORD");
         let auth = auth.trim();
         let decoded = STANDARD.decode(auth).or_else(|_| STANDARD_NO_PAD.decode(auth)).map_err(|_| bad())?;

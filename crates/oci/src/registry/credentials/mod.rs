@@ -21,7 +21,7 @@ pub(super) use secret::Secret;
 
 /// The user of a secret that comes without one; servers that take such a token do not look at it.
 const ANY_USER: &str = "vmette";
-/// What docker calls the default registry in its configuration.
+/// Docker's name of the default registry in its configuration.
 const DOCKER_SERVER: &str = "https://index.docker.io/v1/";
 
 /// A registry's credential.
@@ -29,7 +29,7 @@ const DOCKER_SERVER: &str = "https://index.docker.io/v1/";
 pub(super) enum Credential {
     /// A name and a password or token.
     Password { user: String, secret: Secret },
-    /// What an earlier login left, for token servers only.
+    /// A token that an earlier login left, for token servers only.
     IdentityToken(Secret),
 }
 
@@ -84,7 +84,7 @@ impl Found {
         let tried = match &self.credential {
             None => format!("no credentials for {host} are known"),
             Some(Credential::Password { user, .. }) => {
-                format!("it was told to be user {} by {}", vmette_http::printable(user, 64), self.origin)
+                format!("it was told to be user {} by {}", vmette_work::printable(user, 64), self.origin)
             }
             Some(Credential::IdentityToken(_)) => {
                 format!("it was shown the identity token of {}", self.origin)

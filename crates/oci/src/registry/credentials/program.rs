@@ -10,8 +10,8 @@ use vmette_spawn::{Command, Tool, find};
 
 use super::{Credential, Secret};
 use vmette_http::Result;
-use vmette_http::printable;
 use vmette_work::Work;
+use vmette_work::printable;
 
 const PREFIX: &str = "docker-credential-";
 /// Longest name; file systems allow 255 bytes with the prefix.
@@ -20,7 +20,7 @@ const NAME_MAX: usize = 128;
 const TIME_MAX: Duration = Duration::from_secs(60);
 /// Bytes of its answer. The tokens of clouds take a few KiB.
 const ANSWER_MAX: usize = 128 << 10;
-/// What helpers say when they know nothing of a server, all of them alike.
+/// The helpers' words, all of them alike, for a server that they know nothing of.
 const NOT_FOUND: &str = "credentials not found";
 /// The user that stands for an identity token.
 const TOKEN_USER: &str = "<token>";
@@ -65,7 +65,7 @@ pub(super) fn run(program: &Path, name: &str, server: &str, work: &Work, limit: 
         return if said.to_ascii_lowercase().contains(NOT_FOUND) {
             Ok(Ok(None))
         } else {
-            // What it printed is not shown: it may be part of a secret.
+            // Its output is not shown: it may be part of a secret.
             failed(&format!("failed ({status}): run `echo {server} | {name} get` to see why"))
         };
     }
