@@ -1,4 +1,4 @@
-//! Attributes of an image's inode.
+//! The metadata of an image's inode, whatever it was made from.
 
 use std::collections::BTreeMap;
 

@@ -43,7 +43,7 @@ pub(super) enum Memory {
 }
 
 impl Memory {
-    /// The memory that a stream asks for at its start; the most for a zstd stream that begins with anything but a frame.
+    /// The memory that a stream asks for at its start; the limit for a zstd stream that does not begin with a frame.
     pub(super) fn of(kind: FileKind, head: &[u8]) -> Self {
         match kind {
             FileKind::Xz => Self::Large,
@@ -80,7 +80,7 @@ pub(crate) fn decoder<'a, R: BufRead + Send + 'a>(
     decoder_within(input, kind, Memory::Large)
 }
 
-/// Like [`decoder`], and fails where the stream asks for more memory.
+/// Does what [`decoder`] does, and fails where the stream asks for more memory.
 pub(super) fn decoder_within<'a, R: BufRead + Send + 'a>(
     input: R,
     kind: FileKind,

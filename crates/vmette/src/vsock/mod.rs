@@ -208,5 +208,4 @@ impl Error {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;
