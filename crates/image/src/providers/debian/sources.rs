@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::{BuildOptions, is_mirror, is_word};
+use super::options::{BuildOptions, is_mirror, is_word};
 
 /// Sources of this machine's apt.
 const HOST_LIST: &str = "/etc/apt/sources.list";
