@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use vmette_cache::CacheRoot;
 use vmette_vmm::Hypervisor;
 
-use crate::assets::CacheRoot;
 use crate::{Config, Error};
 
 /// Whether it starts an uncompressed x86 kernel at its PVH entry. VZ takes the image that the kernel's build makes.

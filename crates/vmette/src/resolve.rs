@@ -1,9 +1,10 @@
 //! From a rootfs spec to an artifact, with the default providers.
 
-use vmette_image::{Context, Progress, Reporter, RootfsArtifact};
+use vmette_cache::CacheRoot;
+use vmette_image::{Context, Reporter, RootfsArtifact};
 use vmette_work::Work;
 
-use crate::assets::{self, CacheRoot};
+use crate::assets;
 use crate::launch::asset_options;
 use crate::{Config, Error, StopHandle};
 
@@ -46,10 +47,10 @@ fn resolve(
     reporter: Reporter,
     stop: Option<&StopHandle>,
 ) -> Result<RootfsArtifact, Error> {
-    let context = context(config, reporter.clone(), stop)?;
+    let context = context(config, reporter, stop)?;
     let busybox = if spec == vmette_image::BUILTIN_SPEC {
         let cache = cache_of(config)?;
-        Some(assets::busybox(&asset_options(config, &cache), &|line| reporter(&Progress::Step(line)))?)
+        Some(assets::busybox(&asset_options(config, &cache), context.work())?)
     } else {
         None
     };

@@ -3,13 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use vmette_cache::{CacheRoot, KeyBuilder};
 use vmette_vmm::{Console, Disk, MachineSpec, Network, Origin, Share};
 use vmette_wire::agent::{self, Boot, Overlay, Root};
-use vmette_work::Work;
 
 use super::scratch::Scratch;
 use super::{Launcher, image};
-use crate::assets::{self, AssetOptions, CacheRoot, Key};
+use crate::assets::{self, AssetOptions};
 use crate::error::{ConfigError, Error, StartError};
 use crate::report::RootfsReport;
 use crate::snapshot::BaseImage;
@@ -46,7 +46,6 @@ impl Launcher<'_> {
             return self.prepare_resume(saved, boots);
         }
         let config = self.config;
-        let progress = |text: &str| self.notices.progress(text);
         let mut held = Held::default();
         if let Some(Rootfs::Block(block)) = &config.rootfs {
             // Before anything that takes time: from here on nobody prunes it.
@@ -58,7 +57,7 @@ impl Launcher<'_> {
         };
         let options = asset_options(config, self.cache);
         let (kernel, initramfs) = if boots {
-            let found = assets::boot_assets(&options, &progress)?;
+            let found = assets::boot_assets(&options, self.work)?;
             (found.kernel, found.initramfs)
         } else {
             (config.kernel.clone(), config.initramfs.clone())
@@ -91,7 +90,7 @@ impl Launcher<'_> {
         let mut disks = Vec::new();
         let mut overlay = if config.is_root_read_only() { Overlay::None } else { Overlay::Tmpfs };
         if let Some(mib) = config.scratch_mib {
-            let scratch = Scratch::make(self.cache, mib, &self.work())?;
+            let scratch = Scratch::make(self.cache, mib, self.work)?;
             disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
             overlay = Overlay::Scratch;
@@ -118,7 +117,7 @@ impl Launcher<'_> {
             ..Boot::new(root)
         };
         let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
-        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work()).store()?;
+        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
         let rootfs = image::rootfs_report(config, &store);
         // Nothing of this one run is in the boot of an image that cannot change: it can be part of the template.
         let root_in_template = boots
@@ -129,19 +128,14 @@ impl Launcher<'_> {
             && !boot.vsock
             && !boot.savable
             && !config.switch_root;
-        let ca_digest = ca_bundle.as_ref().map(|bundle| Key::new().bytes(bundle).hex());
+        let ca_digest = ca_bundle.as_ref().map(|bundle| KeyBuilder::new().bytes(bundle).finish().to_string());
         let ca_bundle = ca_bundle.unwrap_or_default();
         Ok(Prepared { spec, boot, ca_bundle, ca_digest, root_in_template, rootfs, base: None, held })
     }
 
-    /// The part of the start that works on files: it ends with the session.
-    fn work(&self) -> Work {
-        Work::new(self.shared.cancel().clone())
-    }
-
     pub(super) fn builtin(&self, options: &AssetOptions) -> Result<RootfsBlock, Error> {
-        let busybox = assets::busybox(options, &|text| self.notices.progress(text))?;
-        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work()).store()?;
+        let busybox = assets::busybox(options, self.work)?;
+        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
         match vmette_image::builtin_rootfs(&store, &busybox)? {
             RootfsArtifact::BlockImage { path, fstype, .. } => Ok(RootfsBlock { path, fstype }),
             RootfsArtifact::Directory { path, .. } => {
