@@ -9,7 +9,9 @@ use vmette_cache::Key;
 use super::error::Result;
 use super::hold::is_held;
 use super::record::Record;
-use super::{RECORD_SUFFIX, Store, StoredImage};
+use super::files::RECORD_SUFFIX;
+use super::images::Store;
+use super::record::StoredImage;
 
 impl Store {
     /// All images, by key. Neither verified nor counted as use.

@@ -43,16 +43,6 @@ const TOLERATED: &[(&str, &str)] = &[
     ("crates/vmette/src/lib.rs", "assets::image assets::kernel assets::self"),
     ("crates/vmette/src/lib.rs", "launch::bring_up launch::prepare launch::saving launch::self"),
     ("crates/vmette/src/lib.rs", "vsock::entrance vsock::self"),
-    ("crates/image/src/lib.rs", "images::export::oci images::export::self"),
-    ("crates/image/src/lib.rs", "layers::emit layers::read layers::self"),
-    (
-        "crates/oci/src/lib.rs",
-        "registry::credentials::environment registry::credentials::file registry::credentials::program registry::credentials::self",
-    ),
-    (
-        "crates/image/src/lib.rs",
-        "store::budget store::document store::hold store::layers store::names store::prune store::record store::self",
-    ),
     ("crates/guest/src/lib.rs", "actions exec files serve"),
     ("crates/guest/src/lib.rs", "boot mounts net volumes"),
     ("crates/guest/src/lib.rs", "programs::exchange programs::runner programs::self"),
