@@ -14,8 +14,7 @@ use crate::sniff::FileKind;
 use crate::tar::{ArchiveError, Budget};
 
 /// Opens a layer's bytes as they are stored. Called once, on another thread.
-pub(crate) type Open<'a> =
-    Box<dyn FnOnce() -> Result<Box<dyn Read + Send + 'a>, ReadError> + Send + 'a>;
+pub(crate) type Open<'a> = Box<dyn FnOnce() -> Result<Box<dyn Read + Send + 'a>, ReadError> + Send + 'a>;
 
 /// One layer, or an archive that is all of an image.
 pub(crate) struct Layer<'a> {

@@ -34,7 +34,7 @@ use crate::tar::ArchiveError;
 use apply::Applier;
 use content::SpillFile;
 use conversion::Shared;
-pub(crate) use conversion::{Layer, Open, Rules};
+pub(crate) use conversion::{Layer, Rules};
 pub(crate) use decode::decoder;
 pub use decode::first_stream;
 pub(crate) use error::ConvertError;

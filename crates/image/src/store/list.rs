@@ -7,10 +7,10 @@ use std::path::Path;
 use vmette_cache::Key;
 
 use super::error::Result;
-use super::hold::is_held;
-use super::record::Record;
 use super::files::RECORD_SUFFIX;
+use super::hold::is_held;
 use super::images::Store;
+use super::record::Record;
 use super::record::StoredImage;
 
 impl Store {

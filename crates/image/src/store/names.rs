@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use vmette_cache::{Digest, FileLock, Key, private_folder};
 
-use super::error::Result;
 use super::document::{self, remove_if_there};
+use super::error::Result;
 use super::files::{LOCK_WAIT_MAX, RECORD_SUFFIX, file_names};
 use super::images::Store;
 use super::key::key_of;

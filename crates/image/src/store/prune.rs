@@ -6,15 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use vmette_cache::{FileLock, Key, StagedFile};
 
+use super::document::{self, remove_if_there};
 use super::error::Result;
+use super::files::{IMAGE_SUFFIX, LOCK_SUFFIX, RECORD_SUFFIX, STAGING_INFIX, file_names, staging_of};
 use super::hold::{is_held, lock_unheld};
+use super::images::Store;
 use super::names::NameRecord;
 use super::record::Record;
-use super::document::{self, remove_if_there};
-use super::files::{
-    IMAGE_SUFFIX, LOCK_SUFFIX, RECORD_SUFFIX, STAGING_INFIX, file_names, staging_of,
-};
-use super::images::Store;
 use super::record::{Origin, StoredImage};
 use super::rules::{PruneRules, Pruned, Removal};
 

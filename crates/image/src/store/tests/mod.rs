@@ -3,7 +3,7 @@
 mod names;
 mod places;
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -17,9 +17,9 @@ use super::key::key_of_file;
 use super::record::Record;
 use super::*;
 use vmette_cache::{Digest, Key, Stamp};
-use vmette_work::Work;
 use vmette_oci::{ImageConfig, Platform};
 use vmette_work::Progress;
+use vmette_work::Work;
 
 /// The smallest file that passes for an image.
 pub(super) fn fake_image(len: usize) -> Vec<u8> {

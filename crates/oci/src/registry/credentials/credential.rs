@@ -11,7 +11,7 @@ pub(super) const ANY_USER: &str = "vmette";
 
 /// A registry's credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::registry) enum Credential {
+pub(crate) enum Credential {
     /// A name and a password or token.
     Password { user: String, secret: Secret },
     /// A token that an earlier login left, for token servers only.
@@ -20,8 +20,8 @@ pub(in crate::registry) enum Credential {
 
 /// A credential that was found for a host, and where.
 #[derive(Debug, Clone, Default)]
-pub(in crate::registry) struct Found {
-    pub(in crate::registry) credential: Option<Credential>,
+pub(crate) struct Found {
+    pub(crate) credential: Option<Credential>,
     /// `the environment variable X`, `FILE`.
     pub(super) origin: String,
     /// Places that did not answer, for a message when the registry refuses.
@@ -34,7 +34,7 @@ impl Credential {
     }
 
     /// For an `Authorization` header.
-    pub(in crate::registry) fn basic(&self) -> Option<Authorization> {
+    pub(crate) fn basic(&self) -> Option<Authorization> {
         let Self::Password { user, secret } = self else { return None };
         let encoded = STANDARD.encode(format!("{user}:{}", secret.expose()));
         Some(Authorization::new(format!("Basic {encoded}"), vec![encoded, secret.expose().to_owned()]))
