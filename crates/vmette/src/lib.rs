@@ -74,7 +74,17 @@ pub use waiting::Waiting;
 
 /// From a rootfs spec to an artifact.
 pub mod provider {
-    pub use vmette_image::*;
+    pub use vmette_image::{
+        ArchiveError, BUILTIN_SPEC, BadDigest, BadKey, BadLimit, BlockFs, BuildOptions, BuiltinProvider,
+        Context, DebianVariant, Description, Digest, DirProvider, ExportFormat, Exported, FileError,
+        ImageConfig, ImageDetails, ImageError, ImageKind, ImageSummary, Images, Item, Key, LayerInfo,
+        LocalImageProvider, NameRecord, NetworkError, NetworkOptions, OciProvider, Origin, PROGRESS_STEP,
+        Platform, Progress, ProviderError, PruneOptions, PruneReport, PruneRules, Pruned, PullPolicy,
+        Refusal, Registry, Removed, Reporter, Result, RootfsArtifact, RootfsProvider, SquashfsProvider,
+        Store, StoreError, StoreHold, StoredImage, SuperblockError, TarLimits, TarProvider, Unpackable,
+        VOLUMES_MAX, builtin_rootfs, default_registry, find_busybox, printable,
+    };
+    pub use vmette_work::{Cancel, Work};
 }
 
 /// Work that can be cancelled and tells its progress.

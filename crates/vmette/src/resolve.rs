@@ -1,11 +1,8 @@
 //! From a rootfs spec to an artifact, with the default providers.
 
-use std::sync::Arc;
-
-use vmette_image::{Context, Progress, Reporter, RootfsArtifact};
-
 use vmette_cache::CacheRoot;
-use vmette_work::{Cancel, Work};
+use vmette_image::{Context, Reporter, RootfsArtifact};
+use vmette_work::Work;
 
 use crate::assets;
 use crate::launch::asset_options;
@@ -50,16 +47,10 @@ fn resolve(
     reporter: Reporter,
     stop: Option<&StopHandle>,
 ) -> Result<RootfsArtifact, Error> {
-    let context = context(config, reporter.clone(), stop)?;
+    let context = context(config, reporter, stop)?;
     let busybox = if spec == vmette_image::BUILTIN_SPEC {
         let cache = cache_of(config)?;
-        let work = Work::new(stop.map_or_else(Cancel::new, |stop| stop.shared.cancel().clone()));
-        let work = work.reporting(Arc::new(move |told| {
-            if let vmette_work::Progress::Step(line) = told {
-                reporter(&Progress::Step(line));
-            }
-        }));
-        Some(assets::busybox(&asset_options(config, &cache), &work)?)
+        Some(assets::busybox(&asset_options(config, &cache), context.work())?)
     } else {
         None
     };
@@ -72,12 +63,9 @@ fn context(config: &Config, reporter: Reporter, stop: Option<&StopHandle>) -> Re
     let context = Context::new(cache.path())
         .offline(config.offline)
         .with_pull_policy(config.pull)
-        .with_network(config.network.clone())
-        .with_reporter(reporter);
-    Ok(match stop {
-        Some(stop) => context.with_cancel_flag(stop.shared.cancel_flag()),
-        None => context,
-    })
+        .with_network(config.network.clone());
+    let cancel = stop.map(|stop| stop.shared.cancel().clone()).unwrap_or_default();
+    Ok(context.with_work(Work::new(cancel).reporting(reporter)))
 }
 
 /// The cache that a configuration names, or the user's.

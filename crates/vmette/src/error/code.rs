@@ -126,7 +126,7 @@ fn of_provider(error: &ProviderError) -> &'static str {
         ProviderError::OfflineCacheMiss(_) => "rootfs_offline",
         ProviderError::NotPulled(_) => "rootfs_not_pulled",
         ProviderError::Network(error) => of_network(error),
-        ProviderError::Image { .. } => "rootfs_image",
+        ProviderError::Image { .. } | ProviderError::Layer { .. } => "rootfs_image",
         ProviderError::NoSuchImage { .. } => "image_unknown",
         ProviderError::ImageInUse { .. } => "image_in_use",
         ProviderError::Cancelled => "cancelled",

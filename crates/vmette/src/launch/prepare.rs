@@ -22,7 +22,7 @@ const GONE: &str = "it was removed meanwhile: run again to get it anew";
 #[derive(Default)]
 pub(crate) struct Held {
     pub(super) scratch: Option<Scratch>,
-    pub(super) rootfs: Option<vmette_image::InUse>,
+    pub(super) rootfs: Option<vmette_image::StoreHold>,
 }
 
 /// Everything that was resolved before the first machine is made.
@@ -90,7 +90,7 @@ impl Launcher<'_> {
         let mut disks = Vec::new();
         let mut overlay = if config.is_root_read_only() { Overlay::None } else { Overlay::Tmpfs };
         if let Some(mib) = config.scratch_mib {
-            let scratch = Scratch::make(self.cache, mib, self.shared.cancel_flag())?;
+            let scratch = Scratch::make(self.cache, mib, self.work)?;
             disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
             overlay = Overlay::Scratch;
@@ -117,7 +117,7 @@ impl Launcher<'_> {
             ..Boot::new(root)
         };
         let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
-        let store = vmette_image::Store::open(self.cache.path())?;
+        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
         let rootfs = image::rootfs_report(config, &store);
         // Nothing of this one run is in the boot of an image that cannot change: it can be part of the template.
         let root_in_template = boots
@@ -135,7 +135,7 @@ impl Launcher<'_> {
 
     pub(super) fn builtin(&self, options: &AssetOptions) -> Result<RootfsBlock, Error> {
         let busybox = assets::busybox(options, self.work)?;
-        let store = vmette_image::Store::open(self.cache.path())?;
+        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
         match vmette_image::builtin_rootfs(&store, &busybox)? {
             RootfsArtifact::BlockImage { path, fstype, .. } => Ok(RootfsBlock { path, fstype }),
             RootfsArtifact::Directory { path, .. } => {
@@ -146,7 +146,7 @@ impl Launcher<'_> {
     }
 }
 
-fn hold(image: &Path) -> Result<vmette_image::InUse, Error> {
+fn hold(image: &Path) -> Result<vmette_image::StoreHold, Error> {
     vmette_image::Store::hold(image).map_err(|source| {
         let path = image.to_owned();
         Error::from(match source.kind() {

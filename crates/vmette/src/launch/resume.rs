@@ -20,7 +20,7 @@ impl Launcher<'_> {
     pub(super) fn prepare_resume(&self, saved: &Snapshot, boots: bool) -> Result<Prepared, Error> {
         let config = self.config;
         let digests = config.digests()?.until(self.shared.cancel());
-        let store = vmette_image::Store::open(self.cache.path())?;
+        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
         let options = asset_options(config, self.cache);
         let builtin = || Ok(self.builtin(&options)?.path);
         let (rootfs, in_use) = saved.base_image(config, &store, builtin, &digests)?;
