@@ -225,7 +225,7 @@ fn end_with_owner(_at_our_end: AtOurEnd, _owner: Pid) -> io::Result<()> {
 }
 
 /// Marks every descriptor for closing: a program that embeds this library may have opened files without that mark, and
-/// they are none of the child's business.
+/// the child must not have them.
 #[cfg(target_os = "linux")]
 fn close_on_exec() {
     // SAFETY: a system call on plain numbers; with this flag it closes nothing now. Kernels before 5.11 refuse it, and

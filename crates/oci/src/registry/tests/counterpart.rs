@@ -80,7 +80,7 @@ fn pull(registry: &Registry, from: usize) -> Vec<u8> {
     bytes
 }
 
-/// What does not compress, so that `skopeo` has no reason to.
+/// Bytes that do not compress, so that `skopeo` has no reason to.
 fn layer() -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(7);
     std::iter::repeat_with(|| random.u8(..)).take(BLOB).collect()
