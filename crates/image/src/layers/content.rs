@@ -109,3 +109,8 @@ impl SpillWriter {
         Ok(SpillFile { file: self.file })
     }
 }
+
+/// For `map_err`: content cannot be spilled to the directory.
+pub(super) fn unwritable(dir: &Path) -> impl FnOnce(io::Error) -> vmette_cache::Error {
+    vmette_cache::Error::io("content cannot be spilled to it", dir)
+}

@@ -9,8 +9,8 @@ use std::thread;
 
 use vmette_work::Work;
 
-use super::Rules;
-use super::content::{Content, Piece, SpillFile, SpillWriter};
+use super::content::{Content, Piece, SpillFile, SpillWriter, unwritable};
+use super::conversion::Rules;
 use super::entry_log::EntryLog;
 use super::error::ConvertError;
 use super::record::{Action, Record};
@@ -168,11 +168,6 @@ impl Emitter<'_> {
         self.unpacked += content.size;
         Ok(self.packer.write(|tar| tar.end_file(content.size))?)
     }
-}
-
-/// For `map_err`: content cannot be spilled to the directory.
-pub(super) fn unwritable(dir: &Path) -> impl FnOnce(std::io::Error) -> vmette_cache::Error {
-    vmette_cache::Error::io("content cannot be spilled to it", dir)
 }
 
 #[cfg(test)]

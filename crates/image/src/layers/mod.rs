@@ -7,6 +7,7 @@
 
 mod apply;
 mod content;
+mod conversion;
 mod decode;
 mod emit;
 mod entry_log;
@@ -22,19 +23,18 @@ mod stream;
 mod tree;
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 
 use vmette_cache::Digest;
-use vmette_work::{Cancelled, Work};
+use vmette_work::Work;
 
-use crate::read_error::ReadError;
-use crate::sniff::FileKind;
-use crate::tar::{ArchiveError, Budget};
+use crate::tar::ArchiveError;
 use apply::Applier;
 use content::SpillFile;
+use conversion::Shared;
+pub(crate) use conversion::{Layer, Rules};
 pub(crate) use decode::decoder;
 pub use decode::first_stream;
 pub(crate) use error::ConvertError;
@@ -46,34 +46,6 @@ use tree::Tree;
 const AT_ONCE: usize = 3;
 
 type Result<T> = std::result::Result<T, ConvertError>;
-
-/// Opens a layer's bytes as they are stored. Called once, on another thread.
-pub(crate) type Open<'a> =
-    Box<dyn FnOnce() -> std::result::Result<Box<dyn Read + Send + 'a>, ReadError> + Send + 'a>;
-
-/// One layer, or an archive that is all of an image.
-pub(crate) struct Layer<'a> {
-    /// For messages: the archive's path, or the image and which layer of it.
-    pub(crate) name: String,
-    /// Its bytes. They are read to their end, also if the archive in them ends earlier: the last `read` may verify a
-    /// digest. A [`ReadError`] in an error of the reader is the conversion's failure.
-    pub(crate) open: Open<'a>,
-    /// Its compression; `None` to tell it by its magic.
-    pub(crate) compression: Option<FileKind>,
-    /// Digest of its decompressed bytes. Only with it is an archive without the mark of its end let through.
-    pub(crate) diff_id: Option<Digest>,
-}
-
-/// Rules for reading layers.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Rules {
-    /// Names that begin with `.wh.` remove names of lower layers: these are layers of an image, and not an archive.
-    pub(crate) whiteouts: bool,
-    /// Most bytes of all layers, decompressed, with holes of sparse files.
-    pub(crate) max_bytes: u64,
-    /// The variable that raises it, for messages.
-    pub(crate) max_bytes_variable: &'static str,
-}
 
 /// Facts about a conversion.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,14 +87,7 @@ struct Applied {
 
 /// Reads all layers and applies them. Spills content to `dir`.
 fn apply(layers: Vec<Layer<'_>>, rules: Rules, work: &Work, dir: &Path) -> Result<Applied> {
-    let shared = Shared {
-        rules,
-        work,
-        dir,
-        budget: Budget::new(rules.max_bytes, rules.max_bytes_variable),
-        large: Mutex::new(()),
-        cause: Mutex::new(None),
-    };
+    let shared = Shared::new(rules, work, dir);
     let mut applier = Applier::new();
     let (mut spills, mut diff_ids) = (Vec::new(), Vec::new());
     let read = shared.read_all(layers, |name, layer| {
@@ -141,20 +106,6 @@ fn apply(layers: Vec<Layer<'_>>, rules: Rules, work: &Work, dir: &Path) -> Resul
     let cause = shared.cause.into_inner().unwrap_or_else(PoisonError::into_inner);
     read.map_err(|e| cause.unwrap_or(e))?;
     Ok(Applied { tree: applier.into_tree(), spills, diff_ids })
-}
-
-/// The state that the threads of one conversion share.
-struct Shared<'a> {
-    rules: Rules,
-    /// Cancelled when any of them fails.
-    work: &'a Work,
-    /// The directory that content is spilled to.
-    dir: &'a Path,
-    budget: Budget,
-    /// Held while a stream is decompressed that takes much memory: one at a time, so that layers cannot add it up.
-    large: Mutex<()>,
-    /// The first failure.
-    cause: Mutex<Option<ConvertError>>,
 }
 
 impl Shared<'_> {
@@ -201,35 +152,6 @@ impl Shared<'_> {
             }
             Ok(())
         })
-    }
-
-    /// Ends the waits of all threads, at once. The conversion's failure is the first one that comes here.
-    fn give_up(&self, error: ConvertError) -> ConvertError {
-        self.cause.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.work.cancel().cancel();
-        Cancelled.into()
-    }
-
-    /// The failure of this layer: its reader's, or a defect of its archive.
-    fn layer_error(&self, name: &str, error: ArchiveError) -> ConvertError {
-        match error {
-            ArchiveError::Read(e) => match ReadError::of(e) {
-                ReadError::System(e) => self.named(name, ArchiveError::Read(e)),
-                ReadError::Archive(defect) => self.named(name, defect),
-                failure => failure.into(),
-            },
-            ArchiveError::Spill(e) => emit::unwritable(self.dir)(e).into(),
-            defect => self.named(name, defect),
-        }
-    }
-
-    fn named(&self, name: &str, source: ArchiveError) -> ConvertError {
-        let name = name.to_owned();
-        if self.rules.whiteouts {
-            ConvertError::Layer { name, source }
-        } else {
-            ConvertError::Archive { name, source }
-        }
     }
 }
 

@@ -9,15 +9,19 @@ use vmette_cache::Digest;
 use vmette_oci::ImageError;
 
 use super::content::{Content, SpillFile, SpillWriter};
+use super::conversion::{Layer, Shared};
 use super::decode::{Memory, decoder_within};
 use super::entry_log::EntryLog;
+use super::error::ConvertError;
 use super::path::{self, Name};
 use super::record::{Action, Attrs, Record, XattrSets};
 use super::stream::{Chunks, Pump, read_buffered, stream};
-use super::{ConvertError, Layer, Result, Shared};
+
 use crate::read_error::ReadError;
 use crate::sniff::FileKind;
 use crate::tar::{self, ArchiveError, End, Entry, Kind, Refusal, Source};
+
+type Result<T> = std::result::Result<T, ConvertError>;
 
 /// A layer that was read.
 pub(super) struct ReadLayer {

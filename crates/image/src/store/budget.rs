@@ -1,9 +1,6 @@
 //! The most that the cache may take.
 
-use vmette_cache::Key;
-
 use super::error::Result;
-use super::{PruneRules, Store};
 use crate::limits::{self, BadLimit};
 
 const VARIABLE: &str = "VMETTE_CACHE_MAX_BYTES";
@@ -32,14 +29,6 @@ impl Budget {
 
     fn from_bytes(bytes: u64) -> Self {
         Self((bytes > 0).then_some(bytes))
-    }
-
-    /// Prunes after the image was made. It is there and can be used whatever becomes of the others.
-    pub(super) fn enforce(self, store: &Store, made: &Key) {
-        let Some(max_bytes) = self.0 else { return };
-        if let Err(e) = store.prune(&PruneRules { max_bytes, keep: Some(*made), recent_too: false }) {
-            store.work.warn(&format!("the cache could not be pruned: {e}"));
-        }
     }
 }
 

@@ -8,7 +8,10 @@ use std::process::{Command, Stdio};
 use vmette_work::Work;
 
 use super::tests::{description, fake_image, key};
-use super::{Digest, Origin, PruneRules, Removal, Store, file_names};
+use vmette_cache::Digest;
+
+use super::files::file_names;
+use super::{Origin, PruneRules, Removal, Store};
 
 /// Names the point at which the process ends.
 pub(crate) const VARIABLE: &str = "VMETTE_STORE_TEST_CRASH";

@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{Store, document};
+use super::document;
+use super::images::Store;
 
 /// While this lives, pruning leaves the image alone.
 #[derive(Debug)]

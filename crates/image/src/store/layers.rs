@@ -16,7 +16,7 @@ use vmette_work::Work;
 
 use super::document::{self, remove_if_there};
 use super::error::Result;
-use super::{LOCK_SUFFIX, LOCK_WAIT_MAX, file_names};
+use super::files::{LOCK_SUFFIX, LOCK_WAIT_MAX, file_names};
 
 /// Directory below the cache's root.
 const LAYERS_DIR: &str = "layers";

@@ -7,9 +7,11 @@ use std::path::Path;
 use vmette_cache::Key;
 
 use super::error::Result;
+use super::files::RECORD_SUFFIX;
 use super::hold::is_held;
+use super::images::Store;
 use super::record::Record;
-use super::{RECORD_SUFFIX, Store, StoredImage};
+use super::record::StoredImage;
 
 impl Store {
     /// All images, by key. Neither verified nor counted as use.

@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use vmette_cache::{Digest, FileLock, Key, private_folder};
 
+use super::document::{self, remove_if_there};
 use super::error::Result;
-use super::{
-    LOCK_WAIT_MAX, Origin, RECORD_SUFFIX, Store, document, file_names, key_of, remove_if_there, seconds,
-};
+use super::files::{LOCK_WAIT_MAX, RECORD_SUFFIX, file_names};
+use super::images::Store;
+use super::key::key_of;
+use super::record::{Origin, seconds};
 
 /// Directory below the images'.
 const NAMES_DIR: &str = "names";

@@ -6,59 +6,19 @@ use std::time::{Duration, SystemTime};
 
 use vmette_cache::{FileLock, Key, StagedFile};
 
+use super::document::{self, remove_if_there};
 use super::error::Result;
+use super::files::{IMAGE_SUFFIX, LOCK_SUFFIX, RECORD_SUFFIX, STAGING_INFIX, file_names, staging_of};
 use super::hold::{is_held, lock_unheld};
+use super::images::Store;
 use super::names::NameRecord;
 use super::record::Record;
-use super::{
-    IMAGE_SUFFIX, LOCK_SUFFIX, Origin, RECORD_SUFFIX, STAGING_INFIX, Store, StoredImage, document,
-    file_names, remove_if_there, staging_of,
-};
+use super::record::{Origin, StoredImage};
+use super::rules::{PruneRules, Pruned, Removal};
 
 /// An image that was asked for this recently is kept: its session may be about to hold it. Layers likewise, whose
 /// conversion may be about to begin.
 const GRACE: Duration = Duration::from_secs(60);
-
-/// Rules of a pruning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PruneRules {
-    /// Bytes that images and layers may take afterwards.
-    pub max_bytes: u64,
-    /// An image that stays.
-    pub keep: Option<Key>,
-    /// Also what was used within the last minute.
-    pub recent_too: bool,
-}
-
-/// Result of removing an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Removal {
-    Gone,
-    /// Somebody uses it.
-    Held,
-    /// Somebody has its key's lock.
-    BeingMade,
-}
-
-/// Result of a pruning.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pruned {
-    /// Images removed, by their identity.
-    pub images: Vec<String>,
-    /// Layers removed.
-    pub layers: usize,
-    /// Bytes that this freed.
-    pub bytes: u64,
-    /// Bytes that images and layers take now.
-    pub left: u64,
-}
-
-impl Pruned {
-    fn freed(&mut self, bytes: u64) {
-        self.bytes += bytes;
-        self.left = self.left.saturating_sub(bytes);
-    }
-}
 
 impl Store {
     /// Removes layers, then images, the longest unused first, until the store takes at most `max_bytes`. Keeps images that

@@ -11,8 +11,7 @@ mod token;
 use std::io::Read;
 use std::sync::Arc;
 
-use crate::error::ImageError;
-use crate::error::{Error, Result};
+use crate::error::{Error, ImageError, Result};
 use crate::reference::BadReference;
 use crate::reference::Which;
 use crate::source::{Blob, RawManifest, Source};
@@ -53,8 +52,9 @@ struct Inner {
 }
 
 impl Registry {
-    /// A repository, as a reference has it (`docker.io`, `library/alpine`), reached by this client. Asks nobody yet. Credentials are looked up, when they are
-    /// asked for, in `known`, then in the environment and in files; `work` hears of credentials that are not sent.
+    /// A repository, as a reference has it (`docker.io`, `library/alpine`), reached by this client. Asks nobody yet.
+    /// Credentials are looked up, when they are asked for, in `known`, then in the environment and in files; `work`
+    /// hears of credentials that are not sent.
     ///
     /// # Errors
     /// The names cannot be part of a URL.

@@ -1,24 +1,22 @@
 //! Writing images to files that other programs read.
 
+mod copy;
 mod oci;
 mod tree;
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
-use vmette_work::Work;
 
 use super::{ExportFormat, Exported, Images};
 use crate::error::{ProviderError, Result};
 use crate::read_error::ReadError;
 use crate::store::Store;
+use copy::copy;
 use tree::Archive;
-
-/// Bytes copied between two looks at whether it was cancelled.
-const PIECE: u64 = 16 << 20;
 
 impl Images {
     /// Writes an image to a file, which is replaced if it is there, and whole or as it was before. Counts as use.
@@ -105,17 +103,5 @@ impl Target {
         let failed = ProviderError::io("cannot write", &self.path);
         self.staging.persist(&self.path).map_err(|e| failed(e.error))?;
         Ok(Exported { path: self.path, bytes })
-    }
-}
-
-fn copy(from: impl Read, to: &mut impl Write, work: &Work) -> io::Result<u64> {
-    let mut from = from;
-    let mut copied = 0;
-    loop {
-        work.check()?;
-        match io::copy(&mut from.by_ref().take(PIECE), to)? {
-            0 => return Ok(copied),
-            piece => copied += piece,
-        }
     }
 }

@@ -13,7 +13,7 @@ use vmette_cache::Digest;
 use vmette_oci::{ImageConfig, Platform};
 use vmette_work::Work;
 
-use super::copy;
+use super::copy::copy;
 use crate::store::Description;
 
 const BLOCK: usize = 512;

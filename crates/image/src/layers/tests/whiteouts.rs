@@ -2,7 +2,9 @@
 
 use std::io::{self, Read};
 
+use super::super::conversion::Open;
 use super::*;
+use crate::read_error::ReadError;
 use crate::sniff::FileKind;
 
 /// A layer of these names: `d/` is a directory, `a -> b` a symbolic link, `a = b` a hard link, anything else a file

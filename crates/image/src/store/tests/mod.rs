@@ -3,14 +3,23 @@
 mod names;
 mod places;
 
-use std::os::unix::fs::symlink;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use super::error::Result;
+use super::files::{LOCK_SUFFIX, STAGING_INFIX, file_names};
+use super::key::key_of_file;
+use super::record::Record;
 use super::*;
+use vmette_cache::{Digest, Key, Stamp};
 use vmette_oci::{ImageConfig, Platform};
 use vmette_work::Progress;
+use vmette_work::Work;
 
 /// The smallest file that passes for an image.
 pub(super) fn fake_image(len: usize) -> Vec<u8> {

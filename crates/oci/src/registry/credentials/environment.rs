@@ -1,6 +1,6 @@
 //! Credentials in environment variables.
 
-use super::{ANY_USER, Credential, Found};
+use super::credential::{ANY_USER, Credential, Found};
 use vmette_http::Result;
 use vmette_http::{Lookup, NetworkError};
 

@@ -8,7 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde::Deserialize;
 
-use super::{Credential, Secret};
+use super::credential::Credential;
+use super::secret::Secret;
 use vmette_http::Lookup;
 
 /// Largest such file. It has some hundred bytes for each registry.

@@ -5,33 +5,19 @@
 //! configuration; podman's. None of them says something of every host: a secret is one registry's, and the name of the
 //! image, which chooses the registry, may be a stranger's.
 
+mod credential;
 mod environment;
 mod file;
 mod program;
 mod secret;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
-use vmette_http::Result;
-use vmette_http::{Authorization, Lookup};
+use vmette_http::{Lookup, Result};
 use vmette_work::Work;
 
-pub(super) use secret::Secret;
+pub(super) use credential::{Credential, Found};
 
-/// The user of a secret that comes without one; servers that take such a token do not look at it.
-const ANY_USER: &str = "vmette";
 /// Docker's name of the default registry in its configuration.
 const DOCKER_SERVER: &str = "https://index.docker.io/v1/";
-
-/// A registry's credential.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Credential {
-    /// A name and a password or token.
-    Password { user: String, secret: Secret },
-    /// A token that an earlier login left, for token servers only.
-    IdentityToken(Secret),
-}
 
 /// Credentials that the calling program gives, which come before any others.
 #[derive(Debug, Clone, Default)]
@@ -50,35 +36,8 @@ impl Credentials {
     }
 }
 
-/// A credential that was found for a host, and where.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Found {
-    pub(super) credential: Option<Credential>,
-    /// `the environment variable X`, `FILE`.
-    pub(super) origin: String,
-    /// Places that did not answer, for a message when the registry refuses.
-    pub(super) failures: Vec<String>,
-}
-
-impl Credential {
-    fn password(user: &str, secret: &str) -> Self {
-        Self::Password { user: user.to_owned(), secret: Secret::new(secret) }
-    }
-
-    /// For an `Authorization` header.
-    pub(super) fn basic(&self) -> Option<Authorization> {
-        let Self::Password { user, secret } = self else { return None };
-        let encoded = STANDARD.encode(format!("{user}:{}", secret.expose()));
-        Some(Authorization::new(format!("Basic {encoded}"), vec![encoded, secret.expose().to_owned()]))
-    }
-}
-
 impl Found {
-    fn new(credential: Credential, origin: impl Into<String>) -> Self {
-        Self { credential: Some(credential), origin: origin.into(), failures: Vec::new() }
-    }
-
-    /// Which credentials were tried, and how to add some.
+    /// The credentials that were tried, and the ways to add some.
     pub(super) fn advice(&self, host: &str) -> String {
         let variable = environment::auth_variable(host);
         let tried = match &self.credential {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use vmette_spawn::{Command, Tool, find};
 
-use super::{Credential, Secret};
+use super::credential::Credential;
+use super::secret::Secret;
 use vmette_http::Result;
 use vmette_work::Work;
 use vmette_work::printable;
