@@ -167,12 +167,12 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// A small text file, or `None` when it is not there or not small.
+/// Reads a small text file. `None` if it is not there, or not small.
 pub(crate) fn read_small(path: &Path) -> Option<String> {
     let mut text = String::new();
     let file = fs::File::open(path).ok()?;
-    io::Read::read_to_string(&mut io::Read::take(file, SMALL_FILE_MAX), &mut text).ok()?;
-    Some(text)
+    let read = io::Read::read_to_string(&mut io::Read::take(file, SMALL_FILE_MAX + 1), &mut text).ok()?;
+    (read as u64 <= SMALL_FILE_MAX).then_some(text)
 }
 
 #[cfg(test)]
@@ -200,6 +200,17 @@ mod tests {
         fs::write(&path, "").unwrap();
         assert_eq!(kvm_device(&path), KvmDevice::Ready);
         assert!(matches!(kvm_device(dir.path()), KvmDevice::Unusable(_)));
+    }
+
+    #[test]
+    fn a_file_that_is_not_small_is_not_read_in_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let full = "x".repeat(usize::try_from(SMALL_FILE_MAX).unwrap());
+        fs::write(&path, &full).unwrap();
+        assert_eq!(read_small(&path), Some(full.clone()));
+        fs::write(&path, full + "x").unwrap();
+        assert_eq!(read_small(&path), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod accel;
 mod args;
 mod boot;
 mod checks;
+mod devices;
 mod digest;
 mod engine;
 mod host_facts;
@@ -20,8 +21,7 @@ mod process;
 mod qmp;
 mod runtime_dir;
 mod save;
-mod share;
-mod shares;
+mod servers;
 mod snapshot;
 mod stamp;
 mod version;
@@ -29,5 +29,5 @@ mod vsock;
 
 pub use engine::{Qemu, QemuOptions};
 
-/// What errors call this engine.
+/// The engine's name in errors.
 const ENGINE: &str = "QEMU";

@@ -1,4 +1,5 @@
-//! What every engine refuses in a spec, before anything is started: missing files, names that no device can carry.
+//! Checks of a spec and of a device that all engines share, made before anything is started: missing files, names that no
+//! device can carry.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -6,7 +7,7 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, MachineSpec, Result};
+use crate::{Device, Disk, Error, MachineSpec, Network, Result, Share};
 
 /// Longest serial number of a virtio-blk device.
 const SERIAL_MAX: usize = 20;
@@ -14,11 +15,11 @@ const SERIAL_MAX: usize = 20;
 /// Longest tag of a virtio-fs device.
 const TAG_MAX: usize = 36;
 
-/// The serial number that the rootfs has.
+/// Serial number of the rootfs's device.
 pub const ROOTFS_SERIAL: &str = "rootfs";
 
-/// The spec with absolute paths, since whoever runs the machine may do so in another folder. All of its files are there
-/// and of the right kind, all of its names are unique and fit their devices. Sizes are the engine's to check.
+/// The spec with absolute paths, since the machine may run in another folder. All of its files are there and of the right
+/// kind, all of its names are unique and fit their devices. Sizes are the engine's to check.
 ///
 /// # Errors
 /// [`Error::File`] or [`Error::InvalidSpec`], naming what is wrong.
@@ -34,28 +35,60 @@ pub fn checked(mut spec: MachineSpec) -> Result<MachineSpec> {
         absolute(rootfs)?;
         file("rootfs image", rootfs, true)?;
     }
-    let mut serials = BTreeSet::from([ROOTFS_SERIAL.to_owned()]);
-    for disk in &mut spec.disks {
-        serial(&disk.serial)?;
-        if !serials.insert(disk.serial.clone()) {
-            return invalid(format!("two disks have the serial number {:?}", disk.serial));
+    let mut serials = BTreeSet::new();
+    for one in &mut spec.disks {
+        disk(one)?;
+        if !serials.insert(one.serial.clone()) {
+            return invalid(format!("two disks have the serial number {:?}", one.serial));
         }
-        absolute(&mut disk.path)?;
-        file("disk image", &disk.path, disk.read_only)?;
     }
     let mut tags = BTreeSet::new();
-    for share in &mut spec.shares {
-        tag(&share.tag)?;
-        if !tags.insert(share.tag.clone()) {
-            return invalid(format!("two shares have the tag {:?}", share.tag));
+    for one in &mut spec.shares {
+        share(one)?;
+        if !tags.insert(one.tag.clone()) {
+            return invalid(format!("two shares have the tag {:?}", one.tag));
         }
-        absolute(&mut share.path)?;
-        folder(&share.path)?;
     }
+    network(&spec.network)?;
     Ok(spec)
 }
 
-/// Whether a vsock port can be one: 0 is nobody's and the highest stands for any.
+/// The same for a device that is attached to a running machine.
+///
+/// # Errors
+/// [`Error::File`] or [`Error::InvalidSpec`], naming what is wrong.
+pub fn checked_device(mut device: Device) -> Result<Device> {
+    match &mut device {
+        Device::Share(one) => share(one)?,
+        Device::Disk(one) => disk(one)?,
+        Device::Network(one) => network(one)?,
+        Device::Vsock => {}
+    }
+    Ok(device)
+}
+
+fn disk(disk: &mut Disk) -> Result<()> {
+    serial(&disk.serial)?;
+    absolute(&mut disk.path)?;
+    file("disk image", &disk.path, disk.read_only)
+}
+
+fn share(share: &mut Share) -> Result<()> {
+    tag(&share.tag)?;
+    absolute(&mut share.path)?;
+    folder(&share.path)
+}
+
+fn network(network: &Network) -> Result<()> {
+    match network {
+        Network::Frames(frames) if !frames.mac.is_unicast() => {
+            invalid(format!("link address {}: it must be that of one device", frames.mac))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks the number of a vsock port: 0 is nobody's, and the highest stands for any.
 ///
 /// # Errors
 /// [`Error::InvalidSpec`].
@@ -78,7 +111,7 @@ fn absolute(path: &mut PathBuf) -> Result<()> {
     Ok(())
 }
 
-/// Opens it as the engine will, so that the error names the file and its purpose.
+/// Opens the file as the engine will, so that the error names the file and its purpose.
 fn file(what: &'static str, path: &Path, read_only: bool) -> Result<()> {
     let error = |source| Error::File { what, path: path.to_owned(), source };
     // A named pipe would block in `open`, so its kind is looked at first.
@@ -97,6 +130,9 @@ fn folder(path: &Path) -> Result<()> {
 }
 
 fn serial(serial: &str) -> Result<()> {
+    if serial == ROOTFS_SERIAL {
+        return invalid(format!("two disks have the serial number {ROOTFS_SERIAL:?}"));
+    }
     let valid = (1..=SERIAL_MAX).contains(&serial.len()) && serial.bytes().all(|b| b.is_ascii_alphanumeric());
     if valid {
         return Ok(());
@@ -118,7 +154,8 @@ fn tag(tag: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Disk, Share};
+    use crate::{Frames, Mac};
+    use std::sync::Arc;
 
     fn spec(dir: &Path) -> MachineSpec {
         let file = dir.join("file");
@@ -180,5 +217,24 @@ b"
         }
         refused(|spec| spec.shares.push(spec.shares[0].clone()), "two shares");
         refused(|spec| spec.disks[0].serial = ROOTFS_SERIAL.into(), "two disks");
+    }
+
+    #[test]
+    fn a_device_that_comes_later_is_held_to_the_same() {
+        let refused = |device, word: &str| {
+            let error = checked_device(device).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        };
+        let share = |tag: &str, path: &str| Share { tag: tag.into(), path: path.into(), read_only: true };
+        refused(Device::Share(share("a/b", "/")), "share tag");
+        refused(Device::Share(share("a", "/nonexistent")), "shared folder /nonexistent");
+        let disk = Disk { serial: ROOTFS_SERIAL.into(), path: "/bin/sh".into(), read_only: true };
+        refused(Device::Disk(disk), "two disks");
+        let socket = Arc::new(std::os::unix::net::UnixStream::pair().unwrap().0.into());
+        refused(
+            Device::Network(Network::Frames(Frames { socket, mac: Mac([1, 0, 0, 0, 0, 1]) })),
+            "link address",
+        );
+        assert!(matches!(checked_device(Device::Share(share("a", "/"))), Ok(Device::Share(_))));
     }
 }
