@@ -14,7 +14,6 @@ mod device;
 mod error;
 pub mod fake;
 mod machine;
-mod slot;
 mod spec;
 mod vsock;
 
@@ -22,6 +21,6 @@ pub use capabilities::{Accelerator, Capabilities, Isolation, Support};
 pub use device::{Device, DeviceId, Disk, Frames, Framing, Mac, Network, Share};
 pub use error::{Error, Result, is_shortage};
 pub use machine::{ControlStream, Hypervisor, Machine, MachineEnd};
-pub use slot::Slot;
 pub use spec::{AcceleratorChoice, Console, MachineSpec, Origin, Saved, SavedState};
+pub use vmette_work::Slot;
 pub use vsock::{TimedOut, VsockListener, VsockStream};

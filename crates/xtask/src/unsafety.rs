@@ -13,6 +13,7 @@ const MAY: &[&str] = &[
     "crates/guest/src/main",
     "crates/guest/src/sys",
     "crates/qemu/src/process",
+    "crates/spawn/src/child",
     "crates/vz/src",
     "crates/vz/tests",
     "crates/capi/src",

@@ -1,7 +1,9 @@
 //! A write-once cell that any number of threads may wait on.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::{Cancel, Cancelled};
 
 /// A value that is set once, by whoever comes first, and seen by everyone.
 #[derive(Debug, Default)]
@@ -59,6 +61,39 @@ impl<T: Clone> Slot<T> {
         }
     }
 
+    /// Waits for the value up to a deadline, if there is one (`None` when it has passed), unless the wait is given up.
+    ///
+    /// # Errors
+    /// [`Cancelled`] as soon as it is, and there is no value.
+    pub fn wait_unless(
+        self: &Arc<Self>,
+        cancel: &Cancel,
+        deadline: Option<Instant>,
+    ) -> Result<Option<T>, Cancelled>
+    where
+        T: Send + 'static,
+    {
+        let slot = self.clone();
+        // Under the lock, or it could come between a look at the token and the wait.
+        let _guard = cancel.on_cancel(move || {
+            let _value = slot.lock();
+            slot.set.notify_all();
+        });
+        let mut guard = self.lock();
+        loop {
+            if let Some(value) = &*guard {
+                return Ok(Some(value.clone()));
+            }
+            cancel.check()?;
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            guard = match left {
+                Some(Duration::ZERO) => return Ok(None),
+                Some(left) => self.set.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.set.wait(guard).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
     /// A thread that panicked while it held the lock cannot have left half a value behind.
     fn lock(&self) -> MutexGuard<'_, Option<T>> {
         self.value.lock().unwrap_or_else(PoisonError::into_inner)
@@ -68,7 +103,7 @@ impl<T: Clone> Slot<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Barrier};
+    use std::sync::{Barrier, mpsc};
     use std::thread;
 
     #[test]
@@ -108,5 +143,23 @@ mod tests {
         assert_eq!(slot.wait_until(Instant::now()), None);
         slot.set(());
         assert_eq!(slot.wait_until(Instant::now()), Some(()));
+    }
+
+    #[test]
+    fn a_wait_can_be_given_up_but_a_value_comes_first() {
+        let (slot, cancel) = (Arc::new(Slot::<u8>::new()), Cancel::new());
+        assert_eq!(slot.wait_unless(&cancel, Some(Instant::now())), Ok(None));
+        let (sender, waiting) = mpsc::channel();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                sender.send(()).unwrap();
+                slot.wait_unless(&cancel, None)
+            });
+            waiting.recv().unwrap();
+            cancel.cancel();
+            assert_eq!(waiter.join().unwrap(), Err(Cancelled));
+        });
+        slot.set(1);
+        assert_eq!(slot.wait_unless(&cancel, None), Ok(Some(1)));
     }
 }
