@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -11,6 +11,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use vmette_cache::sparse;
+use vmette_spawn::{Child, Command};
 use vmette_vmm::console::LastLines;
 use vmette_vmm::{Console, ControlStream, Error, MachineEnd, MachineSpec, Network, Origin, Result, Slot};
 
@@ -19,7 +21,6 @@ use crate::devices::{Devices, Present, name_image};
 use crate::locate::Programs;
 use crate::memory;
 use crate::plan::{Plan, Plugged};
-use crate::process::{Process, Spawn, number};
 use crate::qmp::{self, Qmp, QmpError, failed};
 use crate::servers;
 use crate::snapshot::Snapshot;
@@ -49,7 +50,7 @@ pub(crate) struct Running {
     pub(crate) console: Arc<LastLines>,
     /// Lines that QEMU and the servers of its first devices printed.
     pub(crate) complaints: Arc<LastLines>,
-    pub(crate) qemu: Process,
+    pub(crate) qemu: Child,
     /// The machine's end, where it is known better here than from the way that QEMU ended.
     pub(crate) verdict: Slot<MachineEnd>,
     restore: Mutex<Option<Restore>>,
@@ -103,28 +104,23 @@ pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
     let memory = memory_for(&spec, snapshot.as_ref())?;
     let memory_shared = memory.own.is_some();
     let fds = Fds {
-        memory: number(&memory.fd),
+        memory: memory.fd.as_raw_fd(),
         memory_shared,
-        agent: number(&agent_end),
-        console: number(&console_end),
-        qmp: number(&qmp_end),
-        servers: connections.iter().map(|(name, fd)| (name.clone(), number(fd))).collect(),
-        network: frames.as_ref().map(number),
+        agent: agent_end.as_raw_fd(),
+        console: console_end.as_raw_fd(),
+        qmp: qmp_end.as_raw_fd(),
+        servers: connections.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect(),
+        network: frames.as_ref().map(AsRawFd::as_raw_fd),
     };
-    let mut inherit = vec![memory.fd, agent_end, console_end, qmp_end];
-    inherit.extend(connections.into_iter().map(|(_, connection)| connection));
-    inherit.extend(frames);
     let has_network = plan.network.is_some();
-    let args = args::build(&plan, &fds);
-    let qemu = Process::spawn(Spawn {
-        program: binary,
-        args,
-        inherit,
-        stdin: None,
-        stdout: Some(errors_end.try_clone().map_err(Error::io("duplicate a pipe"))?),
-        stderr: Some(errors_end),
-    })
-    .map_err(Error::io("start QEMU"))?;
+    // A QEMU that was named may be a script.
+    let mut command = Command::new(binary).pass_on(&["PATH"]).args(args::build(&plan, &fds));
+    let inherited = [memory.fd, agent_end, console_end, qmp_end].into_iter();
+    for fd in inherited.chain(connections.into_iter().map(|(_, connection)| connection)).chain(frames) {
+        command = command.inherit(fd);
+    }
+    let stdout = errors_end.try_clone().map_err(Error::io("duplicate a pipe"))?;
+    let qemu = command.stdout(stdout).stderr(errors_end).spawn().map_err(Error::io("start QEMU"))?;
 
     let copy = match &spec.console {
         Console::Discard => None,
@@ -175,7 +171,7 @@ fn memory_for(spec: &MachineSpec, snapshot: Option<&Snapshot>) -> Result<Memory>
             let own = File::from(fd.try_clone().map_err(Error::io("duplicate a descriptor"))?);
             let target = own.try_clone().map_err(Error::io("duplicate a descriptor"))?;
             let copy = saved.map(|saved| {
-                let fill = move || memory::copy_data(&saved, &target);
+                let fill = move || sparse::copy(&saved, &target, || Ok(()));
                 thread::Builder::new().name("copy-memory".into()).spawn(fill)
             });
             let copy = copy.transpose().map_err(Error::io("start a thread"))?;

@@ -175,7 +175,7 @@ impl Devices {
         // The server ends with its connection.
         let removed = remove_backend(qmp, plugged).map_err(failed);
         if let Some(server) = &present.server {
-            server.process.wait_or_kill(Instant::now() + SERVER_LIMIT);
+            let _ = server.process.wait_or_kill(Instant::now() + SERVER_LIMIT);
         }
         removed
     }
@@ -183,7 +183,7 @@ impl Devices {
     /// Ends all servers, with a machine that has ended.
     pub(crate) fn end_servers(&self, deadline: Instant) {
         for server in self.servers() {
-            server.process.wait_or_kill(deadline);
+            let _ = server.process.wait_or_kill(deadline);
         }
     }
 }

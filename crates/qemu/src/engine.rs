@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
+use vmette_cache::KeyBuilder;
 use vmette_vmm::{
     Accelerator, AcceleratorChoice, Capabilities, Error, Framing, Hypervisor, Machine, MachineSpec, Origin,
     Result, Support,
@@ -13,7 +13,6 @@ use crate::ENGINE;
 use crate::accel::{self, Decision};
 use crate::boot::Prepared;
 use crate::checks;
-use crate::digest::hex;
 use crate::host_facts::{self, HostFacts};
 use crate::locate::{self, Programs};
 use crate::machine::QemuMachine;
@@ -21,8 +20,8 @@ use crate::plan::{self, Plan};
 use crate::snapshot::Snapshot;
 use crate::version::{self, Version};
 
-/// Bytes of a digest in a fingerprint.
-const FINGERPRINT_BYTES: usize = 8;
+/// Digits of a key in a fingerprint.
+const DIGITS: usize = 16;
 
 /// Places of the engine's parts. The engine looks for those that are `None`.
 #[derive(Debug, Clone, Default)]
@@ -82,17 +81,16 @@ impl Qemu {
     ) -> Result<String> {
         // Two builds of one version may differ, and a state says nothing of it. What names the build is the same
         // wherever it is installed: a state may be restored on another host.
-        let mut digest = Sha256::new_with_prefix(&version.sha256);
+        let mut build = KeyBuilder::new().text(&version.sha256);
         if accelerator != Accelerator::Tcg {
             // The guest sees the real processor, and part of its state is the host kernel's.
             for fact in [host_facts::processor(), host_facts::kernel()] {
-                digest.update((fact.len() as u64).to_le_bytes());
-                digest.update(fact);
+                build = build.text(&fact);
             }
         }
-        let digest = hex(&digest.finalize()[..FINGERPRINT_BYTES]);
+        let build: String = build.finish().to_string().chars().take(DIGITS).collect();
         let shape = plan::shape(spec, accelerator)?;
-        Ok(format!("QEMU {} {shape} build={digest}", version.text))
+        Ok(format!("QEMU {} {shape} build={build}", version.text))
     }
 }
 

@@ -3,10 +3,11 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use vmette_cache::replace;
 
 const KVM: &str = "/dev/kvm";
 
@@ -142,7 +143,7 @@ pub(crate) fn remember_kvm_failure(cache_dir: &Path, reason: &str) -> io::Result
     let reason: String = reason.chars().take(REASON_MAX / 4).collect();
     let failure = Failure { boot_id: boot_id(), reason };
     fs::create_dir_all(cache_dir)?;
-    write_whole(&cache_dir.join(FAILURE_FILE), &serde_json::to_vec(&failure)?)
+    replace(&cache_dir.join(FAILURE_FILE), &serde_json::to_vec(&failure)?)
 }
 
 fn remembered_kvm_failure(cache_dir: &Path) -> Option<String> {
@@ -153,18 +154,6 @@ fn remembered_kvm_failure(cache_dir: &Path) -> Option<String> {
 
 fn boot_id() -> String {
     read_small(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_default().trim().to_owned()
-}
-
-/// Replaces a small file in one step, so that a reader never sees half of it.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
 }
 
 /// Reads a small text file. `None` if it is not there, or not small.

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use vmette_backend::{VIRTIOFSD, VSOCKD};
+use vmette_spawn::find;
 use vmette_vmm::{Device, Error, Result};
 
 use crate::ENGINE;
@@ -35,7 +36,7 @@ pub(crate) fn qemu(option: Option<&Path>) -> Result<PathBuf> {
             Err(unavailable(format!("{} ({by}) is not a program that can be run", path.display())))
         }
         Some((path, _)) => std::path::absolute(path).map_err(Error::io("make a path absolute")),
-        None => on_path(QEMU)
+        None => find(QEMU)
             .ok_or_else(|| unavailable(format!("{QEMU} is not on PATH: install it with `{QEMU_REMEDY}`"))),
     }
 }
@@ -92,7 +93,7 @@ fn server(name: &str, task: &str, option: Option<&Path>, installed_at: Option<&P
         ),
     };
     let found = places.iter().find(|path| is_program(path)).cloned();
-    let found = found.or_else(|| option.is_none().then(|| on_path(name)).flatten());
+    let found = found.or_else(|| option.is_none().then(|| find(name)).flatten());
     let Some(found) = found else {
         let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
         return Err(Error::Unavailable {
@@ -126,15 +127,6 @@ fn server_places<'a>(
         }
     }
     folders.into_iter().map(|folder| folder.join(name)).collect()
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    // An empty or relative entry means the working directory, which may hold an untrusted project.
-    std::env::split_paths(&path)
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join(name))
-        .find(|p| is_program(p))
 }
 
 fn is_program(path: &Path) -> bool {

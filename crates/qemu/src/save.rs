@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use vmette_cache::sparse;
 use vmette_vmm::{Error, Result, SavedState};
 
 use crate::ENGINE;
 use crate::boot::Running;
-use crate::memory;
 use crate::qmp::{self, Qmp, failed};
 use crate::snapshot::{MEMORY, STATE};
 
@@ -42,7 +42,7 @@ pub(crate) fn save(running: &Running, folder: &Path) -> Result<SavedState> {
     save_devices(&running.qmp, &create(STATE)?)?;
     let copy = create(MEMORY)?;
     copy.set_len(memory.metadata().map_err(error)?.len()).map_err(error)?;
-    memory::copy_data(memory, &copy).map_err(error)?;
+    sparse::copy(memory, &copy, || Ok(())).map_err(error)?;
     Ok(SavedState {
         fingerprint: running.fingerprint.clone(),
         disks: running.devices.disks(),

@@ -1,6 +1,5 @@
 //! Processes that serve a machine's devices over vhost-user: one for each share, one for vsock.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
+use vmette_cache::OwnedFolder;
+use vmette_spawn::{Child, Command};
 use vmette_vmm::console::LastLines;
 use vmette_vmm::{Device, DeviceId, Error, Result};
 
 use crate::locate::Programs;
-use crate::process::{Process, Spawn};
-use crate::runtime_dir::RuntimeDir;
 use crate::vsock::Vsock;
 
 /// Time for a vsock server to read a message; it does nothing that blocks.
@@ -35,7 +34,7 @@ pub(crate) struct Started {
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) of: DeviceId,
-    pub(crate) process: Process,
+    pub(crate) process: Child,
     /// The lines that it printed, and perhaps those of others.
     pub(crate) complaints: Arc<LastLines>,
 }
@@ -49,34 +48,20 @@ pub(crate) fn start(
 ) -> Result<Option<Started>> {
     let Some(program) = programs.for_device(device)? else { return Ok(None) };
     let (listener, connection) = connected().map_err(Error::io("connect to a device's server"))?;
-    let mut args: Vec<OsString> = Vec::new();
-    let mut control = None;
+    let mut command = Command::new(program).stdin(listener);
     let mut vsock = None;
     if let Device::Share(share) = device {
-        args.extend([
-            "--shared-dir".into(),
-            share.path.clone().into(),
-            "--tag".into(),
-            share.tag.clone().into(),
-        ]);
-        args.extend(share.read_only.then(|| "--readonly".into()));
+        command = command.arg("--shared-dir").arg(&share.path).args(["--tag", &share.tag]);
+        command = command.args(share.read_only.then_some("--readonly"));
     } else {
         let failed = "connect to the vsock server";
         let (ours, theirs) = UnixStream::pair().map_err(Error::io(failed))?;
         ours.set_write_timeout(Some(SEND_LIMIT)).map_err(Error::io(failed))?;
-        control = Some(theirs.into());
+        command = command.stdout(theirs);
         vsock = Some(Arc::new(Vsock::new(ours)?));
     }
     let (stderr, complaints) = stderr()?;
-    let spawn = Spawn {
-        program,
-        args,
-        inherit: Vec::new(),
-        stdin: Some(listener),
-        stdout: control,
-        stderr: Some(stderr),
-    };
-    let process = Process::spawn(spawn).map_err(Error::io("start a device's server"))?;
+    let process = command.stderr(stderr).spawn().map_err(Error::io("start a device's server"))?;
     let server = Arc::new(Server { of: device.id(), process, complaints });
     Ok(Some(Started { server, connection, vsock }))
 }
@@ -84,7 +69,7 @@ pub(crate) fn start(
 /// A listening socket with the one connection that it will ever accept already waiting in it. Its path exists for the
 /// time between `bind` and `connect`, in a folder that nobody else can enter.
 fn connected() -> io::Result<(OwnedFd, OwnedFd)> {
-    let dir = RuntimeDir::new()?;
+    let dir = OwnedFolder::new("vmette-socket")?;
     let (listener, connection) = if cfg!(target_os = "linux") {
         // A socket's path has at most 107 bytes; through the folder's descriptor any folder will do.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use vmette_vmm::is_shortage;
+use vmette_vmm::{SavedState, is_shortage};
 
 use crate::Error;
 use crate::assets::{FileStamp, Key};
@@ -14,26 +14,20 @@ use crate::assets::{FileStamp, Key};
 /// A seal is a small text; a saved machine is a handful of files.
 const SEAL_MAX: u64 = 64 << 10;
 
-/// What each file of a folder was.
+/// The stamps of a saved machine's files, and the engine's notes on them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Seal(BTreeMap<String, String>);
+#[serde(deny_unknown_fields)]
+pub(crate) struct Seal {
+    files: BTreeMap<String, String>,
+    state: SavedState,
+}
 
 impl Seal {
-    /// Of all files of the folder, which has no folders in it.
-    pub(crate) fn of(folder: &Path) -> io::Result<Self> {
-        let mut files = BTreeMap::new();
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !entry.file_type()?.is_file() {
-                return Err(io::Error::other(format!("{name} is no file")));
-            }
-            // Wherever the folder is: it may be renamed once it is sealed.
-            let stamp = FileStamp { path: name.clone().into(), ..FileStamp::of(&entry.path())? };
-            files.insert(name, Key::new().file(&stamp).hex());
-        }
-        Ok(Self(files))
+    /// Flushes the folder's files to the disk and takes their stamps. There are no folders in it.
+    pub(crate) fn of(folder: &Path, state: SavedState) -> io::Result<Self> {
+        let files = stamps(folder, |path| fs::File::open(path)?.sync_all())?;
+        fs::File::open(folder)?.sync_all()?;
+        Ok(Self { files, state })
     }
 
     /// Writes it to a file, outside of the folder.
@@ -42,11 +36,11 @@ impl Seal {
         fs::File::open(path)?.sync_all()
     }
 
-    /// Whether the folder is the one that the file at `path` is the seal of.
+    /// Checks the folder against its seal, the file at `path`, and returns the engine's notes.
     ///
     /// # Errors
-    /// [`Error::RestoreFailed`]: why it is not. [`Error::Io`]: the host lacks what it takes to find out.
-    pub(crate) fn check(path: &Path, folder: &Path) -> Result<(), Error> {
+    /// [`Error::RestoreFailed`] with the difference. [`Error::Io`] if the host lacks the means to find out.
+    pub(crate) fn check(path: &Path, folder: &Path) -> Result<SavedState, Error> {
         let broken = |reason: String| Error::RestoreFailed(reason);
         let failed = |path: &Path, e: io::Error| match is_shortage(&e) {
             true => Error::Io(e),
@@ -57,15 +51,32 @@ impl Seal {
         }
         let text = fs::read(path).map_err(|e| failed(path, e))?;
         let sealed: Self = serde_json::from_slice(&text).map_err(|_| broken("its seal is damaged".into()))?;
-        let found = Self::of(folder).map_err(|e| failed(folder, e))?;
-        let names = sealed.0.keys().chain(found.0.keys());
-        match names.into_iter().find(|name| sealed.0.get(*name) != found.0.get(*name)) {
+        let found = stamps(folder, |_| Ok(())).map_err(|e| failed(folder, e))?;
+        let names = sealed.files.keys().chain(found.keys());
+        match names.into_iter().find(|name| sealed.files.get(*name) != found.get(*name)) {
             Some(name) => {
                 Err(broken(format!("its {name} was changed, or copied from elsewhere, after it was saved")))
             }
-            None => Ok(()),
+            None => Ok(sealed.state),
         }
     }
+}
+
+/// The stamps of all files of a folder, each taken after `before`.
+fn stamps(folder: &Path, before: impl Fn(&Path) -> io::Result<()>) -> io::Result<BTreeMap<String, String>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !entry.file_type()?.is_file() {
+            return Err(io::Error::other(format!("{name} is no file")));
+        }
+        before(&entry.path())?;
+        // Wherever the folder is: it may be renamed once it is sealed.
+        let stamp = FileStamp { path: name.clone().into(), ..FileStamp::of(&entry.path())? };
+        files.insert(name, Key::new().file(&stamp).hex());
+    }
+    Ok(files)
 }
 
 #[cfg(test)]
@@ -78,12 +89,12 @@ mod tests {
         fs::create_dir(&machine).unwrap();
         fs::write(machine.join("memory"), "memory").unwrap();
         fs::write(machine.join("state"), "state").unwrap();
-        Seal::of(&machine).unwrap().write(&dir.path().join("seal")).unwrap();
+        Seal::of(&machine, SavedState::default()).unwrap().write(&dir.path().join("seal")).unwrap();
         dir
     }
 
     fn check(dir: &Path) -> Result<(), String> {
-        Seal::check(&dir.join("seal"), &dir.join("machine")).map_err(|e| match e {
+        Seal::check(&dir.join("seal"), &dir.join("machine")).map(drop).map_err(|e| match e {
             Error::RestoreFailed(reason) => reason,
             other => panic!("{other}"),
         })

@@ -12,7 +12,6 @@ const MAY: &[&str] = &[
     // Its one use exports the symbol that the C start-up code calls in place of a Rust `main`.
     "crates/guest/src/main",
     "crates/guest/src/sys",
-    "crates/qemu/src/process",
     "crates/spawn/src/child",
     "crates/vz/src",
     "crates/vz/tests",

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vmette_vmm::{Console, Disk, MachineSpec, Network, Origin, Share};
+use vmette_vmm::{Capabilities, Console, Disk, MachineSpec, Network, Origin, Share};
 use vmette_wire::agent::{self, Boot, Overlay, Root};
 
 use super::scratch::Scratch;
@@ -35,9 +35,11 @@ pub(super) struct Prepared {
 }
 
 impl Launcher<'_> {
-    pub(super) fn prepare(&self, boots: bool) -> Result<Prepared, Error> {
+    pub(super) fn prepare(&self, capabilities: &Capabilities) -> Result<Prepared, Error> {
+        let options =
+            AssetOptions { elf: capabilities.boots_elf, ..asset_options(self.config, self.cache) };
         if let Some(saved) = self.saved {
-            return self.prepare_resume(saved, boots);
+            return self.prepare_resume(saved, &options);
         }
         let config = self.config;
         let progress = |text: &str| self.notices.progress(text);
@@ -50,13 +52,8 @@ impl Launcher<'_> {
             Some(dir) => ca::bundle(dir)?,
             None => None,
         };
-        let options = asset_options(config, self.cache);
-        let (kernel, initramfs) = if boots {
-            let found = assets::boot_assets(&options, &progress)?;
-            (found.kernel, found.initramfs)
-        } else {
-            (config.kernel.clone(), config.initramfs.clone())
-        };
+        let found = assets::boot_assets(&options, &progress)?;
+        let (kernel, initramfs) = (found.kernel, found.initramfs);
         let mut shares = Vec::new();
         let block = match &config.rootfs {
             Some(Rootfs::Block(block)) => Some(block.clone()),
@@ -69,8 +66,7 @@ impl Launcher<'_> {
                 });
                 None
             }
-            None if boots => Some(self.builtin(&options)?),
-            None => None,
+            None => Some(self.builtin(&options)?),
         };
         let root = match &block {
             Some(block) => {
@@ -115,8 +111,7 @@ impl Launcher<'_> {
         let store = vmette_image::Store::open(self.cache.path())?;
         let rootfs = image::rootfs_report(config, &store);
         // Nothing of this one run is in the boot of an image that cannot change: it can be part of the template.
-        let root_in_template = boots
-            && spec.rootfs.as_ref().is_some_and(|path| path.parent() == Some(store.dir()))
+        let root_in_template = spec.rootfs.as_ref().is_some_and(|path| path.parent() == Some(store.dir()))
             && spec.disks.is_empty()
             && spec.shares.is_empty()
             && ca_bundle.is_none()

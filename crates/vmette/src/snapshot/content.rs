@@ -1,31 +1,24 @@
-//! What files hold, told apart by digest, whatever disk they were copied to.
+//! Digests of files, the same whatever disk a file was copied to.
 //!
-//! A digest is of what can be read, and not of where the holes of a sparse file are: zeros are left out of it. Reading
+//! A digest covers the bytes that can be read, and not the places of a sparse file's holes: zeros are left out of it. Reading
 //! a machine's memory takes a fraction of a second, which is too long for each start; a digest is therefore remembered
 //! for as long as its file is the same.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::SeekFrom;
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use vmette_cache::sparse::{self, BLOCK};
+use vmette_cache::{FileStamp, KeyBuilder, replace};
 
-use crate::assets::{CacheRoot, FileStamp, Key};
+use crate::assets::CacheRoot;
 
-/// Parts that are left out when they are zero.
-const BLOCK: usize = 4096;
-
+/// A part that is left out of a digest.
 const ZEROS: [u8; BLOCK] = [0; BLOCK];
-
-/// Bytes read at once: a multiple of [`BLOCK`].
-const CHUNK: usize = 256 << 10;
 
 /// Digests that are remembered; beyond that all are forgotten, which costs time and nothing else.
 const REMEMBERED_MAX: usize = 4096;
@@ -36,42 +29,13 @@ const SHELF: &str = "digests";
 /// Longest note of one digest, in bytes.
 const NOTE_MAX: u64 = 4096;
 
-/// Calls `each` for the parts of a file that hold data: where a part begins, on a block's boundary, and its bytes.
-pub(super) fn for_data(file: &File, mut each: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
-    let size = file.metadata()?.len();
-    let block = BLOCK as u64;
-    let mut buffer = vec![0; CHUNK];
-    let mut at = 0;
-    while at < size {
-        let data = match rustix::fs::seek(file.as_fd(), SeekFrom::Data(at)) {
-            Ok(data) => data,
-            // No data up to the end.
-            Err(Errno::NXIO) => break,
-            Err(e) => return Err(e.into()),
-        };
-        let hole = rustix::fs::seek(file.as_fd(), SeekFrom::Hole(data))?;
-        let start = (data / block * block).max(at);
-        let end = hole.div_ceil(block).saturating_mul(block).min(size);
-        let mut position = start;
-        while position < end {
-            let left = usize::try_from(end - position).unwrap_or(usize::MAX).min(CHUNK);
-            let part = &mut buffer[..left];
-            file.read_exact_at(part, position)?;
-            each(position, part)?;
-            position += left as u64;
-        }
-        at = end;
-    }
-    Ok(())
-}
-
-/// As [`for_data`], until `cancelled` is set: a file may have many gigabytes.
+/// Calls `each` for the parts of a file that hold data, until `cancelled` is set: a file may have many gigabytes.
 pub(super) fn for_data_until(
     file: &File,
     cancelled: &AtomicBool,
     mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
-    for_data(file, |start, part| {
+    sparse::for_data(file, |start, part| {
         if cancelled.load(Ordering::Relaxed) {
             return Err(io::Error::other("called off"));
         }
@@ -100,7 +64,7 @@ fn digest_until(file: &File, cancelled: &AtomicBool) -> io::Result<String> {
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// A digest and what its file was when it had it, wherever the file is.
+/// A digest and its file's stamp, wherever the file is.
 #[derive(Serialize, Deserialize)]
 struct Note {
     stamp: String,
@@ -130,7 +94,7 @@ impl Digests {
         self
     }
 
-    /// The digest of the file at `path`: remembered, else read.
+    /// Returns the digest of the file at `path`: remembered, else read.
     pub(crate) fn of(&self, path: &Path) -> io::Result<String> {
         let stamp = FileStamp::of(path)?;
         if let Some(known) = self.recall(&stamp) {
@@ -167,24 +131,25 @@ impl Digests {
             fs::create_dir_all(&self.folder)?;
         }
         let note = Note { stamp: text_of(stamp), digest: digest.to_owned() };
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-        io::Write::write_all(&mut file, &serde_json::to_vec(&note)?)?;
-        file.persist(self.place(stamp)).map(drop).map_err(|e| e.error)
+        replace(&self.place(stamp), &serde_json::to_vec(&note)?)
     }
 
     fn place(&self, stamp: &FileStamp) -> PathBuf {
-        self.folder.join(Key::new().bytes(&stamp.dev.to_le_bytes()).bytes(&stamp.ino.to_le_bytes()).hex())
+        let (dev, ino) = stamp.stamp.place();
+        let key = KeyBuilder::new().bytes(&dev.to_le_bytes()).bytes(&ino.to_le_bytes());
+        self.folder.join(key.finish().to_string())
     }
 }
 
 fn text_of(stamp: &FileStamp) -> String {
     // A folder that is renamed has the same files.
-    Key::new().file(&FileStamp { path: PathBuf::new(), ..stamp.clone() }).hex()
+    KeyBuilder::new().file(&FileStamp { path: PathBuf::new(), ..stamp.clone() }).finish().to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::FileExt;
 
     #[test]
     fn a_digest_is_of_the_contents_wherever_the_holes_are() {

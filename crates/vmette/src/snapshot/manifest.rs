@@ -1,4 +1,4 @@
-//! What a snapshot says of itself.
+//! A snapshot's account of itself.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vmette_image::ImageConfig;
+use vmette_vmm::SavedState;
 use vmette_wire::agent::Boot;
 
 use crate::RootfsKind;
 
 /// Version of the folder's layout and of this file.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// Written last: a folder without it is no snapshot.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -21,10 +22,10 @@ pub(super) const MANIFEST: &str = "manifest.json";
 /// The engine's own folder.
 pub(crate) const MACHINE: &str = "machine";
 
-/// What was on the scratch disk.
+/// Content of the scratch disk.
 pub(crate) const SCRATCH: &str = "scratch";
 
-/// Largest manifest that is read, in bytes. What images declare is in it.
+/// Largest manifest that is read, in bytes. Images' declarations are in it.
 const MANIFEST_MAX: u64 = 4 << 20;
 
 /// The whole manifest.
@@ -39,6 +40,8 @@ pub(crate) struct Manifest {
     /// The guest's architecture, as Rust names it.
     pub(crate) arch: String,
     pub(crate) engine: Engine,
+    /// The engine's own notes on the machine.
+    pub(crate) state: SavedState,
     /// Version of the protocol that its agent speaks.
     pub(crate) protocol: u32,
     pub(crate) machine: Shape,
@@ -47,7 +50,7 @@ pub(crate) struct Manifest {
     /// Modules beyond the usual ones in the initramfs.
     pub(crate) extra_modules: Vec<String>,
     pub(crate) rootfs: BaseImage,
-    /// How its root was built.
+    /// The request by which its root was built.
     pub(crate) boot: Boot,
     /// Digest of the CA certificates that its root trusts beside its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,21 +58,19 @@ pub(crate) struct Manifest {
     /// Size of its scratch disk in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) scratch_mib: Option<u64>,
-    /// How its image wants to be run.
+    /// The image's own settings for its commands.
     pub(crate) image: ImageConfig,
     /// All other files, by their path in the folder.
     pub(crate) files: BTreeMap<String, Content>,
 }
 
-/// What executed it.
+/// The engine that ran it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Engine {
-    /// As people write it.
+    /// Name and version, as people write them.
     pub(crate) name: String,
     pub(crate) accelerator: String,
-    /// All that a saved state depends on.
-    pub(crate) fingerprint: String,
 }
 
 /// The machine.
@@ -89,7 +90,7 @@ pub(crate) struct Shape {
 #[serde(deny_unknown_fields)]
 pub(crate) struct BootFile {
     pub(crate) digest: String,
-    /// Where it was, when the caller named it; vmette's own are found anew.
+    /// Its place, if the caller named it; vmette's own are found anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<PathBuf>,
 }
@@ -99,18 +100,18 @@ pub(crate) struct BootFile {
 #[serde(deny_unknown_fields)]
 pub(crate) struct BaseImage {
     pub(crate) kind: RootfsKind,
-    /// As the caller named it.
+    /// The caller's name for it.
     pub(crate) name: String,
     /// Its key in the store, if it is the store's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<String>,
-    /// Where it was.
+    /// Its place.
     pub(crate) path: PathBuf,
     pub(crate) fstype: String,
     pub(crate) content: Content,
 }
 
-/// What is in a file.
+/// Content of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Content {
@@ -153,7 +154,11 @@ impl Manifest {
         let damaged = |e| format!("its {MANIFEST} is damaged: {e}");
         let Format { format } = serde_json::from_slice(text).map_err(damaged)?;
         if format != FORMAT {
-            return Err(format!("it has format {format}, this version of vmette reads {FORMAT}"));
+            let remedy = match format < FORMAT {
+                true => "save the session again with this version, or use the one that made it",
+                false => "use the version that made it",
+            };
+            return Err(format!("it has format {format}, this version of vmette reads {FORMAT}: {remedy}"));
         }
         let manifest: Self = serde_json::from_slice(text).map_err(damaged)?;
         let plain = |name: &String| {
@@ -178,7 +183,8 @@ impl Manifest {
     }
 }
 
-/// Who can write to a snapshot chooses the kernel that runs in it: it is taken from nobody but this user.
+/// Accepts a snapshot's file or folder from nobody but this user: whoever can write to it chooses the kernel that runs in
+/// it.
 pub(super) fn own(meta: &fs::Metadata, what: &str) -> Result<(), String> {
     const OTHERS_WRITE: u32 = 0o022;
     if meta.uid() != rustix::process::geteuid().as_raw() {
@@ -207,7 +213,8 @@ mod tests {
             vmette: "1.2.3".into(),
             made: 1,
             arch: "x86_64".into(),
-            engine: Engine { name: "e".into(), accelerator: "tcg".into(), fingerprint: "f".into() },
+            engine: Engine { name: "e".into(), accelerator: "tcg".into() },
+            state: SavedState { fingerprint: "f".into(), ..SavedState::default() },
             protocol: 1,
             machine: Shape { vcpus: 1, memory_mib: 512, slots: 0, cmdline: "quiet".into() },
             kernel: file(),
@@ -255,7 +262,8 @@ mod tests {
             fs::write(&path, text.replacen(from, to, 1)).unwrap();
             refused(dir.path(), word);
         };
-        changed("\"format\": 1", "\"format\": 2, \"new\": 1", "format 2");
+        changed("\"format\": 2", "\"format\": 3, \"new\": 1", "format 3");
+        changed("\"format\": 2", "\"format\": 1", "save the session again");
         changed("\"made\"", "\"made_by\"", "damaged");
         changed("}", "", "damaged");
         for path in ["../state", "/machine/state", "machine/../../state"] {

@@ -10,10 +10,9 @@ mod manifest;
 mod open;
 mod resume;
 mod save;
-mod staging;
 
 pub(crate) use content::Digests;
 pub(crate) use copy::copy_until;
-pub(crate) use manifest::{BaseImage, BootFile, Content, Engine, FORMAT, MACHINE, Manifest, SCRATCH, Shape};
+pub(crate) use manifest::{BaseImage, BootFile, Content, Engine, FORMAT, Manifest, SCRATCH, Shape};
 pub use open::{Snapshot, SnapshotInfo};
 pub(crate) use save::{Outside, Saver, Then};
