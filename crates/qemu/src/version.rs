@@ -90,7 +90,11 @@ pub(crate) fn of(binary: &Path, cache_dir: Option<&Path>) -> Result<Version> {
 
 fn sha256_of(binary: &Path) -> Result<String> {
     let read = fs::File::open(binary).and_then(|file| hash(file, || Ok(())));
-    read.map(|digest| digest.hex()).map_err(|source| Error::File { what: "the QEMU program", path: binary.into(), source })
+    read.map(|digest| digest.hex()).map_err(|source| Error::File {
+        what: "the QEMU program",
+        path: binary.into(),
+        source,
+    })
 }
 
 /// The stamp of the program's file.

@@ -61,8 +61,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut saved = saved(dir.path());
         assert_eq!(Snapshot::open(&saved, "print").unwrap().identifier, [1, 2, 3]);
-        let refused =
-            |saved: &Saved, print: &str| Snapshot::open(saved, print).unwrap_err().to_string();
+        let refused = |saved: &Saved, print: &str| Snapshot::open(saved, print).unwrap_err().to_string();
         let error = refused(&saved, "another");
         assert!(error.contains("print") && error.contains("another"), "{error}");
         saved.state.identity = vec![0; IDENTIFIER_MAX + 1];

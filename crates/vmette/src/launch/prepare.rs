@@ -36,8 +36,7 @@ pub(super) struct Prepared {
 
 impl Launcher<'_> {
     pub(super) fn prepare(&self, capabilities: &Capabilities) -> Result<Prepared, Error> {
-        let options =
-            AssetOptions { elf: capabilities.boots_elf, ..asset_options(self.config, self.cache) };
+        let options = AssetOptions { elf: capabilities.boots_elf, ..asset_options(self.config, self.cache) };
         if let Some(saved) = self.saved {
             return self.prepare_resume(saved, &options);
         }

@@ -49,7 +49,7 @@ fn config(dir: &Path, words: &str) -> Config {
 fn bench() -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), "");
-    Bench::of_host(dir, config)
+    Bench::with(dir, None, config)
 }
 
 suite::tests!(bench);

@@ -89,9 +89,8 @@ fn a_network_is_there_when_it_is_granted_and_has_an_address_of_its_own() {
     // Locally administered, and of one machine rather than a group.
     assert_eq!(address >> 40 & 3, 2, "{first}");
     assert_ne!(network(&bench, Network::Nat), std::slice::from_ref(first));
-    let frames = |socket: OwnedFd| {
-        Network::Frames(Frames { socket: Arc::new(socket), mac: Mac([2, 0, 0, 0, 0, 7]) })
-    };
+    let frames =
+        |socket: OwnedFd| Network::Frames(Frames { socket: Arc::new(socket), mac: Mac([2, 0, 0, 0, 0, 7]) });
     let (ours, _peer) = UnixDatagram::pair().unwrap();
     assert_eq!(network(&bench, frames(ours.into())), ["frames:020000000007"]);
     let (stream, _peer) = UnixStream::pair().unwrap();
@@ -348,7 +347,9 @@ fn a_machine_that_cannot_be_saved_says_why_and_goes_on() {
     let bench = Bench::new();
     let share = Share { tag: "a".into(), path: bench.path("root"), read_only: true };
     let with_share = MachineSpec { shares: vec![share], ..bench.spec("") };
-    assert!(bench.engine.probe(&with_share).unwrap().snapshots.refusal().unwrap().contains("shares or disks"));
+    assert!(
+        bench.engine.probe(&with_share).unwrap().snapshots.refusal().unwrap().contains("shares or disks")
+    );
     let machine = bench.engine.create(with_share).unwrap();
     let _stream = machine.start().unwrap();
     machine.pause().unwrap();
