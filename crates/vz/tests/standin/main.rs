@@ -358,7 +358,7 @@ fn a_machine_that_cannot_be_saved_says_why_and_goes_on() {
     let machine = bench.machine("standin.save=fail");
     let _stream = machine.start().unwrap();
     machine.pause().unwrap();
-    let error = machine.save(&bench.path("saved")).unwrap_err().to_string();
+    let error = machine.save(&bench.folder("failed")).unwrap_err().to_string();
     assert!(error.contains("failed to save"), "{error}");
     machine.resume().unwrap();
 }
