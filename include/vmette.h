@@ -8,8 +8,8 @@
 // - Strings that go in are NUL-terminated UTF-8 and are borrowed for the time of the call. Handles and strings that come
 //   out are the caller's, unless it says "valid until", and go back to the function that frees them, once.
 // - A function either succeeds or says why not: it returns a VmetteStatus, or NULL for a handle. Then
-//   vmette_last_error_message() has a text for the person at the terminal. Where a result goes is left alone on failure,
-//   unless it says otherwise.
+//   vmette_last_error_message() has a text for the person at the terminal and vmette_last_error_code() a name for programs.
+//   Where a result goes is left alone on failure, unless it says otherwise.
 // - NULL for what must be there is the status NullArg, a string that is no UTF-8 the status InvalidUtf8. Other pointers
 //   that are not valid are a mistake that no function can notice.
 // - Every call blocks until it is done. Sessions, processes, listeners and stop handles may be used from any thread, by
@@ -264,6 +264,11 @@ const char *vmette_version(void);
 // The text of the last call of this thread that failed, meant for the person at the terminal; NULL when none has.
 // Valid until the next call of this thread that fails, or its end. A call that succeeds leaves it as it is.
 const char *vmette_last_error_message(void);
+
+// A name for the kind of error of the last call of this thread that failed; it stays the same from version to version,
+// and docs/API.md lists them all. NULL when none has failed, and when the status says everything: an argument that is NULL
+// or no UTF-8. Valid as long as vmette_last_error_message() is.
+const char *vmette_last_error_code(void);
 
 // The exit status that a shell would give to the last call of this thread that failed: 127 for a command that does
 // not exist, 126 for one that cannot be executed, 1 for everything else; 0 when none has failed.
@@ -561,7 +566,7 @@ VmetteStatus vmette_session_stop(const vmette_session_t *session);
 VmetteStatus vmette_session_stop_gently(const vmette_session_t *session,
                                         uint32_t grace_milliseconds);
 
-// Writes out what is dirty in the guest, then ends the session. It is ended also when this fails.
+// Writes the guest's dirty data to its disks and shares, then ends the session. It ends also when this fails.
 VmetteStatus vmette_session_shutdown(const vmette_session_t *session);
 
 // Asks the guest whether it is there.
@@ -573,7 +578,7 @@ VmetteStatus vmette_session_snapshot(const vmette_session_t *session,
                                      const char *path);
 
 // Runs one more command and stores it in `out`; the caller frees it with vmette_process_free(). Environment, folder and
-// user are the configuration's and the image's but for what `command` says.
+// user are the configuration's and the image's, except for those that `command` names.
 VmetteStatus vmette_session_exec(const vmette_session_t *session,
                                  const vmette_command_t *command,
                                  vmette_process_t **out);

@@ -12,6 +12,7 @@ use crate::status::{Failure, VmetteStatus};
 /// The last failure of a thread.
 struct Last {
     message: CString,
+    code: Option<CString>,
     exit_code: i32,
 }
 
@@ -56,7 +57,8 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
 fn remember(failure: Failure) {
     // A text of the guest's choosing may hold anything; C would see the end at the first NUL.
     let message = CString::new(failure.message.replace('\0', "\u{fffd}")).unwrap_or_default();
-    let last = Last { message, exit_code: failure.exit_code };
+    let code = failure.code.and_then(|code| CString::new(code).ok());
+    let last = Last { message, code, exit_code: failure.exit_code };
     // The thread may be ending, its storage already gone: then nobody can ask for the text any more either.
     let _ = LAST.try_with(|slot| *slot.borrow_mut() = Some(last));
 }
@@ -67,6 +69,15 @@ fn remember(failure: Failure) {
 pub extern "C" fn vmette_last_error_message() -> *const c_char {
     let pointer = LAST.try_with(|slot| slot.borrow().as_ref().map(|last| last.message.as_ptr()));
     pointer.ok().flatten().unwrap_or(ptr::null())
+}
+
+/// A name for the kind of error of the last call of this thread that failed; it stays the same from version to version,
+/// and docs/API.md lists them all. NULL when none has failed, and when the status says everything: an argument that is NULL
+/// or no UTF-8. Valid as long as vmette_last_error_message() is.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmette_last_error_code() -> *const c_char {
+    let code = |last: &Last| last.code.as_ref().map(|code| code.as_ptr());
+    LAST.try_with(|slot| slot.borrow().as_ref().and_then(code)).ok().flatten().unwrap_or(ptr::null())
 }
 
 /// The exit status that a shell would give to the last call of this thread that failed: 127 for a command that does
@@ -81,10 +92,22 @@ mod tests {
     use super::*;
     use std::ffi::CStr;
 
-    fn last() -> Option<String> {
-        let pointer = vmette_last_error_message();
+    fn text(pointer: *const c_char) -> Option<String> {
         // SAFETY: it is NULL or a string that is valid until the next failure of this thread, which comes later.
         (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) }.to_str().unwrap().to_owned())
+    }
+
+    fn last() -> Option<String> {
+        text(vmette_last_error_message())
+    }
+
+    #[test]
+    fn an_error_of_the_librarys_has_its_code_and_one_of_an_argument_has_none() {
+        assert_eq!(text(vmette_last_error_code()), None);
+        entry(|| Err(library::Error::Timeout(3).into()));
+        assert_eq!(text(vmette_last_error_code()).as_deref(), Some("timeout"));
+        entry(|| Err(Failure::null("path")));
+        assert_eq!(text(vmette_last_error_code()), None, "not the one of the failure before");
     }
 
     #[test]

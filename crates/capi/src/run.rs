@@ -60,7 +60,7 @@ fn run(
             if let Some(process) = session.process() {
                 // The connection's end is the session's, which says why.
                 match sink.drain(None, process) {
-                    Ok(()) | Err(library::Error::Agent(_)) => {}
+                    Ok(()) | Err(library::Error::Agent(_) | library::Error::Ended(_)) => {}
                     Err(e) => return Err(e.into()),
                 }
             }

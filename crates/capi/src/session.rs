@@ -31,7 +31,7 @@ pub enum VmetteSessionEnd {
     Failed = 3,
 }
 
-/// What the header says of threads.
+/// The header promises that these may be used from any thread.
 const _: () = {
     const fn from_any_thread<T: Send + Sync>() {}
     from_any_thread::<VmetteSession>();
@@ -185,7 +185,7 @@ pub extern "C" fn vmette_session_stop_gently(
     })
 }
 
-/// Writes out what is dirty in the guest, then ends the session. It is ended also when this fails.
+/// Writes the guest's dirty data to its disks and shares, then ends the session. It ends also when this fails.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_session_shutdown(session: Option<&VmetteSession>) -> VmetteStatus {
     with(session, |session| Ok(session.shutdown()?))
@@ -205,7 +205,7 @@ pub extern "C" fn vmette_session_snapshot(session: Option<&VmetteSession>, path:
 }
 
 /// Runs one more command and stores it in `out`; the caller frees it with vmette_process_free(). Environment, folder and
-/// user are the configuration's and the image's but for what `command` says.
+/// user are the configuration's and the image's, except for those that `command` names.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_session_exec(
     session: Option<&VmetteSession>,

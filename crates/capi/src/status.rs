@@ -52,6 +52,8 @@ pub enum VmetteStatus {
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     pub(crate) status: VmetteStatus,
+    /// The library's name for it, if it is the library's.
+    pub(crate) code: Option<&'static str>,
     pub(crate) message: String,
     /// What a shell would make of it.
     pub(crate) exit_code: i32,
@@ -59,7 +61,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(status: VmetteStatus, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), exit_code: 1 }
+        Self { status, code: None, message: message.into(), exit_code: 1 }
     }
 
     pub(crate) fn null(name: &str) -> Self {
@@ -80,7 +82,7 @@ impl From<library::Error> for Failure {
             }) => VmetteStatus::SnapshotUnsupported,
             Error::Timeout(_) => VmetteStatus::Timeout,
             Error::Vsock(_) => VmetteStatus::Vsock,
-            Error::Agent(_) => VmetteStatus::AgentLost,
+            Error::Agent(_) | Error::Ended(_) => VmetteStatus::AgentLost,
             Error::Request(_) => VmetteStatus::RequestFailed,
             Error::Engine(_) => VmetteStatus::EngineFailed,
             Error::Rootfs(ProviderError::Cancelled) => VmetteStatus::Cancelled,
@@ -89,7 +91,7 @@ impl From<library::Error> for Failure {
             Error::Io(_) => VmetteStatus::Io,
             _ => VmetteStatus::OtherError,
         };
-        Self { status, exit_code: error.exit_code(), message: error.to_string() }
+        Self { status, code: Some(error.code()), exit_code: error.exit_code(), message: error.to_string() }
     }
 }
 
@@ -109,8 +111,8 @@ mod tests {
     fn an_error_keeps_its_kind_its_text_and_its_exit_code() {
         let failure = Failure::from(Error::Timeout(30));
         assert_eq!(
-            (failure.status, failure.message.as_str()),
-            (VmetteStatus::Timeout, "timed out after 30 s")
+            (failure.status, failure.message.as_str(), failure.code),
+            (VmetteStatus::Timeout, "timed out after 30 s", Some("timeout"))
         );
         let refused = |kind| Failure::from(Error::Request(Refusal { kind, message: "no".into() }));
         assert_eq!(refused(FailureKind::NotFound).exit_code, 127);

@@ -1,6 +1,8 @@
 //! From an error to a message and an exit code.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use vmette::Remedy;
+use vmette::provider::ProviderError;
 
 use crate::stdio;
 
@@ -44,13 +46,43 @@ pub(crate) fn signalled(signal: i32) -> u8 {
     status(128 + signal)
 }
 
-/// An error with its causes, in one line. Most messages of the library quote their cause, which is not said twice.
+/// An error with its causes in one line, and the flag or command that helps. Most messages of the library quote their
+/// cause, which is not said twice.
 pub(crate) fn message(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said {
+    let text = error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said {
         said if said.is_empty() => cause,
         said if said.contains(&cause) => said,
         said => format!("{said}: {cause}"),
-    })
+    });
+    let remedy = match (error.downcast_ref::<vmette::Error>(), error.downcast_ref::<ProviderError>()) {
+        (Some(error), _) => error.remedy(),
+        (None, Some(error)) => Remedy::of_provider(error),
+        (None, None) => None,
+    };
+    with_hint(text, remedy)
+}
+
+/// The text of an error of `vmette image`, with the flag or command that helps.
+pub(crate) fn of_provider(error: &ProviderError) -> String {
+    with_hint(error.to_string(), Remedy::of_provider(error))
+}
+
+/// The library says what to do; this command, how.
+fn with_hint(text: String, remedy: Option<Remedy>) -> String {
+    let hint = match remedy {
+        Some(Remedy::AllowPlainHttp { host }) => format!("--plain-http {host}"),
+        Some(Remedy::TrustCertificates) => "--registry-ca PATH".to_owned(),
+        Some(Remedy::PullImage { name }) => format!("vmette image pull {name}"),
+        Some(Remedy::ListImages) => "vmette image ls".to_owned(),
+        Some(Remedy::GoOnline) => "leave --offline out".to_owned(),
+        Some(Remedy::NameKernel) => "--kernel PATH".to_owned(),
+        Some(Remedy::NameInitramfs) => "--initramfs PATH".to_owned(),
+        Some(Remedy::ShowConsole) => "--console".to_owned(),
+        Some(Remedy::RunWithoutNetwork) => "--net".to_owned(),
+        // The text names the variable, or the package.
+        _ => return text,
+    };
+    format!("{text} ({hint})")
 }
 
 #[cfg(test)]
@@ -64,5 +96,16 @@ mod tests {
         assert_eq!(message(&quoted.into()).matches("disk on fire").count(), 1);
         let added = std::fs::File::open("/no/such").context("the report").unwrap_err();
         assert_eq!(message(&added), "the report: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn a_remedy_is_said_in_the_words_of_the_command() {
+        let not_pulled = || ProviderError::NotPulled("alpine".into());
+        let expected = "alpine is not in the cache, and the pull policy rules out fetching it; pull it first (vmette image \
+                        pull alpine)";
+        assert_eq!(of_provider(&not_pulled()), expected);
+        assert_eq!(message(&not_pulled().into()), expected);
+        let error = vmette::Error::Rootfs(not_pulled());
+        assert_eq!(message(&error.into()), format!("rootfs: {expected}"));
     }
 }

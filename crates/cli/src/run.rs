@@ -133,7 +133,7 @@ fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<
     let process = process.clone();
     let forward = move || vmette::forward(&process, &mut stdio::stdout(), &mut stdio::stderr());
     let forwarded =
-        interruptible::until_called_off(signals, limit.map(|limit| Instant::now() + limit), forward)?;
+        interruptible::until_cancelled(signals, limit.map(|limit| Instant::now() + limit), forward)?;
     forwarded.map_or(Ok(false), |result| result.map(|()| true))
 }
 
@@ -144,7 +144,7 @@ fn resolve_rootfs(request: &mut Request, stop: &StopHandle, signals: &RunSignals
     let display = Display::new(if request.quiet { Verbosity::Nothing } else { Verbosity::All });
     let reporter = display.reporter();
     let work = move || vmette::resolve_rootfs_until(&spec, &config, reporter, &stop);
-    let resolved = interruptible::until_called_off(signals, None, work);
+    let resolved = interruptible::until_cancelled(signals, None, work);
     display.clear();
     let Some(artifact) = resolved? else { return Ok(false) };
     request.config.set_rootfs_artifact(artifact?, request.config.rootfs_read_only);

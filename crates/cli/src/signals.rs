@@ -1,6 +1,6 @@
-//! What signals to this process mean: the first Ctrl-C is the command's, the second ends the machine; the first
-//! `SIGTERM` asks the command to end in the image's way, the second ends the machine; the others end it at once. Nothing
-//! is left behind in any case, because the process always goes through its normal end.
+//! Signals to this process. The first Ctrl-C goes to the command, the second ends the machine. The first `SIGTERM` asks
+//! the command to end with the image's stop signal, the second ends the machine. The others end it at once. In every case
+//! the process goes through its normal end, so nothing is left behind.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -13,7 +13,7 @@ use vmette::{Process, StopHandle};
 
 use crate::{ignored, terminal};
 
-/// What whoever starts a program may have it ignore, and means it: these come from a terminal.
+/// Signals that a terminal sends. A program that was started to ignore one of them goes on ignoring it.
 const OF_A_TERMINAL: [i32; 3] = [SIGHUP, SIGINT, SIGQUIT];
 
 /// Shared with the thread that waits for signals.
@@ -29,9 +29,9 @@ struct State {
 
 struct Target {
     process: Weak<Process>,
-    /// To the thread that tells the command: a guest that takes nothing more keeps only that one waiting.
+    /// To the thread that tells the command: a guest that reads nothing more holds up only that thread.
     messages: Sender<Message>,
-    /// Whether a resize is on its way already. There may be any number of them, and the last size is what counts.
+    /// Set while a resize is on its way: of any number of them only the last size counts.
     resizing: Arc<AtomicBool>,
     tty: bool,
     stop: Stop,
@@ -39,7 +39,7 @@ struct Target {
     terminated: bool,
 }
 
-/// What the command is told.
+/// A message for the command.
 enum Message {
     Resize,
     Signal {
@@ -56,7 +56,7 @@ pub(crate) struct Stop {
     pub(crate) signal: i32,
     /// How long it may take.
     pub(crate) grace: Duration,
-    /// Whether its end is not the run's: what follows takes long enough to be called off.
+    /// Set when work follows the command's end, such as saving, that takes long enough to be cancelled.
     pub(crate) followed: bool,
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct RunSignals {
 }
 
 impl RunSignals {
-    /// From now on signals stop what `stop` stops, but for those that this process was started to ignore.
+    /// From now on a signal uses `stop`, unless this process was started to ignore it.
     pub(crate) fn install(stop: StopHandle) -> std::io::Result<Self> {
         let state = Arc::new(State {
             stop,
@@ -87,7 +87,7 @@ impl RunSignals {
         Ok(Self { state })
     }
 
-    /// The command runs: a first Ctrl-C is its own from now on, and a first `SIGTERM` its `stop`.
+    /// The command runs: from now on a first Ctrl-C goes to it, and a first `SIGTERM` asks it to end as `stop` says.
     pub(crate) fn command_runs(&self, process: &Arc<Process>, tty: bool, stop: Stop) -> std::io::Result<()> {
         let process = Arc::downgrade(process);
         let (messages, queue) = mpsc::channel();

@@ -14,7 +14,7 @@ pub(crate) fn snapshot(command: &SnapshotCommand) -> u8 {
             0
         }
         Err(e) => {
-            stdio::say(&format!("error: {e:#}"));
+            stdio::say(&format!("error: {}", exit::message(&e)));
             exit::FAILURE
         }
     }

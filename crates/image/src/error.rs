@@ -22,9 +22,7 @@ pub enum ProviderError {
     #[error("{0} is not in the cache, and offline mode rules out fetching it")]
     OfflineCacheMiss(String),
     /// The spec is not in the cache, and the caller wants only what is.
-    #[error(
-        "{0} is not in the cache, and `--pull never` rules out fetching it; `vmette image pull {0}` does"
-    )]
+    #[error("{0} is not in the cache, and the pull policy rules out fetching it; pull it first")]
     NotPulled(String),
     /// A server cannot be reached, refuses, or gives what it should not.
     #[error(transparent)]
@@ -39,7 +37,7 @@ pub enum ProviderError {
         source: ImageError,
     },
     /// No image of the cache is called that.
-    #[error("no image {name} is in the cache; `vmette image ls` lists those that are")]
+    #[error("no image {name} is in the cache; look which ones are")]
     NoSuchImage {
         /// As it was asked for.
         name: String,

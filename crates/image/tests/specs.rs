@@ -111,8 +111,8 @@ fn whatever_may_be_a_reference_is_an_image() {
     }
     let never = place.context().with_pull_policy(PullPolicy::Never);
     let error = default_registry(None).resolve("alpine", &never).unwrap_err().to_string();
-    assert!(error.contains("`--pull never`") && error.contains("vmette image pull docker.io/"), "{error}");
-    assert!(message(&place, "localhost/mine").contains("vmette image ls"));
+    assert!(error.contains("the pull policy rules out") && error.contains("docker.io/"), "{error}");
+    assert!(message(&place, "localhost/mine").contains("build or import one"));
     assert!(message(&place, "Alpine").contains("lower case"));
     assert!(message(&place, "oci://src:x:y").contains("a tag is"));
     // A directory of that name comes first, unless it is said that an image is meant.

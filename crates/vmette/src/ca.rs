@@ -7,10 +7,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use vmette_wire::agent::CA_BUNDLE_MAX;
 
-use crate::Error;
+use crate::error::{ConfigError, Error};
 
 const PEM_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const PEM_LINE: usize = 64;
+
+const _: () = assert!(CA_BUNDLE_MAX == 8 << 20);
+const TOO_LARGE: &str = "more than 8 MiB together";
 
 /// The folder that applies when none is named: `$VMETTE_CA_CERTS`, else `~/.config/vmette/certs` if there is one.
 #[must_use]
@@ -26,13 +29,13 @@ fn from_env(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
 
 /// Every certificate of the folder as one PEM bundle; `None` when it holds none. DER files are converted.
 pub(crate) fn bundle(dir: &Path) -> Result<Option<Vec<u8>>, Error> {
-    let problem = |path: &Path, what: String| {
-        Error::InvalidConfig(format!("CA certificates {}: {what}", path.display()))
-    };
-    let entries = fs::read_dir(dir).map_err(|e| problem(dir, e.to_string()))?;
+    const WHAT: &str = "CA certificates";
+    let failed = |path: &Path| ConfigError::file(WHAT, path);
+    let wrong = |path: &Path, problem| ConfigError::WrongFile { what: WHAT, path: path.to_owned(), problem };
+    let entries = fs::read_dir(dir).map_err(failed(dir))?;
     let mut files = Vec::new();
     for entry in entries {
-        let path = entry.map_err(|e| problem(dir, e.to_string()))?.path();
+        let path = entry.map_err(failed(dir))?.path();
         if path.extension().is_some_and(|e| e == "pem" || e == "crt" || e == "cer") {
             files.push(path);
         }
@@ -40,15 +43,15 @@ pub(crate) fn bundle(dir: &Path) -> Result<Option<Vec<u8>>, Error> {
     files.sort();
     let mut out = String::new();
     for path in files {
-        let len = fs::metadata(&path).map_err(|e| problem(&path, e.to_string()))?.len();
+        let len = fs::metadata(&path).map_err(failed(&path))?.len();
         if len + out.len() as u64 > CA_BUNDLE_MAX as u64 {
-            return Err(problem(dir, format!("more than {} MiB", CA_BUNDLE_MAX >> 20)));
+            return Err(wrong(dir, TOO_LARGE).into());
         }
-        let bytes = fs::read(&path).map_err(|e| problem(&path, e.to_string()))?;
+        let bytes = fs::read(&path).map_err(failed(&path))?;
         match std::str::from_utf8(&bytes) {
             Ok(text) if text.contains(PEM_BEGIN) => out.push_str(text),
             _ if bytes.starts_with(&[0x30, 0x82]) => out.push_str(&der_to_pem(&bytes)),
-            _ => return Err(problem(&path, "neither a PEM nor a DER certificate".into())),
+            _ => return Err(wrong(&path, "neither a PEM nor a DER certificate").into()),
         }
         if !out.ends_with('\n') {
             out.push('\n');

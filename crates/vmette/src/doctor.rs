@@ -104,9 +104,9 @@ fn kernel(config: &Config, cache: &CacheRoot) -> Finding {
         Ok(None) if config.offline || !is_on_path("apt-get") => Finding::bad(
             "kernel",
             if cfg!(target_os = "linux") {
-                "none: install linux-image-cloud-amd64, name one with --kernel, or set VMETTE_ASSETS_DIR"
+                "none: install linux-image-cloud-amd64, name one for each run, or set VMETTE_ASSETS_DIR"
             } else {
-                "none: name one with --kernel, or set VMETTE_ASSETS_DIR to a folder that has one"
+                "none: name one for each run, or set VMETTE_ASSETS_DIR to a folder that has one"
             },
         ),
         Ok(None) => {

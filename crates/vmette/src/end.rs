@@ -1,5 +1,6 @@
 //! How sessions end, and the handle that ends them.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,6 +29,17 @@ impl SessionEnd {
             Self::TimedOut => 124,
             Self::Stopped => 0,
             Self::Error(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for SessionEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "its command exited with status {code}"),
+            Self::TimedOut => f.write_str("its time limit passed"),
+            Self::Stopped => f.write_str("it was stopped"),
+            Self::Error(cause) => f.write_str(cause),
         }
     }
 }
@@ -89,7 +101,7 @@ impl Shared {
         self.end.wait()
     }
 
-    /// The end, if it comes within `limit`. One that is too long for a clock is none.
+    /// Returns the end if it comes within `limit`. A limit too long for `Instant` waits without one.
     pub(crate) fn wait_for(&self, limit: Duration) -> Option<SessionEnd> {
         match Instant::now().checked_add(limit) {
             Some(deadline) => self.end.wait_until(deadline),

@@ -54,7 +54,7 @@ pub use config::{
     RootfsBlock, RootfsShare, ShareMount, VsockConnect, VsockForward, VsockPort, WorkloadStrategy,
 };
 pub use end::{SessionEnd, StopHandle};
-pub use error::Error;
+pub use error::{ConfigError, Error, Quantity, Remedy, RestoreError, SaveError, StartError, VsockError};
 pub use files::FileInfo;
 pub use notice::{Notice, Observer};
 pub use process::{Collected, ExecOptions, Output, Process};

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use vmette_wire::agent::{Command, Exec, ExitStatus, Op, OutputName, TtySize, WINDOW};
 
-use crate::Error;
 use crate::connection::Connection;
+use crate::error::{ConfigError, Error};
 use crate::stream::{Channel, StreamEnd, StreamQueue};
 
 /// What to run in a guest, and how. Made by [`ExecOptions::argv`] or [`ExecOptions::shell`].
@@ -90,14 +90,14 @@ impl ExecOptions {
     }
 
     fn encode(&self) -> Result<(Exec, Vec<u8>), Error> {
-        let invalid = |message: String| Error::InvalidConfig(message);
+        let invalid = |problem: String| Error::from(ConfigError::Command(problem));
         let count = |n: usize| u32::try_from(n).map_err(|_| invalid(format!("{n} arguments")));
         let exec = Exec { argc: count(self.args.len())?, envc: count(self.env.len())?, ..self.exec.clone() };
         if exec.argc == 0 {
-            return Err(invalid("a command needs at least one argument".into()));
+            return Err(invalid("it has no argument, not even its name".into()));
         }
         let command = Command { args: self.args.clone(), env: self.env.clone() };
-        let payload = command.encode().map_err(|e| invalid(format!("command: {e}")))?;
+        let payload = command.encode().map_err(|e| invalid(e.to_string()))?;
         Ok((exec, payload))
     }
 }

@@ -1,6 +1,7 @@
 //! The shortest way: one configuration, one command, one answer.
 
-use crate::{Config, Error, Session};
+use crate::error::{ConfigError, Error};
+use crate::{Config, Session};
 
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +21,7 @@ impl Config {
         if self.timeout_seconds.is_some() || crate::command::main_command(self).is_some() {
             return Ok(());
         }
-        Err(Error::InvalidConfig("nothing to run: set exec_cmd or argv; the rootfs names no command".into()))
+        Err(ConfigError::NothingToRun.into())
     }
 }
 

@@ -8,8 +8,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use vmette_vmm::{SavedState, is_shortage};
 
-use crate::Error;
 use crate::assets::{FileStamp, Key};
+use crate::error::{Error, RestoreError};
 
 /// A seal is a small text; a saved machine is a handful of files.
 const SEAL_MAX: u64 = 64 << 10;
@@ -41,7 +41,7 @@ impl Seal {
     /// # Errors
     /// [`Error::RestoreFailed`] with the difference. [`Error::Io`] if the host lacks the means to find out.
     pub(crate) fn check(path: &Path, folder: &Path) -> Result<SavedState, Error> {
-        let broken = |reason: String| Error::RestoreFailed(reason);
+        let broken = |reason: String| Error::from(RestoreError::Changed(reason));
         let failed = |path: &Path, e: io::Error| match is_shortage(&e) {
             true => Error::Io(e),
             false => broken(format!("{}: {e}", path.display())),
@@ -95,7 +95,7 @@ mod tests {
 
     fn check(dir: &Path) -> Result<(), String> {
         Seal::check(&dir.join("seal"), &dir.join("machine")).map(drop).map_err(|e| match e {
-            Error::RestoreFailed(reason) => reason,
+            Error::RestoreFailed(RestoreError::Changed(reason)) => reason,
             other => panic!("{other}"),
         })
     }

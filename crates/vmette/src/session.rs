@@ -13,6 +13,7 @@ use vmette_wire::{Action, ResponseHeader};
 
 use crate::connection::{Connection, REQUEST_TIMEOUT};
 use crate::end::Shared;
+use crate::error::{Error, SaveError};
 use crate::guest_text::safe;
 use crate::launch::{Launched, Launcher};
 use crate::notice::{Observer, Told};
@@ -20,8 +21,8 @@ use crate::report::Report;
 use crate::resolve::cache_of;
 use crate::snapshot::{Saver, Snapshot, Then};
 use crate::{
-    Config, Error, ExecOptions, FileInfo, Process, RunOutput, SessionEnd, StopHandle, Waiting, capture,
-    command, engine, files, pump, validate, vsock,
+    Config, ExecOptions, FileInfo, Process, RunOutput, SessionEnd, StopHandle, Waiting, capture, command,
+    engine, files, pump, validate, vsock,
 };
 
 /// How long the guest may take to write its dirty data to disks and shares before the plug is pulled.
@@ -386,8 +387,8 @@ impl Session {
         let saver = self.launched.as_ref().map(|launched| &launched.saver);
         match saver {
             Some(Ok(saver)) => Ok(saver),
-            Some(Err(reason)) => Err(Error::SaveFailed(reason.clone())),
-            None => Err(Error::SaveFailed("the session ended while it started".into())),
+            Some(Err(reason)) => Err(SaveError::Impossible(reason.clone()).into()),
+            None => Err(SaveError::SessionEnded(self.shared.wait()).into()),
         }
     }
 
@@ -422,7 +423,8 @@ impl Session {
     fn running(&self) -> Result<&Launched, Error> {
         match (&self.launched, self.shared.ended()) {
             (Some(launched), None) => Ok(launched),
-            (_, end) => Err(Error::Agent(format!("the session has ended: {end:?}"))),
+            (_, Some(end)) => Err(Error::Ended(end)),
+            (None, None) => Err(Error::Ended(self.shared.wait())),
         }
     }
 
@@ -562,7 +564,7 @@ impl SessionClient {
     pub fn request(&self, action: &Action) -> Result<(ResponseHeader, Vec<u8>), Error> {
         match &self.connection {
             Some(connection) => connection.action(action),
-            None => Err(Error::Agent("the session ended while it started".into())),
+            None => Err(Error::Ended(SessionEnd::Stopped)),
         }
     }
 }

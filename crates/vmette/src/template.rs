@@ -17,8 +17,8 @@ use rustix::fs::{FlockOperation, flock};
 use vmette_vmm::{Hypervisor, MachineSpec, Saved, SavedState};
 use vmette_wire::agent::{Boot, PROTOCOL_VERSION};
 
-use crate::Error;
 use crate::assets::{CacheRoot, FileStamp, Key};
+use crate::error::{ConfigError, Error, StartError};
 use crate::seal::Seal;
 
 /// How long a run waits for another one that is making the same template.
@@ -64,9 +64,7 @@ impl Template {
         root: Option<&Boot>,
         cache: &CacheRoot,
     ) -> Result<Self, Error> {
-        let stamp = |path: &Path| {
-            FileStamp::of(path).map_err(|e| Error::InvalidConfig(format!("{}: {e}", path.display())))
-        };
+        let stamp = |path: &Path| FileStamp::of(path).map_err(ConfigError::file("file", path));
         let mut key = Key::new()
             .text(&engine.fingerprint(spec)?)
             .file(&stamp(&spec.kernel)?)
@@ -75,7 +73,7 @@ impl Template {
             .text(&format!("protocol {PROTOCOL_VERSION} layout {LAYOUT}"));
         if let (Some(boot), Some(rootfs)) = (root, &spec.rootfs) {
             let boot =
-                serde_json::to_string(boot).map_err(|e| Error::StartFailed(format!("template: {e}")))?;
+                serde_json::to_string(boot).map_err(|e| StartError::Internal(format!("template: {e}")))?;
             // The guest has read parts of the image before it was saved: it must never find other bytes in their place,
             // not even those of the same content in another order. Images of the store are written once.
             key = key.text(&boot).file(&stamp(rootfs)?);

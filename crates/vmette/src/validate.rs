@@ -5,7 +5,8 @@ use std::path::Path;
 
 use vmette_wire::agent::{PATH_MAX, SHARES_MAX, VOLUMES_MAX};
 
-use crate::{Config, Error, ImageConfig, Rootfs, VsockPort, stop_signal};
+use crate::error::{ConfigError, Quantity};
+use crate::{Config, ImageConfig, Rootfs, VsockPort, stop_signal};
 
 /// What can be pulled can be run.
 const _: () = assert!(vmette_image::VOLUMES_MAX == VOLUMES_MAX);
@@ -30,6 +31,9 @@ pub(crate) const RESERVED_TAGS: [&str; 4] = ["ctl", "rootfs", "certs", "agent"];
 /// Most ports of one machine that lead to UNIX sockets: each has a thread.
 const FORWARDS_MAX: usize = 32;
 
+/// Ports that can be chosen: 0 and the last one stand for any port.
+const VSOCK_PORTS: (u64, u64) = (1, u32::MAX as u64 - 1);
+
 /// Most disks of one machine.
 pub(crate) const DISKS_MAX: usize = 8;
 
@@ -42,7 +46,7 @@ pub fn is_valid_env_key(key: &str) -> bool {
 }
 
 /// Checks everything that can be known without a machine.
-pub(crate) fn check(config: &Config) -> Result<(), Error> {
+pub(crate) fn check(config: &Config) -> Result<(), ConfigError> {
     snapshots(config)?;
     shape(config)?;
     shares(config)?;
@@ -50,51 +54,48 @@ pub(crate) fn check(config: &Config) -> Result<(), Error> {
     rootfs(config)?;
     for (key, value) in &config.env {
         if !is_valid_env_key(key) {
-            return invalid(format!(
-                "environment variable name {key:?}: letters, digits and _ only, and no digit in front"
-            ));
+            return malformed(
+                "environment variable name",
+                key,
+                "letters, digits and _ only, and no digit in front",
+            );
         }
         if value.contains('\0') {
-            return invalid(format!("environment variable {key}: its value contains a NUL byte"));
+            return malformed("environment variable", key, "its value contains a NUL byte");
         }
     }
     image(&config.image)?;
     if let Some(cwd) = &config.cwd
         && !cwd.starts_with('/')
     {
-        return invalid(format!("working directory {cwd:?}: a path in the guest, starting with /"));
+        return malformed("working directory", cwd, "a path in the guest, starting with /");
     }
     vsock(config)
 }
 
-fn vsock(config: &Config) -> Result<(), Error> {
-    let check_port = |port: u32| match port {
-        0 | u32::MAX => invalid(format!("vsock port {port}: choose 1 to {}", u32::MAX - 1)),
-        _ => Ok(()),
-    };
+fn vsock(config: &Config) -> Result<(), ConfigError> {
+    let check_port = |port: u32| in_range(Quantity::VsockPort, port.into(), VSOCK_PORTS);
     match config.vsock_port {
         VsockPort::Fixed(port) => check_port(port)?,
         VsockPort::Disabled
             if config.vsock || !config.vsock_forwards.is_empty() || !config.vsock_connects.is_empty() =>
         {
-            return invalid("vsock is disabled and asked for at the same time".into());
+            return contradiction("vsock is disabled and asked for at the same time");
         }
         VsockPort::Disabled | VsockPort::Auto => {}
     }
     let ports = config.vsock_forwards.len() + config.vsock_connects.len();
-    if ports > FORWARDS_MAX {
-        return invalid(format!("{ports} vsock ports: up to {FORWARDS_MAX}"));
-    }
+    at_most("vsock ports", ports, FORWARDS_MAX)?;
     for (i, forward) in config.vsock_forwards.iter().enumerate() {
         check_port(forward.port)?;
         if config.vsock_forwards[..i].iter().any(|other| other.port == forward.port) {
-            return invalid(format!("vsock port {} is named twice", forward.port));
+            return twice("vsock port", forward.port);
         }
         use std::os::unix::fs::FileTypeExt;
         let what = "vsock socket";
-        let meta = fs::metadata(&forward.path).map_err(|e| file_error(what, &forward.path, &e))?;
+        let meta = fs::metadata(&forward.path).map_err(ConfigError::file(what, &forward.path))?;
         if !meta.file_type().is_socket() {
-            return invalid(format!("{what} {}: not a UNIX socket", forward.path.display()));
+            return wrong_file(what, &forward.path, "not a UNIX socket");
         }
         // A path that is too long for an address would only be refused to the guest.
         socket_path(what, &forward.path)?;
@@ -103,7 +104,7 @@ fn vsock(config: &Config) -> Result<(), Error> {
         check_port(connect.port)?;
         let path = socket_path("vsock socket", &connect.path)?;
         if config.vsock_connects[..i].iter().any(|other| other.path == connect.path) {
-            return invalid(format!("vsock socket {} is named twice", connect.path.display()));
+            return twice("vsock socket", connect.path.display());
         }
         readable_dir("folder of the vsock socket", path.parent().unwrap_or(Path::new("/")))?;
     }
@@ -111,82 +112,68 @@ fn vsock(config: &Config) -> Result<(), Error> {
 }
 
 /// The path as an address has it: whole, and not too long for one.
-fn socket_path(what: &str, path: &Path) -> Result<std::path::PathBuf, Error> {
+fn socket_path(what: &'static str, path: &Path) -> Result<std::path::PathBuf, ConfigError> {
     std::path::absolute(path)
         .and_then(|path| std::os::unix::net::SocketAddr::from_pathname(&path).map(|_| path))
-        .map_err(|e| file_error(what, path, &e))
+        .map_err(ConfigError::file(what, path))
 }
 
-fn snapshots(config: &Config) -> Result<(), Error> {
+fn snapshots(config: &Config) -> Result<(), ConfigError> {
     if config.build_snapshot.is_some() && config.resume_snapshot.is_some() {
-        return invalid(
-            "a snapshot is either made or started from; Session::snapshot saves a machine that was started from one"
-                .into(),
+        return contradiction(
+            "a snapshot is either made or started from; Session::snapshot saves a machine that was started from one",
         );
     }
     if config.resume_snapshot.is_some() && !config.disks.is_empty() {
-        return invalid("a machine that starts from a snapshot takes shares, and no further disks".into());
+        return contradiction("a machine that starts from a snapshot takes shares, and no further disks");
     }
     if config.resume_snapshot.is_some() && config.net {
-        return invalid(
-            "network access: a machine that starts from a snapshot has no network, since it was saved without one; \
-             run without --net, or start the machine anew"
-                .into(),
-        );
+        let reason = "a machine that starts from a snapshot has none, since it was saved without one";
+        return Err(ConfigError::NoNetwork { reason: reason.to_owned() });
     }
     let Some(target) = &config.build_snapshot else { return Ok(()) };
     if config.switch_root {
-        return invalid(
-            "a command that is PID 1 takes its machine with it when it ends: nothing is left to save".into(),
+        return contradiction(
+            "a command that is PID 1 takes its machine with it when it ends: nothing is left to save",
         );
     }
     if target.symlink_metadata().is_ok() {
-        return invalid(format!("snapshot {}: it exists already", target.display()));
+        return wrong_file("snapshot", target, "it exists already");
     }
-    let target = std::path::absolute(target).map_err(|e| file_error("snapshot", target, &e))?;
+    let target = std::path::absolute(target).map_err(ConfigError::file("snapshot", target))?;
     match target.parent().filter(|_| target.file_name().is_some()) {
         Some(parent) => readable_dir("folder for the snapshot", parent),
-        None => invalid(format!("snapshot {}: a new folder is needed", target.display())),
+        None => wrong_file("snapshot", &target, "a new folder is needed"),
     }
 }
 
-fn shape(config: &Config) -> Result<(), Error> {
-    if !(1..=VCPUS_MAX).contains(&config.vcpus) {
-        return invalid(format!("{} virtual CPUs: choose 1 to {VCPUS_MAX}", config.vcpus));
-    }
-    if !(MEM_MIB_MIN..=MEM_MIB_MAX).contains(&config.mem_mib) {
-        return invalid(format!("{} MiB of memory: choose {MEM_MIB_MIN} to {MEM_MIB_MAX}", config.mem_mib));
-    }
-    if let Some(mib) = config.scratch_mib
-        && !(SCRATCH_MIB_MIN..=SCRATCH_MIB_MAX).contains(&mib)
-    {
-        return invalid(format!(
-            "a scratch disk of {mib} MiB: choose {SCRATCH_MIB_MIN} to {SCRATCH_MIB_MAX}"
-        ));
-    }
-    if config.scratch_mib.is_some() && config.is_root_read_only() {
-        return invalid("a scratch disk takes the root's writes, and this root is read-only".into());
+fn shape(config: &Config) -> Result<(), ConfigError> {
+    in_range(Quantity::VirtualCpus, config.vcpus.into(), (1, VCPUS_MAX.into()))?;
+    in_range(Quantity::Memory, config.mem_mib, (MEM_MIB_MIN, MEM_MIB_MAX))?;
+    if let Some(mib) = config.scratch_mib {
+        in_range(Quantity::Scratch, mib, (SCRATCH_MIB_MIN, SCRATCH_MIB_MAX))?;
+        if config.is_root_read_only() {
+            return contradiction("a scratch disk takes the root's writes, and this root is read-only");
+        }
     }
     if config.cmdline.contains(['\0', '\n']) {
-        return invalid("the kernel command line contains a NUL or a line break".into());
+        return malformed("kernel command line", &config.cmdline, "it contains a NUL or a line break");
     }
     Ok(())
 }
 
-fn shares(config: &Config) -> Result<(), Error> {
-    if config.shares.len() > SHARES_MAX {
-        return invalid(format!("{} shares: up to {SHARES_MAX}", config.shares.len()));
-    }
+fn shares(config: &Config) -> Result<(), ConfigError> {
+    at_most("shares", config.shares.len(), SHARES_MAX)?;
     for (i, share) in config.shares.iter().enumerate() {
         check_tag(&share.tag)?;
         let earlier = &config.shares[..i];
         if earlier.iter().any(|other| other.tag == share.tag) {
-            return invalid(format!("share tag {:?} is used twice", share.tag));
+            return twice("share tag", &share.tag);
         }
         let target = share.guest_path();
         check_target(&target)?;
         if earlier.iter().any(|other| other.guest_path() == target) {
-            return invalid(format!("two shares at {target} in the guest"));
+            return twice("share target", &target);
         }
         readable_dir("share", &share.path)?;
     }
@@ -194,93 +181,86 @@ fn shares(config: &Config) -> Result<(), Error> {
 }
 
 /// A tag becomes a file name in the guest and an identifier on the way there: nothing else than plain names.
-pub(crate) fn check_tag(tag: &str) -> Result<(), Error> {
+pub(crate) fn check_tag(tag: &str) -> Result<(), ConfigError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if tag.is_empty() || tag.len() > TAG_MAX || !tag.bytes().all(plain) || tag.starts_with(['.', '-']) {
-        return invalid(format!(
-            "share tag {tag:?}: 1 to {TAG_MAX} letters, digits, '-', '_' or '.', starting with a letter or digit"
-        ));
+        let form =
+            format!("1 to {TAG_MAX} letters, digits, '-', '_' or '.', starting with a letter or digit");
+        return malformed("share tag", tag, form);
     }
     if RESERVED_TAGS.contains(&tag) {
-        return invalid(format!("share tag {tag:?} is reserved; choose another name"));
+        return malformed("share tag", tag, "it is reserved; choose another name");
     }
     Ok(())
 }
 
-fn check_target(target: &str) -> Result<(), Error> {
+fn check_target(target: &str) -> Result<(), ConfigError> {
     let plain = target.starts_with('/')
         && target.len() > 1
         && !target.contains('\0')
         && target.split('/').all(|part| part != ".." && part != ".");
     if !plain {
-        return invalid(format!("share target {target:?}: an absolute path in the guest, without . and .."));
+        return malformed("share target", target, "an absolute path in the guest, without . and ..");
     }
     const TAKEN: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
     if TAKEN.iter().any(|t| target == *t || target.trim_end_matches('/') == *t) {
-        return invalid(format!("share target {target:?}: the guest needs that folder itself"));
+        return malformed("share target", target, "the guest needs that folder itself");
     }
     Ok(())
 }
 
-fn disks(config: &Config) -> Result<(), Error> {
-    if config.disks.len() > DISKS_MAX {
-        return invalid(format!("{} disks: up to {DISKS_MAX}", config.disks.len()));
-    }
+fn disks(config: &Config) -> Result<(), ConfigError> {
+    at_most("disks", config.disks.len(), DISKS_MAX)?;
     for (i, disk) in config.disks.iter().enumerate() {
-        let meta = fs::metadata(disk).map_err(|e| file_error("disk", disk, &e))?;
+        let meta = fs::metadata(disk).map_err(ConfigError::file("disk", disk))?;
         use std::os::unix::fs::FileTypeExt;
         if !meta.is_file() && !meta.file_type().is_block_device() {
-            return invalid(format!("disk {}: not a raw image or block device", disk.display()));
+            return wrong_file("disk", disk, "not a raw image or block device");
         }
-        fs::OpenOptions::new().read(true).write(true).open(disk).map_err(|e| file_error("disk", disk, &e))?;
+        fs::OpenOptions::new().read(true).write(true).open(disk).map_err(ConfigError::file("disk", disk))?;
         if config.disks[..i].contains(disk) {
-            return invalid(format!("disk {} is named twice", disk.display()));
+            return twice("disk", disk.display());
         }
     }
     Ok(())
 }
 
-fn rootfs(config: &Config) -> Result<(), Error> {
+fn rootfs(config: &Config) -> Result<(), ConfigError> {
     match &config.rootfs {
         Some(Rootfs::Share(share)) => readable_dir("rootfs", &share.path),
         Some(Rootfs::Block(block)) => {
-            let meta = fs::metadata(&block.path).map_err(|e| file_error("rootfs", &block.path, &e))?;
+            let meta = fs::metadata(&block.path).map_err(ConfigError::file("rootfs", &block.path))?;
             if !meta.is_file() {
-                return invalid(format!("rootfs {}: not an image file", block.path.display()));
+                return wrong_file("rootfs", &block.path, "not an image file");
             }
-            fs::File::open(&block.path).map(drop).map_err(|e| file_error("rootfs", &block.path, &e))
+            fs::File::open(&block.path).map(drop).map_err(ConfigError::file("rootfs", &block.path))
         }
         None => Ok(()),
     }
 }
 
 /// What an image says of itself is a stranger's text. What only costs the workload something is left to the guest.
-fn image(image: &ImageConfig) -> Result<(), Error> {
+fn image(image: &ImageConfig) -> Result<(), ConfigError> {
     for (key, value) in &image.env {
         // Other programs than shells read variables of any name.
         if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
-            return invalid(format!("the image's environment variable {key:?}: it cannot be set"));
+            return malformed("the image's environment variable", key, "it cannot be set");
         }
     }
     if let Some(dir) = image.working_dir.as_ref().filter(|dir| !dir.is_empty())
         && !is_absolute(dir)
     {
-        return invalid(format!("the image's working directory {dir:?} is not an absolute path"));
+        return malformed("the image's working directory", dir, "not an absolute path");
     }
     if let Some(signal) = &image.stop_signal
         && stop_signal::parse(signal).is_none()
     {
-        return invalid(format!("the image's stop signal {signal:?}: there is no such signal"));
+        return malformed("the image's stop signal", signal, "there is no such signal");
     }
-    if image.volumes.len() > VOLUMES_MAX {
-        return invalid(format!(
-            "the image declares {} volumes: up to {VOLUMES_MAX} are possible",
-            image.volumes.len()
-        ));
-    }
+    at_most("volumes of the image", image.volumes.len(), VOLUMES_MAX)?;
     let plain = |volume: &String| is_absolute(volume) && volume.split('/').all(|part| part != "..");
     match image.volumes.iter().find(|volume| !plain(volume)) {
-        Some(volume) => invalid(format!("the image's volume {volume:?} is not an absolute path without ..")),
+        Some(volume) => malformed("the image's volume", volume, "not an absolute path without .."),
         None => Ok(()),
     }
 }
@@ -289,20 +269,39 @@ fn is_absolute(path: &str) -> bool {
     path.starts_with('/') && path.len() < PATH_MAX && !path.contains('\0')
 }
 
-fn readable_dir(what: &str, path: &Path) -> Result<(), Error> {
-    let meta = fs::metadata(path).map_err(|e| file_error(what, path, &e))?;
+fn readable_dir(what: &'static str, path: &Path) -> Result<(), ConfigError> {
+    let meta = fs::metadata(path).map_err(ConfigError::file(what, path))?;
     if !meta.is_dir() {
-        return invalid(format!("{what} {}: not a directory", path.display()));
+        return wrong_file(what, path, "not a directory");
     }
-    fs::read_dir(path).map(drop).map_err(|e| file_error(what, path, &e))
+    fs::read_dir(path).map(drop).map_err(ConfigError::file(what, path))
 }
 
-fn file_error(what: &str, path: &Path, source: &std::io::Error) -> Error {
-    Error::InvalidConfig(format!("{what} {}: {source}", path.display()))
+fn in_range(what: Quantity, value: u64, (min, max): (u64, u64)) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::OutOfRange { what, value, min, max })
 }
 
-fn invalid<T>(message: String) -> Result<T, Error> {
-    Err(Error::InvalidConfig(message))
+fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), ConfigError> {
+    if count <= max { Ok(()) } else { Err(ConfigError::TooMany { what, count, max }) }
+}
+
+fn malformed(what: &'static str, value: &str, problem: impl Into<String>) -> Result<(), ConfigError> {
+    Err(ConfigError::Malformed { what, value: value.to_owned(), problem: problem.into() })
+}
+
+fn wrong_file(what: &'static str, path: &Path, problem: &'static str) -> Result<(), ConfigError> {
+    Err(ConfigError::WrongFile { what, path: path.to_owned(), problem })
+}
+
+fn twice(what: &'static str, name: impl ToString) -> Result<(), ConfigError> {
+    Err(ConfigError::Twice { what, name: name.to_string() })
+}
+
+fn contradiction(what: &'static str) -> Result<(), ConfigError> {
+    Err(ConfigError::Contradiction(what))
 }
 
 #[cfg(test)]
@@ -344,7 +343,7 @@ mod tests {
             check_tag(tag).unwrap();
         }
         let twice = refused(|c| c.shares = vec![ShareMount::new("a", "/tmp"), ShareMount::new("a", "/tmp")]);
-        assert!(twice.contains("twice"));
+        assert!(twice.contains("twice"), "{twice}");
     }
 
     #[test]
@@ -357,7 +356,8 @@ mod tests {
             assert!(refused(|c| c.shares = vec![share("a", target)]).contains("target"), "{target:?}");
         }
         assert!(
-            refused(|c| c.shares = vec![share("a", "/w"), share("b", "/w")]).contains("two shares at /w")
+            refused(|c| c.shares = vec![share("a", "/w"), share("b", "/w")])
+                .contains("target /w is named twice")
         );
     }
 

@@ -98,6 +98,17 @@ pub enum AcceleratorChoice {
     Tcg,
 }
 
+impl std::fmt::Display for AcceleratorChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Hardware => "hardware",
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        })
+    }
+}
+
 /// Source of a machine's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {

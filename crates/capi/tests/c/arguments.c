@@ -14,6 +14,7 @@ static void configurations_with_null(void) {
     vmette_config_free(NULL);
     CHECK(vmette_config_set_cmdline(NULL, "x") == NullArg);
     CHECK_SAID("config is NULL");
+    CHECK(vmette_last_error_code() == NULL);
     CHECK(vmette_config_set_rootfs_share(NULL, "/", true) == NullArg);
     CHECK(vmette_config_set_rootfs_squashfs(NULL, "/") == NullArg);
     CHECK(vmette_config_set_rootfs_read_only(NULL, true) == NullArg);
@@ -212,6 +213,7 @@ static void cleared(void) {
 
 int main(void) {
     CHECK(vmette_last_error_message() == NULL && vmette_last_error_exit_code() == 0);
+    CHECK(vmette_last_error_code() == NULL);
     CHECK(strlen(vmette_version()) > 0);
     config = vmette_config_new_default();
     command = vmette_command_new_shell("true");

@@ -89,12 +89,14 @@ static void refused(void) {
     vmette_config_t *config = vmette_config_new_default();
     CHECK(vmette_run(config, &output) == InvalidConfig);
     CHECK_SAID("nothing to run");
+    CHECK(strcmp(vmette_last_error_code(), "config_nothing_to_run") == 0);
 
     const char *missing[] = {"no-such-command", NULL};
     CHECK(vmette_config_set_argv(config, missing) == Ok);
     CHECK(vmette_run(config, &output) == RequestFailed);
     CHECK_SAID("no-such-command");
     CHECK(vmette_last_error_exit_code() == 127);
+    CHECK(strcmp(vmette_last_error_code(), "request_not_found") == 0);
 
     CHECK(vmette_config_set_mem_mib(config, 1) == Ok);
     CHECK(vmette_run(config, &output) == InvalidConfig);
@@ -107,6 +109,7 @@ static void refused(void) {
 
     CHECK(vmette_config_resolve_rootfs(config, "tar+file:///no/such/archive", NULL) == RootfsFailed);
     CHECK_SAID("/no/such/archive");
+    CHECK(strcmp(vmette_last_error_code(), "rootfs_io") == 0);
     CHECK(vmette_run(config, &output) == RootfsFailed);
     CHECK(vmette_config_resolve_rootfs(config, "builtin", NULL) == Ok);
 

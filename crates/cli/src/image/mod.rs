@@ -79,7 +79,7 @@ fn attempt(
     let display = Display::new(if quiet { progress::Verbosity::Warnings } else { progress::Verbosity::All });
     let context = vmette::provider_context(&config, display.reporter(), &stop)?;
     let images = Images::open(&context)?;
-    let done = interruptible::until_called_off(&signals, None, move || work(&images));
+    let done = interruptible::until_cancelled(&signals, None, move || work(&images));
     display.clear();
     let Some(outcome) = done? else {
         return Ok(signals.fatal().map_or(exit::FAILURE, exit::signalled));
@@ -87,7 +87,7 @@ fn attempt(
     let Outcome { out, errors } = outcome?;
     print_out(&out);
     for error in &errors {
-        say(&format!("error: {error}"));
+        say(&format!("error: {}", exit::of_provider(error)));
     }
     Ok(if errors.is_empty() { 0 } else { exit::FAILURE })
 }

@@ -210,7 +210,7 @@ fn what_is_there_serves_while_the_server_is_down() {
     assert!(message(get(&place.context(), &other)).contains("cannot be reached"));
     assert!(message(get(&place.context().offline(true), &other)).contains("offline"));
     let never = place.context().with_pull_policy(PullPolicy::Never);
-    assert!(message(get(&never, &other)).contains("--pull never"));
+    assert!(message(get(&never, &other)).contains("the pull policy rules out"));
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn a_pinned_file_is_verified_and_never_asked_for_again() {
 fn http_needs_a_pin_or_a_word_of_the_user() {
     let place = Place::new();
     let text = message(get(&place.context(), "tar+http://files.example/a.tar"));
-    for part in ["--plain-http files.example", "#sha256=HEX"] {
+    for part in ["plain HTTP for files.example", "#sha256=HEX"] {
         assert!(text.contains(part), "{text}");
     }
     // With a pin a redirect between plain servers is fine too.

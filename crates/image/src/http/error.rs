@@ -76,9 +76,7 @@ pub enum NetworkError {
         url: String,
     },
     /// Without TLS anybody between here and there could read and exchange what is sent.
-    #[error(
-        "{url} would be talked to without TLS, in the open: use https, or allow it with --plain-http {host}"
-    )]
+    #[error("{url} would be talked to without TLS, in the open: use https, or allow plain HTTP for {host}")]
     PlainHttp {
         /// What was to be asked for.
         url: String,
@@ -95,7 +93,7 @@ pub enum NetworkError {
     },
     /// The server's certificate is not one to trust.
     #[error(
-        "{url}: the server's certificate is not trusted: {problem}; if it is right, name its authority with --registry-ca FILE, or install it on this system"
+        "{url}: the server's certificate is not trusted: {problem}; if it is right, name its authority, or install it on this system"
     )]
     Certificate {
         /// What was asked for.
@@ -104,9 +102,7 @@ pub enum NetworkError {
         problem: String,
     },
     /// No TLS connection came about.
-    #[error(
-        "{url}: no TLS connection: {problem}; if the server has no TLS, allow that with --plain-http {host}"
-    )]
+    #[error("{url}: no TLS connection: {problem}; if the server has none, allow plain HTTP for {host}")]
     Tls {
         /// What was asked for.
         url: String,
@@ -117,7 +113,7 @@ pub enum NetworkError {
     },
     /// Trusted certificates cannot be read.
     #[error(
-        "trusted certificates {problem}; correct --registry-ca or SSL_CERT_FILE, or install the package ca-certificates"
+        "trusted certificates {problem}; correct what names them (SSL_CERT_FILE is one that may), or install the package ca-certificates"
     )]
     TrustStore {
         /// What went wrong, and on which file.

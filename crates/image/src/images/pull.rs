@@ -41,7 +41,7 @@ impl Images {
                 })
             }
             RootfsArtifact::BlockImage { .. } => Err(used_in_place(
-                "is used where it is: there is nothing to fetch; `vmette image import` makes an image of it",
+                "is used where it is: there is nothing to fetch; import it to make an image of it",
             )),
             RootfsArtifact::Directory { .. } => {
                 Err(used_in_place("is a folder, and used where it is: there is nothing to fetch"))

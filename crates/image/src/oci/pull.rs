@@ -35,8 +35,8 @@ pub(super) fn obtain(spec: &str, ctx: &Context, max_bytes: u64, connect: Connect
     let known = known(&store, &reference)?;
     if reference.is_local() && known.is_none() {
         return Err(ProviderError::InvalidSpec(format!(
-            "there is no image {reference} here, as `vmette image ls` shows; make one with `vmette image build` or \
-             `vmette image import`, or name a registry on this machine as localhost:PORT"
+            "there is no image {reference} here; build or import one of that name, or name a registry on this machine as \
+             localhost:PORT"
         )));
     }
     let pull = Pull { spec, reference: &reference, store: &store, ctx, max_bytes, connect };

@@ -71,7 +71,7 @@ fn check(path: &Path) -> io::Result<()> {
 fn obtain(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<PathBuf, AssetError> {
     if options.offline {
         return Err(AssetError::NoBusybox {
-            reason: "none is here, and --offline forbids to fetch one".to_owned(),
+            reason: "none is here, and offline mode rules out fetching one".to_owned(),
         });
     }
     let shelf = options.cache.shelf("busybox")?;

@@ -76,8 +76,8 @@ pub enum AssetError {
     },
     /// There is no kernel here, and none could be obtained.
     #[error(
-        "no Linux kernel for the guest: {reason}. Install one (`apt-get install {package}`), or name one with \
-         --kernel PATH, or set VMETTE_ASSETS_DIR to a folder that has {arch}/vmlinuz and {arch}/modules",
+        "no Linux kernel for the guest: {reason}. Install one (`apt-get install {package}`), or name one, or set \
+         VMETTE_ASSETS_DIR to a folder that has {arch}/vmlinuz and {arch}/modules",
         arch = super::ARCH
     )]
     NoKernel {
@@ -129,7 +129,7 @@ pub enum AssetError {
     /// This library carries no guest.
     #[error(
         "this build of vmette has no guest program: build it again after `rustup target add {arch}-unknown-linux-musl`, \
-         or with VMETTE_GUEST_BIN set to a vmette-guest for {arch} Linux, or name an initramfs with --initramfs",
+         or with VMETTE_GUEST_BIN set to a vmette-guest for {arch} Linux, or name an initramfs",
         arch = super::ARCH
     )]
     NoGuest,

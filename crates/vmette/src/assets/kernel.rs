@@ -174,7 +174,7 @@ fn by_version(a: &str, b: &str) -> Ordering {
 /// hooks for half a minute and changes what the host boots.
 fn obtain(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<Kernel, AssetError> {
     if options.offline {
-        let reason = "none is here, and --offline forbids to fetch one".to_owned();
+        let reason = "none is here, and offline mode rules out fetching one".to_owned();
         return Err(AssetError::NoKernel { reason, package: PACKAGE });
     }
     let shelf = options.cache.shelf("kernel")?;

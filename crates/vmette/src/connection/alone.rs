@@ -10,7 +10,7 @@ use vmette_wire::agent::Op;
 use vmette_wire::frame;
 
 use super::{Connection, Pending, REQUEST_TIMEOUT, Waiter};
-use crate::Error;
+use crate::error::{ConfigError, Error, SaveError};
 use crate::guest_text::safe;
 use crate::identity::now_ns;
 
@@ -35,8 +35,7 @@ impl Alone<'_> {
         let (sender, receiver) = sync_channel(1);
         let id = self.connection.register(Waiter::Once(sender))?;
         let pending = Pending { connection: self.connection.clone(), id, receiver };
-        let bytes = frame::encode(id, op, &[])
-            .map_err(|e| Error::InvalidConfig(format!("request to the guest: {e}")))?;
+        let bytes = frame::encode(id, op, &[]).map_err(|e| ConfigError::Command(e.to_string()))?;
         self.connection.write(&mut self.writer, &bytes)?;
         Ok(pending.wait(timeout)?.0)
     }
@@ -48,7 +47,7 @@ impl Alone<'_> {
             Ok(header) if header.ok => Ok(()),
             Ok(header) => {
                 let reason = header.error.as_deref().map_or_else(String::new, safe);
-                Err(Error::SaveFailed(format!("the guest does not stand still: {reason}")))
+                Err(SaveError::GuestMoves { reason }.into())
             }
             Err(e) => {
                 // It may come to it later, when nobody would tell it to go on.

@@ -10,9 +10,10 @@ use super::judge::{Verdict, verdict};
 use super::prepare::{Prepared, base_spec};
 use super::{Launcher, accepted};
 use crate::connection::Connection;
+use crate::error::{Error, StartError};
 use crate::report::StartedFrom;
 use crate::template::Template;
-use crate::{Error, ExecOptions, Process, identity};
+use crate::{ExecOptions, Process, identity};
 
 /// How long a booting guest may take until its agent answers.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -226,15 +227,13 @@ impl Launcher<'_> {
         let (hello, entropy) = identity::hello()?;
         let hello = Hello { attach_follows, ..hello };
         let answer = connection.request(&Op::Hello(hello), &entropy, timeout).and_then(|(header, _)| {
-            accepted(&header).map_err(|e| Error::StartFailed(format!("the guest's agent: {e}")))
+            Ok(accepted(&header).map_err(|reason| StartError::AgentRefused { reason })?)
         });
         if let Err(e) = answer {
             machine.stop();
             return Err(match e {
-                Error::Timeout(seconds) => Error::StartFailed(format!(
-                    "the guest's agent did not answer within {seconds} s; see the guest's console with --console"
-                )),
-                Error::Agent(cause) => Error::StartFailed(cause),
+                Error::Timeout(seconds) => StartError::AgentSilent { seconds }.into(),
+                Error::Agent(cause) => StartError::GuestEnded { cause }.into(),
                 other => other,
             });
         }
@@ -243,7 +242,7 @@ impl Launcher<'_> {
 
     fn check_running(&self) -> Result<(), Error> {
         match self.shared.ended() {
-            Some(end) => Err(Error::StartFailed(format!("the session ended while it started: {end:?}"))),
+            Some(end) => Err(StartError::SessionEnded(end).into()),
             None => Ok(()),
         }
     }
@@ -275,5 +274,5 @@ fn warm_up(up: &Up) -> Result<(), Error> {
 fn build_root(up: &Up, prepared: &Prepared) -> Result<(), Error> {
     let boot = Op::Boot(prepared.boot.clone());
     let (header, _) = up.connection.request(&boot, &prepared.ca_bundle, ROOT_TIMEOUT)?;
-    accepted(&header).map_err(|e| Error::StartFailed(format!("the guest's root: {e}")))
+    Ok(accepted(&header).map_err(|reason| StartError::Root { reason })?)
 }

@@ -32,6 +32,7 @@ pub(super) fn verdict(error: &Error) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{RestoreError, StartError};
     use std::io;
 
     #[test]
@@ -40,7 +41,7 @@ mod tests {
         let text = || String::from("text");
         let shortage = || io::Error::from(io::ErrorKind::WouldBlock);
         let cases = [
-            (Error::RestoreFailed(text()), Verdict::Template),
+            (RestoreError::Changed(text()).into(), Verdict::Template),
             (Engine::Snapshot { path: "/x".into(), reason: text() }.into(), Verdict::Template),
             (Engine::File { what: "disk", path: "/x".into(), source: shortage() }.into(), Verdict::Caller),
             (Engine::InvalidSpec(text()).into(), Verdict::Caller),
@@ -48,7 +49,7 @@ mod tests {
             (Engine::Machine(text()).into(), Verdict::Host),
             (Error::Io(shortage()), Verdict::Host),
             (Engine::Timeout { operation: "MIGRATION", seconds: 1 }.into(), Verdict::Unclear),
-            (Error::StartFailed(text()), Verdict::Unclear),
+            (StartError::GuestEnded { cause: text() }.into(), Verdict::Unclear),
         ];
         for (error, expected) in cases {
             assert_eq!(verdict(&error), expected, "{error}");

@@ -20,11 +20,12 @@ pub(crate) use prepare::{Held, asset_options, spec_of};
 use crate::assets::CacheRoot;
 use crate::connection::Connection;
 use crate::end::Shared;
+use crate::error::{ConfigError, Error, SaveError, VsockError};
 use crate::guest_text::safe;
 use crate::notice::Notices;
 use crate::report::{Grants, Report, RootfsReport, ShareGrant, StartedFrom, Timings};
 use crate::snapshot::{Saver, Snapshot};
-use crate::{Config, Error, vsock};
+use crate::{Config, vsock};
 
 /// What a session holds while it runs.
 pub(crate) struct Launched {
@@ -61,13 +62,13 @@ impl Launcher<'_> {
         let bare = spec_of(self.config, self.config.kernel.clone(), self.config.initramfs.clone());
         let mut capabilities = self.engine.probe(&bare)?;
         if let (Some(reason), true) = (capabilities.vsock.refusal(), vsock::is_wanted(self.config)) {
-            return Err(Error::Vsock(reason.to_owned()));
+            return Err(VsockError::NoDevice(reason.to_owned()).into());
         }
         if let (Some(reason), true) = (capabilities.nat.refusal(), self.config.net) {
-            return Err(Error::InvalidConfig(format!("network access: {reason}; run without --net")));
+            return Err(ConfigError::NoNetwork { reason: reason.to_owned() }.into());
         }
         if self.config.build_snapshot.is_some() {
-            saving::possible(self.config, &capabilities).map_err(Error::SaveFailed)?;
+            saving::possible(self.config, &capabilities).map_err(SaveError::Impossible)?;
         }
         if let (Some(saved), Some(reason)) = (self.saved, capabilities.snapshots.refusal()) {
             return Err(

@@ -1,5 +1,6 @@
 //! Everything of a run that is there before its machine: kernel, rootfs, disks, and what the guest is told of them.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use vmette_vmm::{Capabilities, Console, Disk, MachineSpec, Network, Origin, Share};
@@ -8,9 +9,13 @@ use vmette_wire::agent::{self, Boot, Overlay, Root};
 use super::scratch::Scratch;
 use super::{Launcher, image};
 use crate::assets::{self, AssetOptions, CacheRoot, Key};
+use crate::error::{ConfigError, Error, StartError};
 use crate::report::RootfsReport;
 use crate::snapshot::BaseImage;
-use crate::{Config, Error, Rootfs, RootfsArtifact, RootfsBlock, ca, vsock};
+use crate::{Config, Rootfs, RootfsArtifact, RootfsBlock, ca, vsock};
+
+/// The image of a root was there when the configuration was checked.
+const GONE: &str = "it was removed meanwhile: run again to get it anew";
 
 /// What has to outlive the machine.
 #[derive(Default)]
@@ -128,17 +133,20 @@ impl Launcher<'_> {
         match vmette_image::builtin_rootfs(&store, &busybox)? {
             RootfsArtifact::BlockImage { path, fstype, .. } => Ok(RootfsBlock { path, fstype }),
             RootfsArtifact::Directory { path, .. } => {
-                Err(Error::StartFailed(format!("the built-in rootfs is a folder: {}", path.display())))
+                Err(StartError::Internal(format!("the built-in rootfs is a folder: {}", path.display()))
+                    .into())
             }
         }
     }
 }
 
 fn hold(image: &Path) -> Result<vmette_image::InUse, Error> {
-    vmette_image::Store::hold(image).map_err(|e| {
-        let gone = e.kind() == std::io::ErrorKind::NotFound;
-        let advice = if gone { "; it was removed meanwhile: run again to get it anew" } else { "" };
-        Error::InvalidConfig(format!("rootfs {}: {e}{advice}", image.display()))
+    vmette_image::Store::hold(image).map_err(|source| {
+        let path = image.to_owned();
+        Error::from(match source.kind() {
+            io::ErrorKind::NotFound => ConfigError::WrongFile { what: "rootfs", path, problem: GONE },
+            _ => ConfigError::File { what: "rootfs", path, source },
+        })
     })
 }
 

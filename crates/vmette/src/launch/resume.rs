@@ -10,8 +10,9 @@ use super::prepare::{Held, Prepared, spec_of};
 use super::scratch::Scratch;
 use super::{Launcher, accepted, image};
 use crate::assets::{self, AssetOptions, Key};
+use crate::ca;
+use crate::error::{Error, StartError};
 use crate::snapshot::{SCRATCH, Snapshot};
-use crate::{Error, ca};
 
 impl Launcher<'_> {
     /// Checks everything that a start from the snapshot depends on, and gets its own copy of what it will write to.
@@ -119,7 +120,7 @@ impl Launcher<'_> {
             payload_len: 0,
         };
         let (header, _) = up.connection.request(&Op::Attach(attach), &prepared.ca_bundle, ROOT_TIMEOUT)?;
-        accepted(&header).map_err(|e| Error::StartFailed(format!("the guest's root: {e}")))?;
+        accepted(&header).map_err(|reason| StartError::Root { reason })?;
         Ok(up)
     }
 }

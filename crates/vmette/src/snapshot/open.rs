@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::Digests;
 use super::manifest::{MACHINE, Manifest, SCRATCH, own};
+use crate::error::{Error, RestoreError};
 use crate::resolve::cache_of;
-use crate::{Config, Error, RootfsKind};
+use crate::{Config, RootfsKind};
 
 /// A snapshot of a session, as [`Session::snapshot`](crate::Session::snapshot) or
 /// [`Config::build_snapshot`](crate::Config::build_snapshot) made it.
@@ -62,7 +63,7 @@ impl Snapshot {
     /// [`Error::RestoreFailed`]: there is none, it was never finished, it is of another format, or others may write to
     /// it.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        let failed = |reason: String| refused(folder, &reason);
+        let failed = |reason: String| damaged(folder, reason);
         let folder = std::path::absolute(folder).map_err(|e| failed(e.to_string()))?;
         let manifest = Manifest::read(&folder).map_err(failed)?;
         Ok(Self { folder, manifest })
@@ -113,18 +114,16 @@ impl Snapshot {
         self.check_names()?;
         for (name, content) in &self.manifest.files {
             let path = self.folder.join(name);
-            let failed = |e: std::io::Error| self.refused(&format!("{name}: {e}"));
+            let failed = |e: std::io::Error| self.damaged(format!("{name}: {e}"));
             let meta = std::fs::symlink_metadata(&path).map_err(failed)?;
-            own(&meta, name).map_err(|reason| self.refused(&reason))?;
+            own(&meta, name).map_err(|reason| self.damaged(reason))?;
             let size = meta.len();
             if !meta.is_file() || size != content.size {
-                return Err(self.refused(&format!(
-                    "it is damaged: {name} has {size} bytes instead of {}",
-                    content.size
-                )));
+                return Err(self
+                    .damaged(format!("it is damaged: {name} has {size} bytes instead of {}", content.size)));
             }
             if digest(&path).map_err(failed)? != content.digest {
-                return Err(self.refused(&format!("it is damaged: {name} is not what was saved")));
+                return Err(self.damaged(format!("it is damaged: {name} is not what was saved")));
             }
         }
         Ok(())
@@ -132,14 +131,14 @@ impl Snapshot {
 
     /// What the engine and the guest will read is what the manifest knows of, and neither more nor elsewhere.
     fn check_names(&self) -> Result<(), Error> {
-        let damaged = |what: String| self.refused(&format!("it is damaged: {what}"));
+        let damaged = |what: String| self.damaged(format!("it is damaged: {what}"));
         let machine = self.folder.join(MACHINE);
-        let failed = |e: std::io::Error| self.refused(&format!("{MACHINE}: {e}"));
+        let failed = |e: std::io::Error| self.damaged(format!("{MACHINE}: {e}"));
         let meta = std::fs::symlink_metadata(&machine).map_err(failed)?;
         if !meta.is_dir() {
             return Err(damaged(format!("{MACHINE} is no folder")));
         }
-        own(&meta, MACHINE).map_err(|reason| self.refused(&reason))?;
+        own(&meta, MACHINE).map_err(|reason| self.damaged(reason))?;
         let known = &self.manifest.files;
         for entry in std::fs::read_dir(&machine).map_err(failed)? {
             let name = format!("{MACHINE}/{}", entry.map_err(failed)?.file_name().to_string_lossy());
@@ -158,12 +157,17 @@ impl Snapshot {
 
     /// Why it cannot be used.
     pub(crate) fn refused(&self, reason: &str) -> Error {
-        refused(&self.folder, reason)
+        RestoreError::Refused { folder: self.folder.clone(), reason: reason.to_owned() }.into()
+    }
+
+    /// What is wrong with its files.
+    pub(crate) fn damaged(&self, reason: String) -> Error {
+        damaged(&self.folder, reason)
     }
 }
 
-fn refused(folder: &Path, reason: &str) -> Error {
-    Error::RestoreFailed(format!("snapshot {}: {reason}", folder.display()))
+fn damaged(folder: &Path, reason: String) -> Error {
+    RestoreError::Damaged { folder: folder.to_owned(), reason }.into()
 }
 
 impl Config {

@@ -32,7 +32,7 @@ impl Snapshot {
         self.same("MiB of memory", &saved.machine.memory_mib, &config.mem_mib)?;
         if config.cmdline != DEFAULT_CMDLINE && config.cmdline != saved.machine.cmdline {
             return Err(self.refused(&format!(
-                "its kernel was booted with the command line {:?}, wanted is {:?}",
+                "its kernel was booted with the command line `{}`, wanted is `{}`",
                 saved.machine.cmdline, config.cmdline
             )));
         }
@@ -88,7 +88,7 @@ impl Snapshot {
                 "it was saved under software emulation and runs under nothing else; hardware virtualisation is wanted",
             )),
             (choice, saved) => {
-                Err(self.refused(&format!("it was saved under {saved}, and {choice:?} is wanted")))
+                Err(self.refused(&format!("it was saved under {saved}, and {choice} is wanted")))
             }
         }
     }
@@ -108,8 +108,8 @@ impl Snapshot {
                 digests.of(path).map_err(|e| self.refused(&format!("{what} {}: {e}", path.display())))?;
             if found != known.digest {
                 return Err(self.refused(&format!(
-                    "it was booted with another {what} than {} (vmette {} made it): name that one with --{what}, or make \
-                     the snapshot anew",
+                    "it was booted with another {what} than {} (vmette {} made it): name that {what}, or make the \
+                     snapshot anew",
                     path.display(),
                     saved.vmette
                 )));
@@ -157,10 +157,9 @@ impl Snapshot {
         let base = &self.manifest.rootfs;
         let id: String = base.content.digest.chars().take(12).collect();
         let remedy = match base.key {
-            Some(_) => format!(
-                "get it again (vmette run {} -- true) and name it beside the snapshot, or make the snapshot anew",
-                base.name
-            ),
+            Some(_) => {
+                format!("get {} again and name it beside the snapshot, or make the snapshot anew", base.name)
+            }
             None => "name the place where it is beside the snapshot, or make the snapshot anew".to_owned(),
         };
         format!("the image that its root is built on, {} ({id}), {what}: {remedy}", base.name)

@@ -16,8 +16,9 @@ use super::copy::copy;
 use super::manifest::{Content, MACHINE, Manifest, SCRATCH};
 use crate::connection::{Alone, Connection};
 use crate::end::Shared;
+use crate::error::{Error, SaveError};
 use crate::launch::accepted;
-use crate::{Error, SessionEnd, identity};
+use crate::{SessionEnd, identity};
 
 /// Time for the guest to mount or unmount its shares.
 const SHARES_TIMEOUT: Duration = Duration::from_secs(60);
@@ -66,7 +67,7 @@ impl Saver {
     pub(crate) fn save(&self, target: &Path, then: Then, session: &Shared) -> Result<(), Error> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         goes_on(session)?;
-        let staging = StagedFolder::begin(target).map_err(|e| Error::SaveFailed(e.to_string()))?;
+        let staging = StagedFolder::begin(target).map_err(SaveError::from)?;
         // Work that takes time and needs no machine comes first.
         let mut manifest = self.identified()?;
         let mut alone = self.connection.alone();
@@ -80,8 +81,8 @@ impl Saver {
         }
         drop(alone);
         manifest.files = self.flush(staging.path(), session)?;
-        let failed = |e: std::io::Error| Error::SaveFailed(format!("{}: {e}", target.display()));
-        manifest.write(staging.path()).map_err(failed)?;
+        let failed = SaveError::file(target);
+        manifest.write(staging.path()).map_err(&failed)?;
         goes_on(session)?;
         let folder = staging.publish().map_err(failed)?;
         for (name, content) in &manifest.files {
@@ -92,15 +93,12 @@ impl Saver {
 
     /// The manifest with the digests of what stays outside of the snapshot.
     fn identified(&self) -> Result<Manifest, Error> {
-        let of = |path: &Path| {
-            self.digests.of(path).map_err(|e| Error::SaveFailed(format!("{}: {e}", path.display())))
-        };
+        let of = |path: &Path| self.digests.of(path).map_err(SaveError::file(path));
         let mut manifest = self.manifest.clone();
         manifest.kernel.digest = of(&self.outside.kernel)?;
         manifest.initramfs.digest = of(&self.outside.initramfs)?;
         let rootfs = &self.outside.rootfs;
-        let size =
-            fs::metadata(rootfs).map_err(|e| Error::SaveFailed(format!("{}: {e}", rootfs.display())))?;
+        let size = fs::metadata(rootfs).map_err(SaveError::file(rootfs))?;
         manifest.rootfs.content = Content { size: size.len(), digest: of(rootfs)? };
         Ok(manifest)
     }
@@ -115,12 +113,7 @@ impl Saver {
             // It may have done it, or be about to.
             session.finish(SessionEnd::Error(format!("the guest may have lost its shares: {e}")));
         })?;
-        accepted(&answer).map_err(|reason| {
-            Error::SaveFailed(format!(
-                "a snapshot holds no shares, and the guest cannot give them up now: {reason} (a process of the guest \
-                 that has its folder or an open file there keeps it busy)"
-            ))
-        })?;
+        accepted(&answer).map_err(|reason| SaveError::SharesInUse { reason })?;
         for (detached, device) in self.devices.iter().enumerate() {
             if let Err(e) = self.machine.detach(&DeviceId::Share(device.tag.clone())) {
                 // The caller is told of the first cause, the session's end of this one.
@@ -160,10 +153,10 @@ impl Saver {
     /// Memory, devices and scratch disk, all of the same moment.
     fn save_machine(&self, alone: &mut Alone<'_>, folder: &Path, then: Then) -> Result<SavedState, Error> {
         let machine = folder.join(MACHINE);
-        DirBuilder::new().mode(0o700).create(&machine)?;
+        DirBuilder::new().mode(0o700).create(&machine).map_err(SaveError::file(&machine))?;
         alone.hold()?;
         let saved = self.machine.pause().map_err(Error::from).and_then(|()| {
-            let state = self.machine.save(&machine).map_err(|e| Error::SaveFailed(e.to_string()))?;
+            let state = self.machine.save(&machine).map_err(SaveError::Engine)?;
             self.save_scratch(&folder.join(SCRATCH))?;
             Ok(state)
         });
@@ -181,11 +174,11 @@ impl Saver {
 
     fn save_scratch(&self, path: &Path) -> Result<(), Error> {
         let Some(scratch) = &self.scratch else { return Ok(()) };
-        let failed = |e: std::io::Error| Error::SaveFailed(format!("scratch disk: {e}"));
+        let failed = SaveError::file(path);
         let mut options = File::options();
         let target =
-            options.read(true).write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        copy(scratch, &target).map_err(failed)
+            options.read(true).write(true).create_new(true).mode(0o600).open(path).map_err(&failed)?;
+        Ok(copy(scratch, &target).map_err(failed)?)
     }
 
     /// Flushes the snapshot's files to the disk and returns their content.
@@ -200,10 +193,10 @@ impl Saver {
         for name in names.into_iter().chain(scratch) {
             goes_on(session)?;
             let path = folder.join(&name);
-            let failed = |e: std::io::Error| Error::SaveFailed(format!("{}: {e}", path.display()));
-            let file = File::open(&path).map_err(failed)?;
-            file.sync_all().map_err(failed)?;
-            let digest = super::content::digest_of(&file).map_err(failed)?;
+            let failed = SaveError::file(&path);
+            let file = File::open(&path).map_err(&failed)?;
+            file.sync_all().map_err(&failed)?;
+            let digest = super::content::digest_of(&file).map_err(&failed)?;
             files.insert(name, Content { size: file.metadata().map_err(failed)?.size(), digest });
         }
         Ok(files)
@@ -213,7 +206,7 @@ impl Saver {
 /// Fails once the session has ended: its end waits for nothing but the step under way.
 fn goes_on(session: &Shared) -> Result<(), Error> {
     match session.ended() {
-        Some(end) => Err(Error::SaveFailed(format!("the session has ended: {end:?}"))),
+        Some(end) => Err(SaveError::SessionEnded(end).into()),
         None => Ok(()),
     }
 }

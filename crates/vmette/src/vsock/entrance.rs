@@ -15,8 +15,9 @@ use vmette_vmm::Machine;
 
 use super::relay::Relays;
 use super::{CONNECT_LIMIT, connect};
+use crate::VsockConnect;
+use crate::error::{Error, VsockError};
 use crate::notice::Notices;
-use crate::{Error, VsockConnect};
 
 /// Who may connect: this user.
 const MODE: u32 = 0o600;
@@ -43,7 +44,7 @@ impl Entrance {
         notices: &Arc<Notices>,
     ) -> Result<Self, Error> {
         let path = std::path::absolute(&connect.path)?;
-        let failed = |e: io::Error| Error::Vsock(format!("socket {}: {e}", path.display()));
+        let failed = |source| VsockError::Socket { path: path.clone(), source };
         let listener = listen(&path).map_err(failed)?;
         let inode = fs::symlink_metadata(&path).map_err(failed)?.ino();
         let (open, over) = UnixStream::pair()?;

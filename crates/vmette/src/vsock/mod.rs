@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use vmette_vmm::{Machine, VsockListener};
 
+use crate::error::{Error, VsockError};
 use crate::notice::Notices;
 use crate::report::{VsockGrant, VsockGrantForward};
-use crate::{Config, Error, VsockPort, identity};
+use crate::{Config, VsockPort, identity};
 use entrance::Entrance;
 use relay::Relays;
 
@@ -193,19 +194,18 @@ pub(crate) fn listen(machine: &dyn Machine, port: u32) -> Result<VsockListener, 
             result => return result.map_err(Error::of_vsock),
         }
     }
-    Err(taken.map_or_else(|| Error::Vsock("no port is free".into()), Error::of_vsock))
+    Err(taken.map_or_else(|| VsockError::NoPort.into(), Error::of_vsock))
 }
 
 impl Error {
     /// Without a device it is vsock that is unavailable, not the engine.
     pub(crate) fn of_vsock(error: vmette_vmm::Error) -> Self {
         match error {
-            vmette_vmm::Error::Unsupported { reason, .. } => Self::Vsock(reason),
+            vmette_vmm::Error::Unsupported { reason, .. } => VsockError::NoDevice(reason).into(),
             error => Self::Engine(error),
         }
     }
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

@@ -173,7 +173,7 @@ fn a_machine_whose_memory_is_private_takes_no_share_and_says_why() {
 fn a_share_that_cannot_be_given_up_costs_the_snapshot_and_none_of_the_shares() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let mount = |tag: &str, folder: &tempfile::TempDir| ShareMount {
-        target: Some(format!("/{tag}").into()),
+        target: Some(format!("/{tag}")),
         ..ShareMount::new(tag, folder.path())
     };
     let shares = vec![mount("first", &folders[0]), mount("second", &folders[1])];

@@ -283,7 +283,10 @@ fn only_who_said_so_beforehand_is_saved() {
     let (_dir, path) = folder();
     let session = bench.start(&bench.config()).unwrap();
     let error = session.snapshot(&path).unwrap_err();
-    assert!(matches!(&error, Error::SaveFailed(reason) if reason.contains("allow_snapshot")), "{error}");
+    assert!(
+        matches!(&error, Error::SaveFailed(reason) if reason.to_string().contains("allow_snapshot")),
+        "{error}"
+    );
     session.stop();
     assert!(session.snapshot(&path).is_err());
     assert!(!path.exists());

@@ -159,10 +159,10 @@ fn a_session_with_a_network_boots_cold_and_is_not_saved() {
     assert_eq!((report.started_from, report.grants.network), (StartedFrom::Cold, true));
     let saved = dir.path().join("saved");
     let error = session.snapshot(&saved).unwrap_err();
-    assert!(matches!(&error, Error::SaveFailed(reason) if reason.contains("network")), "{error}");
+    assert!(matches!(&error, Error::SaveFailed(reason) if reason.to_string().contains("network")), "{error}");
     let build = Config { build_snapshot: Some(saved.clone()), ..config.clone() };
     let error = Session::start(&build).expect_err("refused before it boots");
-    assert!(matches!(&error, Error::SaveFailed(reason) if reason.contains("network")), "{error}");
+    assert!(matches!(&error, Error::SaveFailed(reason) if reason.to_string().contains("network")), "{error}");
     assert!(!saved.exists());
     // One that was saved without a network does not get one when it is resumed.
     let session = Session::start(&Config { allow_snapshot: true, ..bare }).unwrap();

@@ -1,36 +1,56 @@
-//! The library's error.
+//! The library's error: for programs a kind with data and a stable code, for people a text that names the cause.
+
+mod code;
+mod config;
+mod remedy;
+mod restore;
+mod save;
+mod start;
+mod vsock;
 
 use std::io;
 
 use vmette_wire::agent::{Failure, FailureKind};
 
-use crate::assets::AssetError;
+pub use config::{ConfigError, Quantity};
+pub use remedy::Remedy;
+pub use restore::RestoreError;
+pub use save::SaveError;
+pub use start::StartError;
+pub use vsock::VsockError;
 
-/// Why vmette could not do what it was asked. The text is meant for the person at the terminal.
+use crate::assets::AssetError;
+use crate::end::SessionEnd;
+
+/// Why vmette could not do what it was asked. The text names what failed, on what and why, and what to do about it in
+/// words that hold for every program; [`Error::remedy`] has the same as data, [`Error::code`] a name that stays.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The configuration cannot be met by any machine.
+    /// No machine can be like that.
     #[error("config invalid: {0}")]
-    InvalidConfig(String),
+    InvalidConfig(#[from] ConfigError),
     /// The machine did not come up.
     #[error("start failed: {0}")]
-    StartFailed(String),
+    StartFailed(#[from] StartError),
     /// A saved state could not be restored.
     #[error("restore failed: {0}")]
-    RestoreFailed(String),
+    RestoreFailed(#[from] RestoreError),
     /// A state could not be saved.
     #[error("save failed: {0}")]
-    SaveFailed(String),
-    /// Nothing came within that many seconds.
+    SaveFailed(#[from] SaveError),
+    /// There was no answer within that many seconds.
     #[error("timed out after {0} s")]
     Timeout(u32),
-    /// No host-to-guest channel of that kind.
+    /// No vsock device, or none that can do this.
     #[error("vsock unavailable: {0}")]
-    Vsock(String),
+    Vsock(#[from] VsockError),
     /// The connection to the agent in the guest is gone; the text is the first cause.
     #[error("guest agent: {0}")]
     Agent(String),
+    /// The session ended before the call, or while it was under way.
+    #[error("the session has ended: {0}")]
+    Ended(SessionEnd),
     /// The agent refused, or could not carry out, one request. The session goes on.
     #[error("{}", .0.message)]
     Request(Failure),

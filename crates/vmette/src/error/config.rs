@@ -1,0 +1,121 @@
+//! What can be wrong with a configuration.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What is wrong with a configuration: one mistake, the first that was found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A number is out of its range.
+    #[error("{}: choose {min} to {max}", .what.of(*.value))]
+    OutOfRange {
+        /// What is counted.
+        what: Quantity,
+        /// How many were asked for.
+        value: u64,
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+    /// More things of a kind than a machine takes.
+    #[error("{count} {what}: up to {max}")]
+    TooMany {
+        /// The things, in the plural: `shares`.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many are possible.
+        max: usize,
+    },
+    /// A text is not what it has to be.
+    #[error("{what} {value:?}: {problem}")]
+    Malformed {
+        /// What it is for: `share tag`.
+        what: &'static str,
+        /// The text.
+        value: String,
+        /// What it has to be.
+        problem: String,
+    },
+    /// Two things have a name that only one can have.
+    #[error("{what} {name} is named twice")]
+    Twice {
+        /// What is named: `disk`, `vsock port`.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A file or folder of the host cannot be used.
+    #[error("{what} {path}: {source}", path = .path.display())]
+    File {
+        /// What it is for: `share`, `disk`.
+        what: &'static str,
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A file or folder of the host is of another kind than is needed.
+    #[error("{what} {path}: {problem}", path = .path.display())]
+    WrongFile {
+        /// What it is for: `share`, `disk`.
+        what: &'static str,
+        /// Which one.
+        path: PathBuf,
+        /// What it is not.
+        problem: &'static str,
+    },
+    /// Two things that cannot be had together are asked for.
+    #[error("{0}")]
+    Contradiction(&'static str),
+    /// A network is asked for, and this machine cannot have one.
+    #[error("network access: {reason}; leave the network out")]
+    NoNetwork {
+        /// Why not.
+        reason: String,
+    },
+    /// The session would never end: there is neither a command nor a time limit.
+    #[error("nothing to run: name a command; the rootfs names none")]
+    NothingToRun,
+    /// A command cannot be passed to a guest.
+    #[error("command: {0}")]
+    Command(String),
+}
+
+impl ConfigError {
+    /// For `map_err`: this file or folder cannot be used.
+    pub(crate) fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::File { what, path, source }
+    }
+}
+
+/// A number of a configuration that has a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Quantity {
+    /// Virtual CPUs.
+    VirtualCpus,
+    /// Memory in MiB.
+    Memory,
+    /// Size of the scratch disk in MiB.
+    Scratch,
+    /// A vsock port.
+    VsockPort,
+}
+
+impl Quantity {
+    /// That much of it, in words.
+    fn of(self, value: u64) -> impl fmt::Display {
+        match self {
+            Self::VirtualCpus => format!("{value} virtual CPUs"),
+            Self::Memory => format!("{value} MiB of memory"),
+            Self::Scratch => format!("a scratch disk of {value} MiB"),
+            Self::VsockPort => format!("vsock port {value}"),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! What can be wrong with a saved state.
+
+use std::path::PathBuf;
+
+/// Why a session did not start from a saved state.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The snapshot is not fit for this: it is of another host or version, or is not what was asked for.
+    #[error("snapshot {folder}: {reason}", folder = .folder.display())]
+    Refused {
+        /// The snapshot.
+        folder: PathBuf,
+        /// What does not fit, and what to do.
+        reason: String,
+    },
+    /// The snapshot was never finished, was changed since, or may be changed by others.
+    #[error("snapshot {folder}: {reason}", folder = .folder.display())]
+    Damaged {
+        /// The snapshot.
+        folder: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The saved state is not what its maker has written.
+    #[error("{0}")]
+    Changed(String),
+}
