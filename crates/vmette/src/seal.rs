@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use vmette_cache::own;
 use vmette_vmm::{SavedState, is_shortage};
 
 use crate::assets::{FileStamp, Key};
@@ -46,12 +47,19 @@ impl Seal {
             true => Error::Io(e),
             false => broken(format!("{}: {e}", path.display())),
         };
-        if fs::symlink_metadata(path).map_err(|e| failed(path, e))?.len() > SEAL_MAX {
+        let examine = |path: &Path| fs::symlink_metadata(path).map_err(|e| failed(path, e));
+        if examine(path)?.len() > SEAL_MAX {
             return Err(broken("its seal is damaged".into()));
+        }
+        // A state is a program for the engine's parsers, and a memory image is the guest's kernel: neither is taken from
+        // anyone but this user.
+        for place in [folder, path] {
+            own(place, &examine(place)?).map_err(|e| broken(e.to_string()))?;
         }
         let text = fs::read(path).map_err(|e| failed(path, e))?;
         let sealed: Self = serde_json::from_slice(&text).map_err(|_| broken("its seal is damaged".into()))?;
-        let found = stamps(folder, |_| Ok(())).map_err(|e| failed(folder, e))?;
+        let owned = |path: &Path| own(path, &fs::symlink_metadata(path)?).map_err(io::Error::other);
+        let found = stamps(folder, owned).map_err(|e| failed(folder, e))?;
         let names = sealed.files.keys().chain(found.keys());
         match names.into_iter().find(|name| sealed.files.get(*name) != found.get(*name)) {
             Some(name) => {
@@ -82,6 +90,7 @@ fn stamps(folder: &Path, before: impl Fn(&Path) -> io::Result<()>) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn sealed() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -128,6 +137,12 @@ mod tests {
             damage(&dir.path().join("machine"));
             let reason = check(dir.path()).unwrap_err();
             assert!(reason.contains(name), "{name}: {reason}");
+        }
+        for place in ["machine", "machine/state", "seal"] {
+            let dir = sealed();
+            fs::set_permissions(dir.path().join(place), fs::Permissions::from_mode(0o777)).unwrap();
+            let reason = check(dir.path()).unwrap_err();
+            assert!(reason.contains(place) && reason.contains("writable by others"), "{reason}");
         }
         let dir = sealed();
         fs::write(dir.path().join("seal"), "{").unwrap();
