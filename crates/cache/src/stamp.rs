@@ -46,12 +46,6 @@ impl Stamp {
         nanoseconds(self.modified)
     }
 
-    /// Device and inode: the place of a file, whatever its content.
-    #[must_use]
-    pub fn place(&self) -> (u64, u64) {
-        (self.dev, self.ino)
-    }
-
     /// Device, inode, and last change of content or attributes in nanoseconds since 1970.
     #[must_use]
     pub(crate) fn identity(&self) -> (u64, u64, i128) {

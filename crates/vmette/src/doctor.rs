@@ -4,7 +4,9 @@ use std::fs;
 
 use serde::Serialize;
 
-use crate::assets::{CacheRoot, Kernel};
+use vmette_cache::CacheRoot;
+
+use crate::assets::Kernel;
 use crate::launch::{asset_options, spec_of};
 use crate::resolve::cache_of;
 use crate::{Config, Error, engine, template};

@@ -1,11 +1,11 @@
 //! How sessions end, and the handle that ends them.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use vmette_vmm::{Machine, Slot};
+use vmette_vmm::Machine;
+use vmette_work::{Cancel, Slot};
 
 /// How a session ended. The first cause wins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,14 +47,14 @@ impl fmt::Display for SessionEnd {
 /// What a session and everything that may end it share.
 pub(crate) struct Shared {
     end: Slot<SessionEnd>,
-    /// Set with the end, for loops that cannot wait for it.
-    cancelled: Arc<AtomicBool>,
+    /// Cancelled with the end: whatever the session waits for ends with it.
+    cancel: Cancel,
     machine: Mutex<Option<Arc<dyn Machine>>>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { end: Slot::new(), cancelled: Arc::default(), machine: Mutex::default() }
+        Self { end: Slot::new(), cancel: Cancel::new(), machine: Mutex::default() }
     }
 }
 
@@ -62,7 +62,7 @@ impl Shared {
     /// Records the end, unless there was one, and stops the machine.
     pub(crate) fn finish(&self, end: SessionEnd) -> bool {
         let first = self.end.set(end);
-        self.cancelled.store(true, Ordering::Relaxed);
+        self.cancel.cancel();
         let machine = self.machine().clone();
         if let Some(machine) = machine {
             self.stop_machine(&machine);
@@ -93,8 +93,8 @@ impl Shared {
         self.end.get()
     }
 
-    pub(crate) fn cancel_flag(&self) -> Arc<AtomicBool> {
-        self.cancelled.clone()
+    pub(crate) fn cancel(&self) -> &Cancel {
+        &self.cancel
     }
 
     pub(crate) fn wait(&self) -> SessionEnd {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use vmette_cache::CacheRoot;
 use vmette_vmm::Hypervisor;
 
-use crate::assets::CacheRoot;
 use crate::{Config, Error};
 
 /// The engine for this host.

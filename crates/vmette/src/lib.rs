@@ -29,6 +29,7 @@ mod end;
 mod engine;
 mod error;
 mod files;
+mod folder_stamps;
 mod guest_text;
 mod identity;
 mod launch;
@@ -38,7 +39,6 @@ mod pump;
 mod report;
 mod resolve;
 mod run;
-mod seal;
 mod session;
 mod snapshot;
 mod stop_signal;
@@ -74,7 +74,22 @@ pub use waiting::Waiting;
 
 /// From a rootfs spec to an artifact.
 pub mod provider {
-    pub use vmette_image::*;
+    pub use vmette_image::{
+        ArchiveError, BUILTIN_SPEC, BadDigest, BadKey, BadLimit, BlockFs, BuildOptions, BuiltinProvider,
+        Context, DebianVariant, Description, Digest, DirProvider, ExportFormat, Exported, FileError,
+        ImageConfig, ImageDetails, ImageError, ImageKind, ImageSummary, Images, Item, Key, LayerInfo,
+        LocalImageProvider, NameRecord, NetworkError, NetworkOptions, OciProvider, Origin, PROGRESS_STEP,
+        Platform, Progress, ProviderError, PruneOptions, PruneReport, PruneRules, Pruned, PullPolicy,
+        Refusal, Registry, Removed, Reporter, Result, RootfsArtifact, RootfsProvider, SquashfsProvider,
+        Store, StoreError, StoreHold, StoredImage, SuperblockError, TarLimits, TarProvider, Unpackable,
+        VOLUMES_MAX, builtin_rootfs, default_registry, find_busybox, printable,
+    };
+    pub use vmette_work::{Cancel, Work};
+}
+
+/// Work that can be cancelled and tells its progress.
+pub mod work {
+    pub use vmette_work::{Cancel, Cancelled, Item, Progress, Reporter, Work};
 }
 
 /// The engines' seam, for embedders that bring their own.

@@ -1,8 +1,10 @@
 //! From a rootfs spec to an artifact, with the default providers.
 
-use vmette_image::{Context, Progress, Reporter, RootfsArtifact};
+use vmette_cache::CacheRoot;
+use vmette_image::{Context, Reporter, RootfsArtifact};
+use vmette_work::Work;
 
-use crate::assets::{self, CacheRoot};
+use crate::assets;
 use crate::launch::asset_options;
 use crate::{Config, Error, StopHandle};
 
@@ -45,10 +47,10 @@ fn resolve(
     reporter: Reporter,
     stop: Option<&StopHandle>,
 ) -> Result<RootfsArtifact, Error> {
-    let context = context(config, reporter.clone(), stop)?;
+    let context = context(config, reporter, stop)?;
     let busybox = if spec == vmette_image::BUILTIN_SPEC {
         let cache = cache_of(config)?;
-        Some(assets::busybox(&asset_options(config, &cache), &|line| reporter(&Progress::Step(line)))?)
+        Some(assets::busybox(&asset_options(config, &cache), context.work())?)
     } else {
         None
     };
@@ -61,12 +63,9 @@ fn context(config: &Config, reporter: Reporter, stop: Option<&StopHandle>) -> Re
     let context = Context::new(cache.path())
         .offline(config.offline)
         .with_pull_policy(config.pull)
-        .with_network(config.network.clone())
-        .with_reporter(reporter);
-    Ok(match stop {
-        Some(stop) => context.with_cancel_flag(stop.shared.cancel_flag()),
-        None => context,
-    })
+        .with_network(config.network.clone());
+    let cancel = stop.map(|stop| stop.shared.cancel().clone()).unwrap_or_default();
+    Ok(context.with_work(Work::new(cancel).reporting(reporter)))
 }
 
 /// The cache that a configuration names, or the user's.

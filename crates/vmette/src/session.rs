@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use vmette_vmm::{Hypervisor, VsockListener, VsockStream};
 use vmette_wire::agent::{ExitStatus, Op};
 use vmette_wire::{Action, ResponseHeader};
+use vmette_work::Work;
 
 use crate::connection::{Connection, REQUEST_TIMEOUT};
 use crate::end::Shared;
@@ -124,6 +125,7 @@ impl<'a> SessionBuilder<'a> {
         };
         let told = Told::new(self.observer.clone());
         let notices = told.notices();
+        let work = Work::new(shared.cancel().clone()).reporting(notices.reporter());
         let vsock_port = vsock::port_of(self.config)?;
         let runs = exec.is_some();
         let launcher = Launcher {
@@ -132,6 +134,7 @@ impl<'a> SessionBuilder<'a> {
             saved: saved.as_ref(),
             cache: &cache,
             shared: &shared,
+            work: &work,
             notices,
             started,
             vsock_port,

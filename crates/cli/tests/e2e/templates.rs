@@ -62,7 +62,7 @@ fn a_damaged_template_costs_a_cold_boot_and_one_warning() {
             .set_len(1 << 20)
             .unwrap();
     });
-    survives(&cache, "seal", |template| fs::write(template.join("seal.json"), "{").unwrap());
+    survives(&cache, "stamps", |template| fs::write(template.join("stamps.json"), "{").unwrap());
     survives(&cache, "more", |template| fs::write(template.join("machine/more"), "").unwrap());
 }
 

@@ -14,18 +14,9 @@ pub enum SaveError {
     /// A session like this one cannot be saved.
     #[error("{0}")]
     Impossible(String),
-    /// There is something at the place of the new folder.
-    #[error("{path} exists already", path = .path.display())]
-    Exists {
-        /// The folder that was to be made.
-        path: PathBuf,
-    },
-    /// Another process makes the same one at this moment.
-    #[error("{path} is being made already", path = .path.display())]
-    BeingMade {
-        /// The folder that was to be made.
-        path: PathBuf,
-    },
+    /// The new folder cannot be made: something is there, or another process makes the same one at this moment.
+    #[error(transparent)]
+    Target(#[from] StagingError),
     /// A file or folder of the host cannot be read or written.
     #[error("{path}: {source}", path = .path.display())]
     File {
@@ -56,17 +47,6 @@ pub enum SaveError {
     /// The session ended first.
     #[error("the session has ended: {0}")]
     SessionEnded(SessionEnd),
-}
-
-impl From<StagingError> for SaveError {
-    fn from(error: StagingError) -> Self {
-        match error {
-            StagingError::Exists(path) => Self::Exists { path },
-            StagingError::Busy(path) => Self::BeingMade { path },
-            StagingError::Foreign { path, reason } => Self::File { path, source: io::Error::other(reason) },
-            StagingError::Io { path, source } => Self::File { path, source },
-        }
-    }
 }
 
 impl SaveError {

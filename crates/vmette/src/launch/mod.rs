@@ -11,13 +11,14 @@ mod scratch;
 use std::sync::Arc;
 use std::time::Instant;
 
+use vmette_cache::CacheRoot;
 use vmette_vmm::{Accelerator, AcceleratorChoice, Capabilities, Hypervisor, Machine};
 use vmette_wire::ResponseHeader;
+use vmette_work::Work;
 
 pub(crate) use image::start_of;
 pub(crate) use prepare::{Held, asset_options, spec_of};
 
-use crate::assets::CacheRoot;
 use crate::connection::Connection;
 use crate::end::Shared;
 use crate::error::{ConfigError, Error, SaveError, VsockError};
@@ -47,6 +48,8 @@ pub(crate) struct Launcher<'a> {
     pub(crate) saved: Option<&'a Snapshot>,
     pub(crate) cache: &'a CacheRoot,
     pub(crate) shared: &'a Arc<Shared>,
+    /// Ends with the session, and tells its observer.
+    pub(crate) work: &'a Work,
     pub(crate) notices: &'a Notices,
     pub(crate) started: Instant,
     /// The port that the guest is told of.

@@ -3,12 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use vmette_cache::{CacheRoot, KeyBuilder};
 use vmette_vmm::{Capabilities, Console, Disk, MachineSpec, Network, Origin, Share};
 use vmette_wire::agent::{self, Boot, Overlay, Root};
 
 use super::scratch::Scratch;
 use super::{Launcher, image};
-use crate::assets::{self, AssetOptions, CacheRoot, Key};
+use crate::assets::{self, AssetOptions};
 use crate::error::{ConfigError, Error, StartError};
 use crate::report::RootfsReport;
 use crate::snapshot::BaseImage;
@@ -21,7 +22,7 @@ const GONE: &str = "it was removed meanwhile: run again to get it anew";
 #[derive(Default)]
 pub(crate) struct Held {
     pub(super) scratch: Option<Scratch>,
-    pub(super) rootfs: Option<vmette_image::InUse>,
+    pub(super) rootfs: Option<vmette_image::StoreHold>,
 }
 
 /// Everything that was resolved before the first machine is made.
@@ -46,7 +47,6 @@ impl Launcher<'_> {
             return self.prepare_resume(saved, &options);
         }
         let config = self.config;
-        let progress = |text: &str| self.notices.progress(text);
         let mut held = Held::default();
         if let Some(Rootfs::Block(block)) = &config.rootfs {
             // Before anything that takes time: from here on nobody prunes it.
@@ -56,7 +56,7 @@ impl Launcher<'_> {
             Some(dir) => ca::bundle(dir)?,
             None => None,
         };
-        let found = assets::boot_assets(&options, &progress)?;
+        let found = assets::boot_assets(&options, self.work)?;
         let (kernel, initramfs) = (found.kernel, found.initramfs);
         let mut shares = Vec::new();
         let block = match &config.rootfs {
@@ -85,7 +85,7 @@ impl Launcher<'_> {
         let mut disks = Vec::new();
         let mut overlay = if config.is_root_read_only() { Overlay::None } else { Overlay::Tmpfs };
         if let Some(mib) = config.scratch_mib {
-            let scratch = Scratch::make(self.cache, mib, self.shared.cancel_flag())?;
+            let scratch = Scratch::make(self.cache, mib, self.work)?;
             disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
             overlay = Overlay::Scratch;
@@ -112,7 +112,7 @@ impl Launcher<'_> {
             ..Boot::new(root)
         };
         let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
-        let store = vmette_image::Store::open(self.cache.path())?;
+        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
         let rootfs = image::rootfs_report(config, &store);
         // Nothing of this one run is in the boot of an image that cannot change: it can be part of the template.
         let root_in_template = spec.rootfs.as_ref().is_some_and(|path| path.parent() == Some(store.dir()))
@@ -122,14 +122,14 @@ impl Launcher<'_> {
             && !boot.vsock
             && !boot.savable
             && !config.switch_root;
-        let ca_digest = ca_bundle.as_ref().map(|bundle| Key::new().bytes(bundle).hex());
+        let ca_digest = ca_bundle.as_ref().map(|bundle| KeyBuilder::new().bytes(bundle).finish().to_string());
         let ca_bundle = ca_bundle.unwrap_or_default();
         Ok(Prepared { spec, boot, ca_bundle, ca_digest, root_in_template, rootfs, base: None, held })
     }
 
     pub(super) fn builtin(&self, options: &AssetOptions) -> Result<RootfsBlock, Error> {
-        let busybox = assets::busybox(options, &|text| self.notices.progress(text))?;
-        let store = vmette_image::Store::open(self.cache.path())?;
+        let busybox = assets::busybox(options, self.work)?;
+        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
         match vmette_image::builtin_rootfs(&store, &busybox)? {
             RootfsArtifact::BlockImage { path, fstype, .. } => Ok(RootfsBlock { path, fstype }),
             RootfsArtifact::Directory { path, .. } => {
@@ -140,7 +140,7 @@ impl Launcher<'_> {
     }
 }
 
-fn hold(image: &Path) -> Result<vmette_image::InUse, Error> {
+fn hold(image: &Path) -> Result<vmette_image::StoreHold, Error> {
     vmette_image::Store::hold(image).map_err(|source| {
         let path = image.to_owned();
         Error::from(match source.kind() {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use vmette_cache::KeyBuilder;
 use vmette_vmm::{Disk, MachineSpec, Origin, Share};
 use vmette_wire::agent::{self, Attach, Boot, Op};
 
@@ -9,7 +10,7 @@ use super::bring_up::{RESTORE_TIMEOUT, ROOT_TIMEOUT, Up};
 use super::prepare::{Held, Prepared, spec_of};
 use super::scratch::Scratch;
 use super::{Launcher, accepted, image};
-use crate::assets::{self, AssetOptions, Key};
+use crate::assets::{self, AssetOptions};
 use crate::ca;
 use crate::error::{Error, StartError};
 use crate::snapshot::{SCRATCH, Snapshot};
@@ -18,11 +19,11 @@ impl Launcher<'_> {
     /// Checks everything that a start from the snapshot depends on, and gets its own copy of what it will write to.
     pub(super) fn prepare_resume(&self, saved: &Snapshot, options: &AssetOptions) -> Result<Prepared, Error> {
         let config = self.config;
-        let digests = config.digests()?.until(self.shared.cancel_flag());
-        let store = vmette_image::Store::open(self.cache.path())?;
+        let digests = config.digests()?.until(self.shared.cancel());
+        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
         let builtin = || Ok(self.builtin(options)?.path);
         let (rootfs, in_use) = saved.base_image(config, &store, builtin, &digests)?;
-        let found = assets::boot_assets(options, &|text| self.notices.progress(text))?;
+        let found = assets::boot_assets(options, self.work)?;
         let (kernel, initramfs) = (found.kernel, found.initramfs);
         saved.check_boot_files(&kernel, &initramfs, &digests)?;
         saved.verify_changed(&digests)?;
@@ -31,7 +32,7 @@ impl Launcher<'_> {
         if config.scratch_mib.is_some() {
             let source = File::open(saved.folder().join(SCRATCH))
                 .map_err(|e| saved.refused(&format!("{SCRATCH}: {e}")))?;
-            let scratch = Scratch::copy_of(self.cache, &source, &self.shared.cancel_flag())?;
+            let scratch = Scratch::copy_of(self.cache, &source, self.shared.cancel())?;
             disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
         }
@@ -54,7 +55,7 @@ impl Launcher<'_> {
             Some(dir) => ca::bundle(dir)?,
             None => None,
         };
-        let trusted = bundle.as_ref().map(|bundle| Key::new().bytes(bundle).hex());
+        let trusted = bundle.as_ref().map(|bundle| KeyBuilder::new().bytes(bundle).finish().to_string());
         // Certificates that it trusts already need not be brought again.
         let ca_bundle = bundle.filter(|_| trusted != manifest.ca_bundle).unwrap_or_default();
         Ok(Prepared {

@@ -1,23 +1,19 @@
-//! Digests of files, the same whatever disk a file was copied to.
+//! What files hold, told apart by digest, whatever disk they were copied to.
 //!
-//! A digest covers the bytes that can be read, and not the places of a sparse file's holes: zeros are left out of it. Reading
+//! A digest is of what can be read, and not of where the holes of a sparse file are: zeros are left out of it. Reading
 //! a machine's memory takes a fraction of a second, which is too long for each start; a digest is therefore remembered
 //! for as long as its file is the same.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use vmette_cache::sparse::{self, BLOCK};
-use vmette_cache::{FileStamp, KeyBuilder, replace};
+use vmette_cache::{CacheRoot, Digest, FileStamp, Key, KeyBuilder};
+use vmette_work::Cancel;
 
-use crate::assets::CacheRoot;
-
-/// A part that is left out of a digest.
 const ZEROS: [u8; BLOCK] = [0; BLOCK];
 
 /// Digests that are remembered; beyond that all are forgotten, which costs time and nothing else.
@@ -29,28 +25,11 @@ const SHELF: &str = "digests";
 /// Longest note of one digest, in bytes.
 const NOTE_MAX: u64 = 4096;
 
-/// Calls `each` for the parts of a file that hold data, until `cancelled` is set: a file may have many gigabytes.
-pub(super) fn for_data_until(
-    file: &File,
-    cancelled: &AtomicBool,
-    mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    sparse::for_data(file, |start, part| {
-        if cancelled.load(Ordering::Relaxed) {
-            return Err(io::Error::other("called off"));
-        }
-        each(start, part)
-    })
-}
-
-/// The digest of what can be read from the file, as hexadecimal text.
-pub(super) fn digest_of(file: &File) -> io::Result<String> {
-    digest_until(file, &AtomicBool::new(false))
-}
-
-fn digest_until(file: &File, cancelled: &AtomicBool) -> io::Result<String> {
+/// The digest of what can be read from the file, as hexadecimal text, unless it is given up.
+pub(super) fn digest_of(file: &File, cancel: &Cancel) -> io::Result<String> {
     let mut digest = Sha256::new();
-    for_data_until(file, cancelled, |start, part| {
+    sparse::for_data(file, |start, part| {
+        cancel.check()?;
         for (i, block) in part.chunks(BLOCK).enumerate() {
             if *block != ZEROS[..block.len()] {
                 digest.update((start + (i * BLOCK) as u64).to_le_bytes());
@@ -61,13 +40,13 @@ fn digest_until(file: &File, cancelled: &AtomicBool) -> io::Result<String> {
         Ok(())
     })?;
     digest.update(file.metadata()?.len().to_le_bytes());
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(Digest::finish(digest).hex())
 }
 
-/// A digest and its file's stamp, wherever the file is.
+/// A digest and what its file was when it had it, wherever the file is.
 #[derive(Serialize, Deserialize)]
 struct Note {
-    stamp: String,
+    stamp: Key,
     digest: String,
 }
 
@@ -75,7 +54,7 @@ struct Note {
 #[derive(Debug, Clone)]
 pub(crate) struct Digests {
     folder: PathBuf,
-    cancelled: Arc<AtomicBool>,
+    cancel: Cancel,
 }
 
 impl Digests {
@@ -84,24 +63,23 @@ impl Digests {
     }
 
     pub(super) fn in_folder(folder: PathBuf) -> Self {
-        Self { folder, cancelled: Arc::default() }
+        Self { folder, cancel: Cancel::new() }
     }
 
-    /// Reads no further once `cancelled` is set.
+    /// Reads no further once `cancel` is.
     #[must_use]
-    pub(crate) fn until(mut self, cancelled: Arc<AtomicBool>) -> Self {
-        self.cancelled = cancelled;
-        self
+    pub(crate) fn until(self, cancel: &Cancel) -> Self {
+        Self { cancel: cancel.clone(), ..self }
     }
 
-    /// Returns the digest of the file at `path`: remembered, else read.
+    /// The digest of the file at `path`: remembered, else read.
     pub(crate) fn of(&self, path: &Path) -> io::Result<String> {
         let stamp = FileStamp::of(path)?;
         if let Some(known) = self.recall(&stamp) {
             return Ok(known);
         }
         let file = File::open(&stamp.path)?;
-        let digest = digest_until(&file, &self.cancelled)?;
+        let digest = digest_of(&file, &self.cancel)?;
         // One that was written to meanwhile is not remembered, and neither is one in a cache that cannot be written.
         if FileStamp::of(path).is_ok_and(|now| now == stamp) {
             let _ = self.note(&stamp, &digest);
@@ -121,7 +99,7 @@ impl Digests {
             return None;
         }
         let note: Note = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-        (note.stamp == text_of(stamp)).then_some(note.digest)
+        (note.stamp == key_of(stamp)).then_some(note.digest)
     }
 
     fn note(&self, stamp: &FileStamp, digest: &str) -> io::Result<()> {
@@ -130,20 +108,18 @@ impl Digests {
             fs::remove_dir_all(&self.folder)?;
             fs::create_dir_all(&self.folder)?;
         }
-        let note = Note { stamp: text_of(stamp), digest: digest.to_owned() };
-        replace(&self.place(stamp), &serde_json::to_vec(&note)?)
+        let note = Note { stamp: key_of(stamp), digest: digest.to_owned() };
+        vmette_cache::note(&self.place(stamp), &serde_json::to_vec(&note)?)
     }
 
     fn place(&self, stamp: &FileStamp) -> PathBuf {
-        let (dev, ino) = stamp.stamp.place();
-        let key = KeyBuilder::new().bytes(&dev.to_le_bytes()).bytes(&ino.to_le_bytes());
-        self.folder.join(key.finish().to_string())
+        self.folder.join(KeyBuilder::new().inode(stamp).finish().to_string())
     }
 }
 
-fn text_of(stamp: &FileStamp) -> String {
+fn key_of(stamp: &FileStamp) -> Key {
     // A folder that is renamed has the same files.
-    KeyBuilder::new().file(&FileStamp { path: PathBuf::new(), ..stamp.clone() }).finish().to_string()
+    KeyBuilder::new().file(&FileStamp { path: PathBuf::new(), ..stamp.clone() }).finish()
 }
 
 #[cfg(test)]
@@ -161,7 +137,7 @@ mod tests {
         let mut contents = vec![0; 1 << 20];
         contents[300_000..300_004].copy_from_slice(b"data");
         fs::write(&dense, &contents).unwrap();
-        let of = |path: &Path| digest_of(&File::open(path).unwrap()).unwrap();
+        let of = |path: &Path| digest_of(&File::open(path).unwrap(), &Cancel::new()).unwrap();
         assert_eq!(of(&sparse), of(&dense));
         contents[300_004] = 1;
         fs::write(&dense, &contents).unwrap();
@@ -196,5 +172,18 @@ mod tests {
         let two = digests.of(&path).unwrap();
         assert!(two != one && two != "a lie");
         assert!(digests.of(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn a_digest_can_be_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "content").unwrap();
+        let digests = Digests::in_folder(dir.path().join("digests"));
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let error = digests.clone().until(&cancel).of(&path).unwrap_err();
+        assert!(vmette_work::is_cancelled(&error), "{error}");
+        digests.of(&path).unwrap();
     }
 }

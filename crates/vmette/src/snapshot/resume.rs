@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vmette_image::{InUse, Store};
+use vmette_image::{Store, StoreHold};
 use vmette_vmm::{AcceleratorChoice, Saved};
 use vmette_wire::agent::{Overlay, PROTOCOL_VERSION};
 
@@ -125,7 +125,7 @@ impl Snapshot {
         store: &Store,
         builtin: impl FnOnce() -> Result<PathBuf, Error>,
         digests: &Digests,
-    ) -> Result<(PathBuf, InUse), Error> {
+    ) -> Result<(PathBuf, StoreHold), Error> {
         let base = &self.manifest.rootfs;
         let kept = |key: &String| Some(store.find(&key.parse().ok()?)?.path);
         let path = match (&config.rootfs, &base.key) {

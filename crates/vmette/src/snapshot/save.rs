@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use vmette_cache::StagedFolder;
+use vmette_cache::{StagedFolder, sparse};
 use vmette_vmm::{Device, DeviceId, Machine, SavedState, Share};
 use vmette_wire::agent::{self, Attach, Op};
 
 use super::content::Digests;
-use super::copy::copy;
 use super::manifest::{Content, MACHINE, Manifest, SCRATCH};
 use crate::connection::{Alone, Connection};
 use crate::end::Shared;
@@ -178,7 +177,7 @@ impl Saver {
         let mut options = File::options();
         let target =
             options.read(true).write(true).create_new(true).mode(0o600).open(path).map_err(&failed)?;
-        Ok(copy(scratch, &target).map_err(failed)?)
+        Ok(sparse::duplicate(scratch, &target, || Ok(())).map_err(failed)?)
     }
 
     /// Flushes the snapshot's files to the disk and returns their content.
@@ -196,7 +195,7 @@ impl Saver {
             let failed = SaveError::file(&path);
             let file = File::open(&path).map_err(&failed)?;
             file.sync_all().map_err(&failed)?;
-            let digest = super::content::digest_of(&file).map_err(&failed)?;
+            let digest = super::content::digest_of(&file, session.cancel()).map_err(&failed)?;
             files.insert(name, Content { size: file.metadata().map_err(failed)?.size(), digest });
         }
         Ok(files)

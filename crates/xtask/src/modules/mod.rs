@@ -42,16 +42,11 @@ const TOLERATED: &[(&str, &str)] = &[
     ("crates/vmette/src/lib.rs", "assets::image assets::kernel assets::self"),
     ("crates/vmette/src/lib.rs", "launch::bring_up launch::prepare launch::saving launch::self"),
     ("crates/vmette/src/lib.rs", "vsock::entrance vsock::self"),
-    (
-        "crates/image/src/lib.rs",
-        "context dir error fetch http layers oci pack provider sniff spec store tar tool",
-    ),
-    ("crates/image/src/lib.rs", "debian::self debian::sources"),
     ("crates/image/src/lib.rs", "images::export::oci images::export::self"),
     ("crates/image/src/lib.rs", "layers::emit layers::read layers::self"),
     (
-        "crates/image/src/lib.rs",
-        "oci::registry::credentials::environment oci::registry::credentials::file oci::registry::credentials::program oci::registry::credentials::self",
+        "crates/oci/src/lib.rs",
+        "registry::credentials::environment registry::credentials::file registry::credentials::program registry::credentials::self",
     ),
     (
         "crates/image/src/lib.rs",

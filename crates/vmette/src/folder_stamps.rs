@@ -1,0 +1,150 @@
+//! Telling without reading them that the files of a folder are still those that were written.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use vmette_cache::{FileStamp, Key, KeyBuilder, own, replace, sync_folder};
+use vmette_vmm::{SavedState, is_shortage};
+
+use crate::error::{Error, RestoreError};
+
+/// Bytes of the stamps' file: a saved machine is a handful of files.
+const LEN_MAX: u64 = 64 << 10;
+
+/// The stamp of each file of a saved machine, as it was when the folder was finished, and the engine's notes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FolderStamps {
+    files: BTreeMap<String, Key>,
+    state: SavedState,
+}
+
+impl FolderStamps {
+    /// Flushes all files of the folder to the disk and stamps them. There are no folders in it.
+    pub(crate) fn of(folder: &Path, state: SavedState) -> io::Result<Self> {
+        let files = stamps(folder, |path| fs::File::open(path)?.sync_all())?;
+        sync_folder(folder)?;
+        Ok(Self { files, state })
+    }
+
+    /// Writes them to a file outside of the folder.
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        replace(path, &serde_json::to_vec(self)?)
+    }
+
+    /// Checks that the folder's files have the stamps in the file at `path`, and returns the engine's notes.
+    ///
+    /// # Errors
+    /// [`Error::RestoreFailed`]: one has not, and which. [`Error::Io`]: the host is short of memory or descriptors to find out.
+    pub(crate) fn check(path: &Path, folder: &Path) -> Result<SavedState, Error> {
+        let broken = |reason: String| Error::from(RestoreError::Changed(reason));
+        let failed = |path: &Path, e: io::Error| match is_shortage(&e) {
+            true => Error::Io(e),
+            false => broken(format!("{}: {e}", path.display())),
+        };
+        let examine = |path: &Path| fs::symlink_metadata(path).map_err(|e| failed(path, e));
+        if examine(path)?.len() > LEN_MAX {
+            return Err(broken("its stamps are damaged".into()));
+        }
+        // A state is a program for the engine's parsers, and a memory image is the guest's kernel: neither is taken from
+        // anyone but this user.
+        for place in [folder, path] {
+            own(place, &examine(place)?).map_err(|e| broken(e.to_string()))?;
+        }
+        let text = fs::read(path).map_err(|e| failed(path, e))?;
+        let saved: Self =
+            serde_json::from_slice(&text).map_err(|_| broken("its stamps are damaged".into()))?;
+        let owned = |path: &Path| own(path, &fs::symlink_metadata(path)?).map_err(io::Error::other);
+        let found = stamps(folder, owned).map_err(|e| failed(folder, e))?;
+        let names = saved.files.keys().chain(found.keys());
+        match names.into_iter().find(|name| saved.files.get(*name) != found.get(*name)) {
+            Some(name) => {
+                Err(broken(format!("its {name} was changed, or copied from elsewhere, after it was saved")))
+            }
+            None => Ok(saved.state),
+        }
+    }
+}
+
+/// The stamps of all files of a folder, each taken after `before`.
+fn stamps(folder: &Path, before: impl Fn(&Path) -> io::Result<()>) -> io::Result<BTreeMap<String, Key>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !entry.file_type()?.is_file() {
+            return Err(io::Error::other(format!("{name} is no file")));
+        }
+        before(&entry.path())?;
+        // Without the folder's path: it is renamed once it is finished.
+        let stamp = FileStamp { path: name.clone().into(), ..FileStamp::of(&entry.path())? };
+        files.insert(name, KeyBuilder::new().file(&stamp).finish());
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn stamped() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = dir.path().join("machine");
+        fs::create_dir(&machine).unwrap();
+        fs::write(machine.join("memory"), "memory").unwrap();
+        fs::write(machine.join("state"), "state").unwrap();
+        FolderStamps::of(&machine, SavedState::default()).unwrap().write(&dir.path().join("stamps")).unwrap();
+        dir
+    }
+
+    fn check(dir: &Path) -> Result<(), String> {
+        FolderStamps::check(&dir.join("stamps"), &dir.join("machine")).map(drop).map_err(|e| match e {
+            Error::RestoreFailed(RestoreError::Changed(reason)) => reason,
+            other => panic!("{other}"),
+        })
+    }
+
+    #[test]
+    fn a_renamed_folder_is_still_the_one_that_was_stamped() {
+        let dir = stamped();
+        check(dir.path()).unwrap();
+        let moved = dir.path().join("moved");
+        fs::create_dir(&moved).unwrap();
+        fs::rename(dir.path().join("machine"), moved.join("machine")).unwrap();
+        fs::rename(dir.path().join("stamps"), moved.join("stamps")).unwrap();
+        check(&moved).unwrap();
+    }
+
+    #[test]
+    fn changed_copied_missing_and_added_files_are_named() {
+        type Damage = fn(&Path);
+        let damages: [(&str, Damage); 4] = [
+            ("memory", |dir| fs::write(dir.join("memory"), "Memory").unwrap()),
+            ("state", |dir| {
+                fs::copy(dir.join("state"), dir.join("../copy")).unwrap();
+                fs::rename(dir.join("../copy"), dir.join("state")).unwrap();
+            }),
+            ("memory", |dir| fs::remove_file(dir.join("memory")).unwrap()),
+            ("more", |dir| fs::write(dir.join("more"), "").unwrap()),
+        ];
+        for (name, damage) in damages {
+            let dir = stamped();
+            damage(&dir.path().join("machine"));
+            let reason = check(dir.path()).unwrap_err();
+            assert!(reason.contains(name), "{name}: {reason}");
+        }
+        for place in ["machine", "machine/state", "stamps"] {
+            let dir = stamped();
+            fs::set_permissions(dir.path().join(place), fs::Permissions::from_mode(0o777)).unwrap();
+            let reason = check(dir.path()).unwrap_err();
+            assert!(reason.contains(place) && reason.contains("writable by others"), "{reason}");
+        }
+        let dir = stamped();
+        fs::write(dir.path().join("stamps"), "{").unwrap();
+        assert!(check(dir.path()).unwrap_err().contains("stamps are damaged"));
+    }
+}
