@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use vmette_vmm::Accelerator;
-use vmette_vmm::checks::ROOTFS_SERIAL;
+use vmette_vmm::devices::{AGENT_PORT_NAME, ROOTFS_SERIAL};
 
 use crate::plan::{Arch, Plan};
 
@@ -114,7 +114,7 @@ fn base_devices(args: &mut Args, plan: &Plan, fds: &Fds) {
     args.option("-serial", "chardev:console");
     args.option("-chardev", format!("socket,id=agent,fd={}", fds.agent));
     args.option("-device", "virtio-serial-pci,id=serial,addr=0x2,max_ports=2");
-    args.option("-device", "virtserialport,bus=serial.0,chardev=agent,name=vmette.agent");
+    args.option("-device", format!("virtserialport,bus=serial.0,chardev=agent,name={AGENT_PORT_NAME}"));
     args.option("-blockdev", plan.rootfs.to_string());
     args.option(
         "-device",

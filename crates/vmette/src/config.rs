@@ -104,7 +104,14 @@ impl ShareMount {
     /// Where it appears in the guest.
     #[must_use]
     pub fn guest_path(&self) -> String {
-        self.target.clone().unwrap_or_else(|| format!("{}/{}", vmette_wire::agent::SHARE_DIR, self.tag))
+        self.target.clone().unwrap_or_else(|| format!("{}/{}", vmette_wire::devices::SHARE_DIR, self.tag))
+    }
+}
+
+impl From<&ShareMount> for vmette_wire::devices::Share {
+    /// The share as the guest is told of it.
+    fn from(share: &ShareMount) -> Self {
+        Self { tag: share.tag.clone(), target: share.guest_path(), read_only: share.read_only }
     }
 }
 

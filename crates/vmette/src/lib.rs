@@ -68,7 +68,7 @@ pub use session::{Session, SessionBuilder, SessionClient};
 pub use snapshot::{Snapshot, SnapshotInfo};
 pub use validate::{MEM_MIB_MAX, MEM_MIB_MIN, SCRATCH_MIB_MAX, SCRATCH_MIB_MIN, VCPUS_MAX, is_valid_env_key};
 pub use vmette_vmm::{Accelerator, AcceleratorChoice, Console, Isolation, VsockListener, VsockStream};
-pub use vmette_wire::agent::{ExitStatus, FailureKind};
+pub use vmette_wire::streams::{ExitStatus, FailureKind};
 pub use vmette_wire::{Action, ResponseHeader, ScrollDirection};
 pub use waiting::Waiting;
 
@@ -99,7 +99,6 @@ pub mod engine_api {
 
 /// The frame codec of the desktop's protocol.
 pub mod desktop {
-    pub use vmette_wire::frame::{
-        Frame, FrameError, HEADER_MAX, PAYLOAD_MAX, encode_response, read_frame, write_frame,
-    };
+    pub use vmette_wire::frame::{Frame, FrameError, HEADER_MAX, PAYLOAD_MAX, read_frame, write_frame};
+    pub use vmette_wire::message::encode_response;
 }

@@ -8,14 +8,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vmette_vmm::{Hypervisor, VsockListener, VsockStream};
-use vmette_wire::agent::{ExitStatus, Op};
-use vmette_wire::{Action, ResponseHeader};
+use vmette_wire::streams::ExitStatus;
+use vmette_wire::{Action, MachineRequest, ResponseHeader};
 use vmette_work::Work;
 
-use crate::connection::{Connection, REQUEST_TIMEOUT};
+use crate::connection::{REQUEST_TIMEOUT, RootHandle};
 use crate::end::Shared;
 use crate::error::{Error, SaveError};
-use crate::guest_text::safe;
 use crate::launch::{Launched, Launcher};
 use crate::notice::{Observer, Told};
 use crate::report::Report;
@@ -145,7 +144,7 @@ impl<'a> SessionBuilder<'a> {
         let result = launcher.launch().and_then(|launched| {
             let vsock = vsock::Open::new(&launched.machine, self.config, vsock_port, runs, notices)?;
             let process = match &exec {
-                Some(options) => Some(Arc::new(Process::start(&launched.connection, options)?)),
+                Some(options) => Some(Arc::new(Process::start(&launched.root, options)?)),
                 None => None,
             };
             Ok((launched, vsock, process))
@@ -286,13 +285,13 @@ impl Session {
     /// # Errors
     /// The connection is gone, or there was no answer within 30 s. A refusal is an answer with `ok: false`.
     pub fn request(&self, action: &Action) -> Result<(ResponseHeader, Vec<u8>), Error> {
-        self.connection()?.action(action)
+        self.root()?.action(action)
     }
 
     /// A handle for requests from other threads.
     #[must_use]
     pub fn client(&self) -> SessionClient {
-        SessionClient { connection: self.launched.as_ref().map(|l| l.connection.clone()) }
+        SessionClient { root: self.launched.as_ref().map(|l| l.root.clone()) }
     }
 
     /// A handle that ends this session from other threads.
@@ -349,7 +348,7 @@ impl Session {
     /// # Errors
     /// [`Error::Request`] when the command cannot be run, or the connection is gone.
     pub fn exec(&self, options: &ExecOptions) -> Result<Process, Error> {
-        Process::start(&self.connection()?, &options.clone().within(&self.surroundings))
+        Process::start(self.root()?, &options.clone().within(&self.surroundings))
     }
 
     /// Copies `source` to its end into a file of the guest: parent folders are made, an existing file is replaced when
@@ -358,7 +357,7 @@ impl Session {
     /// # Errors
     /// The guest refused, `source` failed, or the connection is gone.
     pub fn put(&self, path: &str, mode: u32, source: &mut dyn Read) -> Result<u64, Error> {
-        files::put(&self.connection()?, path, mode, source)
+        files::put(self.root()?, path, mode, source)
     }
 
     /// Copies a regular file of the guest into `target`.
@@ -366,7 +365,7 @@ impl Session {
     /// # Errors
     /// The guest refused, `target` failed, or the connection is gone.
     pub fn get(&self, path: &str, target: &mut dyn Write) -> Result<FileInfo, Error> {
-        files::get(&self.connection()?, path, target)
+        files::get(self.root()?, path, target)
     }
 
     /// Saves the whole machine into the new folder `target`: memory, devices, and what was written to its root. The
@@ -386,13 +385,7 @@ impl Session {
     }
 
     fn saver(&self) -> Result<&Arc<Saver>, Error> {
-        self.connection()?;
-        let saver = self.launched.as_ref().map(|launched| &launched.saver);
-        match saver {
-            Some(Ok(saver)) => Ok(saver),
-            Some(Err(reason)) => Err(SaveError::Impossible(reason.clone()).into()),
-            None => Err(SaveError::SessionEnded(self.shared.wait()).into()),
-        }
+        self.running()?.saver.as_ref().map_err(|reason| SaveError::Impossible(reason.clone()).into())
     }
 
     /// Saves the machine, whose command has done its work, in a thread, and ends the session.
@@ -410,7 +403,8 @@ impl Session {
     /// # Errors
     /// The connection is gone, or there was no answer within 30 s.
     pub fn ping(&self) -> Result<(), Error> {
-        self.connection()?.request(&Op::Ping, &[], REQUEST_TIMEOUT).map(drop)
+        let pinged = self.running()?.connection.request(MachineRequest::Ping, &[], REQUEST_TIMEOUT)?;
+        pinged.map_err(Error::Agent)
     }
 
     /// Ids of the host processes that make up the machine, for measuring.
@@ -419,8 +413,8 @@ impl Session {
         self.launched.as_ref().map(|l| l.machine.processes()).unwrap_or_default()
     }
 
-    fn connection(&self) -> Result<Connection, Error> {
-        Ok(self.running()?.connection.clone())
+    fn root(&self) -> Result<&RootHandle, Error> {
+        Ok(&self.running()?.root)
     }
 
     fn running(&self) -> Result<&Launched, Error> {
@@ -469,7 +463,7 @@ impl Session {
                 (end, _) => {
                     if dirty && matches!(end, SessionEnd::Exited(_)) {
                         // A guest that does not confirm has its plug pulled all the same.
-                        let _ = connection.request(&Op::Sync, &[], SYNC_TIMEOUT);
+                        let _ = connection.request(MachineRequest::Sync, &[], SYNC_TIMEOUT);
                     }
                     end
                 }
@@ -526,11 +520,7 @@ fn end_of_save(saver: &Saver, target: &Path, shared: &Shared) -> SessionEnd {
 }
 
 fn sync(launched: &Launched) -> Result<(), Error> {
-    let (header, _) = launched.connection.request(&Op::Sync, &[], SYNC_TIMEOUT)?;
-    if header.ok {
-        return Ok(());
-    }
-    Err(Error::Agent(safe(header.error.as_deref().unwrap_or("sync failed"))))
+    launched.connection.request(MachineRequest::Sync, &[], SYNC_TIMEOUT)?.map_err(Error::Agent)
 }
 
 impl Drop for Session {
@@ -556,7 +546,7 @@ impl std::fmt::Debug for Session {
 #[derive(Clone)]
 pub struct SessionClient {
     /// `None` for a session that ended while it started.
-    connection: Option<Connection>,
+    root: Option<RootHandle>,
 }
 
 impl SessionClient {
@@ -565,8 +555,8 @@ impl SessionClient {
     /// # Errors
     /// As [`Session::request`].
     pub fn request(&self, action: &Action) -> Result<(ResponseHeader, Vec<u8>), Error> {
-        match &self.connection {
-            Some(connection) => connection.action(action),
+        match &self.root {
+            Some(root) => root.action(action),
             None => Err(Error::Ended(SessionEnd::Stopped)),
         }
     }

@@ -22,5 +22,7 @@ pub use device::{Device, DeviceId, Disk, Frames, Framing, Mac, Network, Share};
 pub use error::{Error, Result, is_shortage};
 pub use machine::{ControlStream, Hypervisor, Machine, MachineEnd};
 pub use spec::{AcceleratorChoice, Console, MachineSpec, Origin, Saved, SavedState};
+/// The contract with the guest about devices.
+pub use vmette_wire::devices;
 pub use vmette_work::Slot;
 pub use vsock::{TimedOut, VsockListener, VsockStream};

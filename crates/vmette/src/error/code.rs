@@ -4,7 +4,7 @@
 use vmette_cache::StagingError;
 use vmette_image::{NetworkError, ProviderError};
 use vmette_vmm::Error as EngineError;
-use vmette_wire::agent::FailureKind;
+use vmette_wire::streams::FailureKind;
 
 use super::{ConfigError, Error, RestoreError, SaveError, StartError, VsockError};
 use crate::assets::AssetError;

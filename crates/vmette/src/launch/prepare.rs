@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use vmette_cache::{CacheRoot, KeyBuilder};
 use vmette_vmm::{Capabilities, Console, Disk, MachineSpec, Network, Origin, Share};
-use vmette_wire::agent::{self, Boot, Overlay, Root};
+use vmette_wire::devices::{self, ROOTFS_TAG, SCRATCH_SERIAL};
+use vmette_wire::root::{Base, Overlay};
+use vmette_wire::{Boot, Root};
 
 use super::scratch::Scratch;
 use super::{Launcher, image};
@@ -29,6 +31,7 @@ pub(crate) struct Held {
 pub(super) struct Prepared {
     pub(super) spec: MachineSpec,
     pub(super) boot: Boot,
+    pub(super) root: Root,
     pub(super) ca_bundle: Vec<u8>,
     /// Of all certificates that the root trusts beside its own.
     pub(super) ca_digest: Option<String>,
@@ -63,7 +66,7 @@ impl Launcher<'_> {
             Some(Rootfs::Block(block)) => Some(block.clone()),
             Some(Rootfs::Share(share)) => {
                 shares.push(Share {
-                    tag: agent::ROOTFS_TAG.into(),
+                    tag: ROOTFS_TAG.into(),
                     path: share.path.clone(),
                     // Writes go to the overlay; the folder itself is never written to.
                     read_only: true,
@@ -72,26 +75,26 @@ impl Launcher<'_> {
             }
             None => Some(self.builtin(&options)?),
         };
-        let root = match &block {
+        let base = match &block {
             Some(block) => {
                 if held.rootfs.is_none() {
                     held.rootfs = Some(hold(&block.path)?);
                 }
-                Root::Block { fstype: block.fstype.as_str().to_owned() }
+                Base::rootfs_disk(block.fstype.as_str())
             }
-            None => Root::Share,
+            None => Base::rootfs_share(),
         };
         let rootfs = block.map(|block| block.path);
         let mut disks = Vec::new();
         let mut overlay = if config.is_root_read_only() { Overlay::None } else { Overlay::Tmpfs };
         if let Some(mib) = config.scratch_mib {
             let scratch = Scratch::make(self.cache, mib, self.work)?;
-            disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
+            disks.push(Disk { serial: SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
             overlay = Overlay::Scratch;
         }
         for (i, path) in config.disks.iter().enumerate() {
-            disks.push(Disk { serial: format!("disk{i}"), path: path.clone(), read_only: false });
+            disks.push(Disk { serial: devices::disk_serial(i), path: path.clone(), read_only: false });
         }
         shares.extend(config.shares.iter().map(|share| Share {
             tag: share.tag.clone(),
@@ -99,17 +102,19 @@ impl Launcher<'_> {
             read_only: share.read_only,
         }));
         let boot = Boot {
+            disks: disks.iter().map(|disk| disk.serial.clone()).collect(),
+            vsock: vsock::is_wanted(config),
+            network: config.net,
+            savable: is_savable(config),
+        };
+        let root = Root {
             overlay,
             shares: self.guest_shares(),
-            disks: disks.iter().map(|disk| disk.serial.clone()).collect(),
             volumes: image::volumes(&config.image, &config.shares),
             working_dir: image::working_dir(&config.image),
             ca_bundle: ca_bundle.is_some(),
             switch_root: config.switch_root,
-            vsock: vsock::is_wanted(config),
-            savable: is_savable(config),
-            network: config.net,
-            ..Boot::new(root)
+            ..Root::new(base)
         };
         let spec = MachineSpec { rootfs, disks, shares, ..spec_of(config, kernel, initramfs) };
         let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
@@ -124,7 +129,7 @@ impl Launcher<'_> {
             && !config.switch_root;
         let ca_digest = ca_bundle.as_ref().map(|bundle| KeyBuilder::new().bytes(bundle).finish().to_string());
         let ca_bundle = ca_bundle.unwrap_or_default();
-        Ok(Prepared { spec, boot, ca_bundle, ca_digest, root_in_template, rootfs, base: None, held })
+        Ok(Prepared { spec, boot, root, ca_bundle, ca_digest, root_in_template, rootfs, base: None, held })
     }
 
     pub(super) fn builtin(&self, options: &AssetOptions) -> Result<RootfsBlock, Error> {

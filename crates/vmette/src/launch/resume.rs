@@ -4,12 +4,14 @@ use std::fs::File;
 
 use vmette_cache::KeyBuilder;
 use vmette_vmm::{Disk, MachineSpec, Origin, Share};
-use vmette_wire::agent::{self, Attach, Boot, Op};
+use vmette_wire::devices::{self, SCRATCH_SERIAL};
+use vmette_wire::root::Attach;
+use vmette_wire::{Root, RootRequest};
 
-use super::bring_up::{RESTORE_TIMEOUT, ROOT_TIMEOUT, Up};
+use super::bring_up::{RESTORE_TIMEOUT, ROOT_TIMEOUT, Ready};
 use super::prepare::{Held, Prepared, spec_of};
 use super::scratch::Scratch;
-use super::{Launcher, accepted, image};
+use super::{Launcher, image};
 use crate::assets::{self, AssetOptions};
 use crate::ca;
 use crate::error::{Error, StartError};
@@ -33,7 +35,7 @@ impl Launcher<'_> {
             let source = File::open(saved.folder().join(SCRATCH))
                 .map_err(|e| saved.refused(&format!("{SCRATCH}: {e}")))?;
             let scratch = Scratch::copy_of(self.cache, &source, self.shared.cancel())?;
-            disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
+            disks.push(Disk { serial: SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
         }
         let manifest = saved.manifest();
@@ -59,7 +61,8 @@ impl Launcher<'_> {
         // Certificates that it trusts already need not be brought again.
         let ca_bundle = bundle.filter(|_| trusted != manifest.ca_bundle).unwrap_or_default();
         Ok(Prepared {
-            boot: Boot { shares: self.guest_shares(), ..manifest.boot.clone() },
+            boot: manifest.boot.clone(),
+            root: Root { shares: self.guest_shares(), ..manifest.root.clone() },
             ca_digest: trusted.or_else(|| manifest.ca_bundle.clone()),
             ca_bundle,
             root_in_template: false,
@@ -93,35 +96,34 @@ impl Launcher<'_> {
     }
 
     /// The shares in the form that the guest gets.
-    pub(super) fn guest_shares(&self) -> Vec<agent::Share> {
-        let share = |share: &crate::ShareMount| agent::Share {
-            tag: share.tag.clone(),
-            target: share.guest_path(),
-            read_only: share.read_only,
-        };
-        self.config.shares.iter().map(share).collect()
+    pub(super) fn guest_shares(&self) -> Vec<devices::Share> {
+        self.config.shares.iter().map(Into::into).collect()
     }
 
     /// Starts from the snapshot: there is no other way if that fails.
-    pub(super) fn resume(&self, saved: &Snapshot, prepared: &Prepared) -> Result<Up, Error> {
+    pub(super) fn resume(&self, saved: &Snapshot, prepared: &Prepared) -> Result<Ready, Error> {
+        let Root { name, shares, .. } = &prepared.root;
         let vsock = prepared.spec.vsock;
-        let attaches = !prepared.boot.shares.is_empty() || !prepared.ca_bundle.is_empty() || vsock;
-        let started = self.try_start_before(prepared.spec.clone(), RESTORE_TIMEOUT, attaches);
+        let attaches = !shares.is_empty() || !prepared.ca_bundle.is_empty() || vsock;
+        let awaited = attaches.then(|| name.clone()).into_iter().collect();
+        let started = self.try_start_before(prepared.spec.clone(), RESTORE_TIMEOUT, awaited);
         let up = started.map_err(|e| match e {
             Error::StartFailed(reason) => saved.refused(&format!("its machine does not run: {reason}")),
             e => e,
         })?;
+        let root = up.connection.root(name);
         if !attaches {
-            return Ok(up);
+            return Ok(Ready { up, root });
         }
         let attach = Attach {
-            shares: prepared.boot.shares.clone(),
+            root: name.clone(),
+            shares: shares.clone(),
             ca_bundle: !prepared.ca_bundle.is_empty(),
             vsock,
-            payload_len: 0,
         };
-        let (header, _) = up.connection.request(&Op::Attach(attach), &prepared.ca_bundle, ROOT_TIMEOUT)?;
-        accepted(&header).map_err(|reason| StartError::Root { reason })?;
-        Ok(up)
+        let attached =
+            up.connection.request(RootRequest::Attach(attach), &prepared.ca_bundle, ROOT_TIMEOUT)?;
+        attached.map_err(|reason| StartError::Root { reason })?;
+        Ok(Ready { up, root })
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use vmette_vmm::{Capabilities, SavedState};
-use vmette_wire::agent::PROTOCOL_VERSION;
+use vmette_wire::handshake::PROTOCOL_VERSION;
 
 use super::Launcher;
 use super::bring_up::Up;
@@ -43,8 +43,9 @@ impl Launcher<'_> {
                 rootfs: prepared.spec.rootfs.clone().unwrap_or_default(),
             },
             scratch: scratch.transpose().map_err(|e| e.to_string())?,
-            shares: prepared.boot.shares.clone(),
+            shares: prepared.root.shares.clone(),
             devices: prepared.spec.shares.clone(),
+            root: prepared.root.name.clone(),
             digests: Digests::in_cache(self.cache),
             turn: Mutex::new(()),
         })
@@ -91,6 +92,7 @@ impl Launcher<'_> {
             extra_modules: config.extra_modules.clone(),
             rootfs,
             boot: prepared.boot.clone(),
+            root: prepared.root.clone(),
             ca_bundle: prepared.ca_digest.clone(),
             scratch_mib: config.scratch_mib,
             image: config.image.clone(),

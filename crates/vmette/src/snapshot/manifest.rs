@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use vmette_image::ImageConfig;
 use vmette_vmm::SavedState;
-use vmette_wire::agent::Boot;
+use vmette_wire::{Boot, Root};
 
 use crate::RootfsKind;
 
@@ -50,8 +50,10 @@ pub(crate) struct Manifest {
     /// Modules beyond the usual ones in the initramfs.
     pub(crate) extra_modules: Vec<String>,
     pub(crate) rootfs: BaseImage,
-    /// The request by which its root was built.
+    /// The set-up of the machine.
     pub(crate) boot: Boot,
+    /// How its root was made.
+    pub(crate) root: Root,
     /// Digest of the CA certificates that its root trusts beside its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ca_bundle: Option<String>,
@@ -203,7 +205,7 @@ pub(super) fn own(meta: &fs::Metadata, what: &str) -> Result<(), String> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use vmette_wire::agent::Root;
+    use vmette_wire::root::Base;
 
     fn manifest() -> Manifest {
         let file = || BootFile { digest: "0".repeat(64), path: None };
@@ -228,7 +230,8 @@ mod tests {
                 fstype: "squashfs".into(),
                 content: content(),
             },
-            boot: Boot::new(Root::Block { fstype: "squashfs".into() }),
+            boot: Boot::default(),
+            root: Root::new(Base::rootfs_disk("squashfs")),
             ca_bundle: None,
             scratch_mib: Some(64),
             image: ImageConfig::default(),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use vmette_image::{Store, StoreHold};
 use vmette_vmm::{AcceleratorChoice, Saved};
-use vmette_wire::agent::{Overlay, PROTOCOL_VERSION};
+use vmette_wire::handshake::PROTOCOL_VERSION;
 
 use super::manifest::MACHINE;
 use super::{Digests, Manifest, Snapshot};
@@ -45,12 +45,12 @@ impl Snapshot {
             )));
         }
         adopted.scratch_mib = saved.scratch_mib;
-        let read_only = saved.boot.overlay == Overlay::None;
+        let read_only = saved.root.is_read_only();
         if config.rootfs_read_only && !read_only {
             return Err(self.refused("wanted is a read-only root, and its root takes writes"));
         }
         adopted.rootfs_read_only = read_only;
-        if config.switch_root && !saved.boot.switch_root {
+        if config.switch_root && !saved.root.switch_root {
             return Err(self.refused("wanted is a command as PID 1, and it has a PID 1 already"));
         }
         // Its PID 1 runs, whoever that is: a command is one more.

@@ -8,15 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vmette_cache::{StagedFolder, sparse};
-use vmette_vmm::{Device, DeviceId, Machine, SavedState, Share};
-use vmette_wire::agent::{self, Attach, Op};
+use vmette_vmm::{Device, DeviceId, Machine, SavedState};
+use vmette_wire::devices::Share;
+use vmette_wire::root::{Attach, Detach};
+use vmette_wire::{RootName, RootRequest};
 
 use super::content::Digests;
 use super::manifest::{Content, MACHINE, Manifest, SCRATCH};
 use crate::connection::{Alone, Connection};
 use crate::end::Shared;
 use crate::error::{Error, SaveError};
-use crate::launch::accepted;
 use crate::{SessionEnd, identity};
 
 /// Time for the guest to mount or unmount its shares.
@@ -48,9 +49,11 @@ pub(crate) struct Saver {
     pub(crate) outside: Outside,
     pub(crate) scratch: Option<File>,
     /// Shares that the guest has mounted.
-    pub(crate) shares: Vec<agent::Share>,
+    pub(crate) shares: Vec<Share>,
     /// Their devices.
-    pub(crate) devices: Vec<Share>,
+    pub(crate) devices: Vec<vmette_vmm::Share>,
+    /// The root in which they are.
+    pub(crate) root: RootName,
     pub(crate) digests: Digests,
     /// One at a time.
     pub(crate) turn: Mutex<()>,
@@ -108,11 +111,12 @@ impl Saver {
         if self.shares.is_empty() {
             return Ok(());
         }
-        let answer = alone.request(&Op::Detach(self.attach()), SHARES_TIMEOUT).inspect_err(|e| {
+        let detach = Detach { root: self.root.clone(), shares: self.shares.clone() };
+        let answer = alone.request(RootRequest::Detach(detach), SHARES_TIMEOUT).inspect_err(|e| {
             // It may have done it, or be about to.
             session.finish(SessionEnd::Error(format!("the guest may have lost its shares: {e}")));
         })?;
-        accepted(&answer).map_err(|reason| SaveError::SharesInUse { reason })?;
+        answer.map_err(|reason| SaveError::SharesInUse { reason })?;
         for (detached, device) in self.devices.iter().enumerate() {
             if let Err(e) = self.machine.detach(&DeviceId::Share(device.tag.clone())) {
                 // The caller is told of the first cause, the session's end of this one.
@@ -127,26 +131,27 @@ impl Saver {
     /// the session ends when they are lost.
     fn take_shares_back(
         &self,
-        detached: &[Share],
+        detached: &[vmette_vmm::Share],
         alone: &mut Alone<'_>,
         session: &Shared,
     ) -> Result<(), Error> {
         if self.shares.is_empty() {
             return Ok(());
         }
-        let attach = |device: &Share| Ok(self.machine.attach(Device::Share(device.clone())).map(drop)?);
+        let attach =
+            |device: &vmette_vmm::Share| Ok(self.machine.attach(Device::Share(device.clone())).map(drop)?);
         let attached = detached
             .iter()
             .try_for_each(attach)
-            .and_then(|()| alone.request(&Op::Attach(self.attach()), SHARES_TIMEOUT))
-            .and_then(|answer| accepted(&answer).map_err(Error::Agent));
+            .and_then(|()| alone.request(RootRequest::Attach(self.attach()), SHARES_TIMEOUT))
+            .and_then(|answer| answer.map_err(Error::Agent));
         attached.inspect_err(|e| {
             session.finish(SessionEnd::Error(format!("the guest has lost its shares: {e}")));
         })
     }
 
     fn attach(&self) -> Attach {
-        Attach { shares: self.shares.clone(), ..Attach::default() }
+        Attach { root: self.root.clone(), shares: self.shares.clone(), ..Attach::default() }
     }
 
     /// Memory, devices and scratch disk, all of the same moment.

@@ -52,10 +52,7 @@ const TOLERATED: &[(&str, &str)] = &[
         "crates/image/src/lib.rs",
         "store::budget store::document store::hold store::layers store::names store::prune store::record store::self",
     ),
-    ("crates/guest/src/lib.rs", "actions exec files serve"),
-    ("crates/guest/src/lib.rs", "boot mounts net volumes"),
     ("crates/guest/src/lib.rs", "programs::exchange programs::runner programs::self"),
-    ("crates/guest/src/lib.rs", "serve::poll serve::self"),
     ("crates/guest/src/lib.rs", "sys::report sys::spawn"),
     ("crates/cli/src/main.rs", "args image"),
 ];

@@ -9,22 +9,22 @@ use std::path::Path;
 use rustix::fs::{Mode, StatVfsMountFlags, chmod, statvfs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::chdir;
-use vmette_wire::agent::Boot;
+use vmette_wire::Root;
 
-use crate::boot::{BootError, make_dir};
+use super::error::{Error, make_dir};
 use crate::log;
 
-/// Where what is written to volumes of a read-only root is mounted while they are put together; the workload sees it
-/// through them only.
+/// The place of the memory that takes writes to volumes of a read-only root while they are put together; the workload sees
+/// it through them only.
 const WRITES: &str = "/run/.vmette-volumes";
 
 /// Makes the folders. `/run` is mounted, shares are not yet: theirs go on top.
-pub(crate) fn make(boot: &Boot) -> Result<(), BootError> {
+pub(super) fn make(root: &Root) -> Result<(), Error> {
     // Sorted, so that one inside of another comes after it and finds it writable.
     let mut writes = None;
-    for (i, volume) in boot.volumes.iter().enumerate() {
+    for (i, volume) in root.volumes.iter().enumerate() {
         let made = fs::create_dir_all(volume).and_then(|()| chdir(volume.as_str()).map_err(Into::into));
-        made.map_err(BootError::io(format!("make the image's volume {volume}")))?;
+        made.map_err(Error::io(format!("make the image's volume {volume}")))?;
         if takes_writes(volume)? {
             continue;
         }
@@ -33,9 +33,9 @@ pub(crate) fn make(boot: &Boot) -> Result<(), BootError> {
         }
         cover_here(i, volume)?;
     }
-    chdir("/").map_err(BootError::io("return to the root"))?;
+    chdir("/").map_err(Error::io("return to the root"))?;
     drop(writes);
-    if let Some(dir) = &boot.working_dir
+    if let Some(dir) = &root.working_dir
         && let Err(e) = fs::create_dir_all(dir)
     {
         // Only a command that starts there has a use for it, and is told.
@@ -44,37 +44,37 @@ pub(crate) fn make(boot: &Boot) -> Result<(), BootError> {
     Ok(())
 }
 
-/// Whether the current folder does.
-fn takes_writes(volume: &str) -> Result<bool, BootError> {
-    let found = statvfs(".").map_err(BootError::io(format!("examine the volume {volume}")))?;
+/// Finds out whether the current folder takes writes.
+fn takes_writes(volume: &str) -> Result<bool, Error> {
+    let found = statvfs(".").map_err(Error::io(format!("examine the volume {volume}")))?;
     Ok(!found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Lays a writable folder over the current one, of which everything stays to be seen.
-fn cover_here(i: usize, volume: &str) -> Result<(), BootError> {
+fn cover_here(i: usize, volume: &str) -> Result<(), Error> {
     let failed = || format!("make the volume {volume} writable");
     let (upper, work) = (format!("{WRITES}/{i}/upper"), format!("{WRITES}/{i}/work"));
     make_dir(&upper)?;
     make_dir(&work)?;
     // The merged folder has the owner and the permissions of the upper one.
-    let own = fs::metadata(".").map_err(BootError::io(failed()))?;
-    chown(&upper, Some(own.uid()), Some(own.gid())).map_err(BootError::io(failed()))?;
-    chmod(&upper, Mode::from_raw_mode(own.mode() & 0o7777)).map_err(BootError::io(failed()))?;
+    let own = fs::metadata(".").map_err(Error::io(failed()))?;
+    chown(&upper, Some(own.uid()), Some(own.gid())).map_err(Error::io(failed()))?;
+    chmod(&upper, Mode::from_raw_mode(own.mode() & 0o7777)).map_err(Error::io(failed()))?;
     // By the current folder: a path in the options could hold their separators.
     let data = std::ffi::CString::new(format!("lowerdir=.,upperdir={upper},workdir={work}"))
-        .map_err(|e| BootError::io(failed())(std::io::Error::from(e)))?;
+        .map_err(|e| Error::io(failed())(std::io::Error::from(e)))?;
     // As the root itself: what the image has in it works as it does elsewhere.
-    mount("overlay", ".", "overlay", MountFlags::empty(), data.as_c_str()).map_err(BootError::io(failed()))
+    mount("overlay", ".", "overlay", MountFlags::empty(), data.as_c_str()).map_err(Error::io(failed()))
 }
 
 /// The memory that takes the writes; out of sight when this is gone, and kept by the volumes.
 struct Writes;
 
 impl Writes {
-    fn mount() -> Result<Self, BootError> {
+    fn mount() -> Result<Self, Error> {
         make_dir(WRITES)?;
         mount("tmpfs", WRITES, "tmpfs", MountFlags::empty(), c"mode=0700")
-            .map_err(BootError::io("mount a tmpfs for the image's volumes"))?;
+            .map_err(Error::io("mount a tmpfs for the image's volumes"))?;
         Ok(Self)
     }
 }

@@ -1,10 +1,10 @@
-//! Flow control of one stream: how much we may send, and how much of what we got is still to be confirmed.
+//! Flow control of one stream: bytes that may still be sent, and received bytes that are still to be confirmed.
 
-use vmette_wire::agent::{Event, WINDOW};
+use vmette_wire::streams::{Event, WINDOW};
 
-use super::{Out, ServeError};
+use super::{Out, StreamError};
 
-/// What was received is confirmed in steps of this many bytes, or when nothing is left of it.
+/// Bytes that are worth a confirmation; fewer are confirmed when none are left to be passed on.
 const CREDIT_STEP: u32 = 32 << 10;
 
 const _: () = assert!(CREDIT_STEP < WINDOW);
@@ -32,32 +32,32 @@ impl Window {
     }
 
     /// Takes a credit from the host.
-    pub(crate) fn credit(&mut self, id: u32, bytes: u32) -> Result<(), ServeError> {
-        self.sent = self.sent.checked_sub(bytes).ok_or(ServeError::Credit { id, bytes, sent: self.sent })?;
+    pub(crate) fn credit(&mut self, id: u32, bytes: u32) -> Result<(), StreamError> {
+        self.sent = self.sent.checked_sub(bytes).ok_or(StreamError::Credit { id, bytes, sent: self.sent })?;
         Ok(())
     }
 
-    /// Notes bytes from the host; more than the window allows ends the connection.
-    pub(crate) fn receive(&mut self, id: u32, bytes: usize) -> Result<(), ServeError> {
+    /// Notes bytes from the host. More than the window allows are an error, so that no host can make the agent hold more.
+    pub(crate) fn receive(&mut self, id: u32, bytes: usize) -> Result<(), StreamError> {
         let received = self.received.saturating_add(saturate(bytes));
         if received > WINDOW {
-            return Err(ServeError::Window { id, received });
+            return Err(StreamError::Window { id, received });
         }
         self.received = received;
         Ok(())
     }
 
-    /// Notes that `bytes` of what was received were passed on.
+    /// Notes that `bytes` of those received were passed on.
     pub(crate) fn consume(&mut self, bytes: usize) {
         self.consumed = self.received.min(self.consumed.saturating_add(saturate(bytes)));
     }
 
-    /// Confirms what was passed on, if it is worth a frame; `drained`: nothing else is waiting.
-    pub(crate) fn confirm(&mut self, id: u32, drained: bool, out: &mut Out) -> Result<(), ServeError> {
+    /// Confirms the bytes that were passed on, if they are worth a frame; `drained`: no others are waiting.
+    pub(crate) fn confirm(&mut self, id: u32, drained: bool, out: &mut Out) -> Result<(), StreamError> {
         if self.consumed >= CREDIT_STEP || (drained && self.consumed > 0) {
             let bytes = std::mem::take(&mut self.consumed);
             self.received -= bytes;
-            out.event(id, &Event::Credit { bytes }, b"")?;
+            out.event(id, Event::Credit { bytes }, b"")?;
         }
         Ok(())
     }

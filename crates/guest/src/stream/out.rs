@@ -1,23 +1,25 @@
 //! Frames on their way to the host. Small ones leave together: each write to a virtio port is an exit of the machine.
 
+use std::fmt::Display;
 use std::os::fd::AsFd;
 
 use rustix::io::{Errno, write};
-use vmette_wire::action::ResponseHeader;
-use vmette_wire::agent::{Event, Failure};
 use vmette_wire::frame::{self, FrameError};
+use vmette_wire::message::encode_response;
+use vmette_wire::streams::{Event, Failure};
+use vmette_wire::{Reply, ResponseHeader};
 
-/// With that many bytes waiting nothing more is read from commands and files.
+/// Bytes in the queue from which on nothing more is read from commands and files.
 const FULL: usize = 1 << 20;
 
-/// With that many bytes waiting no more requests are taken: a host that asks without reading must wait.
+/// Bytes in the queue from which on no more requests are taken: a host that asks without reading must wait.
 const CONGESTED: usize = 8 << 20;
 
 /// Longest message of an error, in bytes. It quotes names that are as long as a frame, or much longer with their escapes,
 /// and a header has to hold it. Hosts show about as much.
 const MESSAGE_MAX: usize = 2000;
 
-/// What stands for what was cut out.
+/// Mark in the place of what was cut out.
 const CUT: &str = " […] ";
 
 /// The queue.
@@ -26,39 +28,46 @@ pub(crate) struct Out {
     buffer: Vec<u8>,
     /// Bytes at the front that have been written.
     start: usize,
-    /// What is held back while nothing more may be sent.
+    /// Bytes that are held back while nothing more may be sent.
     held: Option<Vec<u8>>,
 }
 
 impl Out {
-    pub(crate) fn event(&mut self, id: u32, event: &Event, payload: &[u8]) -> Result<(), FrameError> {
-        self.push(&frame::encode(id, event, payload)?);
-        Ok(())
+    /// Queues an event of a stream.
+    pub(crate) fn event(&mut self, id: u32, event: Event, payload: &[u8]) -> Result<(), FrameError> {
+        self.reply(id, &Reply::Event(event), payload)
     }
 
+    /// Queues the end of a stream that has failed.
     pub(crate) fn failed(&mut self, id: u32, failure: impl Into<Failure>) -> Result<(), FrameError> {
         let Failure { kind, message } = failure.into();
-        self.event(id, &Event::Failed(Failure { kind, message: shortened(message) }), b"")
+        self.event(id, Event::Failed(Failure { kind, message: shortened(message) }), b"")
     }
 
-    pub(crate) fn respond(
+    /// Queues the answer to a request that has one.
+    pub(crate) fn answer(&mut self, id: u32, outcome: Result<(), impl Display>) -> Result<(), FrameError> {
+        let reply = outcome.map_or_else(|e| Reply::Refused(shortened(e.to_string())), |()| Reply::Done);
+        self.reply(id, &reply, b"")
+    }
+
+    /// Queues the answer to a request of the desktop.
+    pub(crate) fn desktop(
         &mut self,
         id: u32,
-        header: &ResponseHeader,
+        header: ResponseHeader,
         payload: &[u8],
     ) -> Result<(), FrameError> {
-        let bytes = match &header.error {
-            Some(error) if error.len() > MESSAGE_MAX => {
-                let error = Some(shortened(error.clone()));
-                frame::encode_response(id, &ResponseHeader { error, ..header.clone() }, payload)?
-            }
-            _ => frame::encode_response(id, header, payload)?,
-        };
-        self.push(&bytes);
+        let header = ResponseHeader { error: header.error.map(shortened), ..header };
+        self.push(&encode_response(id, &header, payload)?);
         Ok(())
     }
 
-    /// What is queued from here on stays, until [`release`](Self::release) or [`clear`](Self::clear).
+    fn reply(&mut self, id: u32, reply: &Reply, payload: &[u8]) -> Result<(), FrameError> {
+        self.push(&frame::encode(id, reply, payload)?);
+        Ok(())
+    }
+
+    /// Holds back whatever is queued from here on, until [`release`](Self::release) or [`clear`](Self::clear).
     pub(crate) fn hold(&mut self) {
         self.held.get_or_insert_default();
     }
@@ -102,7 +111,7 @@ impl Out {
         self.waiting() >= CONGESTED
     }
 
-    /// Writes what the port takes and what is not held back; `false` when there is no more room to come by that.
+    /// Writes as much as the port takes, except what is held back; `false` when no room can come of writing more.
     pub(crate) fn flush(&mut self, port: impl AsFd) -> Result<bool, Errno> {
         while self.start < self.buffer.len() {
             match write(&port, &self.buffer[self.start..]) {
@@ -169,17 +178,17 @@ mod tests {
             (flushed, read)
         };
         let mut out = Out::default();
-        out.event(1, &Event::Done, b"").unwrap();
+        out.event(1, Event::Done, b"").unwrap();
         out.hold();
-        out.event(2, &Event::Done, b"").unwrap();
-        let one = frame::encode(1, &Event::Done, b"").unwrap().len();
+        out.event(2, Event::Done, b"").unwrap();
+        let one = frame::encode(1, &Reply::Event(Event::Done), b"").unwrap().len();
         assert_eq!(sent(&mut out), (false, one));
         assert_eq!(sent(&mut out), (false, 0));
         out.hold();
         out.release();
         assert_eq!(sent(&mut out), (true, one), "held twice is released once");
         out.hold();
-        out.event(3, &Event::Done, b"").unwrap();
+        out.event(3, Event::Done, b"").unwrap();
         out.clear();
         assert_eq!(sent(&mut out), (true, 0));
     }

@@ -1,33 +1,18 @@
-//! Name servers, where the workload looks for them: `/etc/resolv.conf`. They are those of the lease and no others.
+//! Name servers, where a workload looks for them: `/etc/resolv.conf`. They are those of the machine and no others.
 
-use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, readlinkat};
 
-use super::dhcp::Lease;
-use crate::etc::{Files, create_anew};
+use super::etc::{Files, create_anew};
 
 /// The file, in the workload's root.
 pub(crate) const PATH: &str = "/etc/resolv.conf";
 
 const FOLDER: &str = "/etc";
 const NAME: &str = "resolv.conf";
-
-/// The file's contents.
-pub(super) fn text(lease: &Lease) -> String {
-    let mut text = String::from("# The name servers of the DHCP lease.\n");
-    if let Some(domain) = &lease.domain {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "search {domain}");
-    }
-    for server in &lease.name_servers {
-        let _ = writeln!(text, "nameserver {server}");
-    }
-    text
-}
 
 /// Writes the file. An image may have something else in its place: most often a link to a file that a service of its own
 /// writes. In a writable root the link gives way to a file; it is never followed, wherever it leads.

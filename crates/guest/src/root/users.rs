@@ -1,10 +1,10 @@
 //! Users and groups of the workload, from its own `/etc/passwd` and `/etc/group`: text of a hostile image, read with a
 //! limit and without trust.
 
-use vmette_wire::agent::FailureKind;
+use vmette_wire::streams::FailureKind;
 
+use super::tree::Tree;
 use crate::sys::Credentials;
-use crate::tree::Tree;
 
 /// Largest `/etc/passwd` or `/etc/group` that is read, in bytes.
 const DATABASE_MAX: usize = 4 << 20;
@@ -12,7 +12,7 @@ const DATABASE_MAX: usize = 4 << 20;
 /// Most supplementary groups, as the kernel's `NGROUPS_MAX`.
 const GROUPS_MAX: usize = 65536;
 
-/// Who a command runs as.
+/// The user of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) credentials: Credentials,
@@ -20,7 +20,7 @@ pub(crate) struct User {
     pub(crate) home: Option<String>,
 }
 
-/// Why a user cannot be told.
+/// A user that cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UserError {
     #[error("no such user in the guest's /etc/passwd: {0}")]

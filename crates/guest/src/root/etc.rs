@@ -1,4 +1,4 @@
-//! The machine's name in the workload's `/etc`.
+//! The machine's name in the `/etc` of a root.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -8,13 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::mount_bind;
-use vmette_wire::agent::FailureKind;
+use vmette_wire::streams::FailureKind;
 
-use crate::exec::kind_of;
+use super::tree::Tree;
+use crate::errno::kind_of;
 use crate::log;
-use crate::tree::Tree;
 
-/// Where the files of a read-only root lie; they are mounted over the image's.
+/// Folder for the files of a read-only root; they are mounted over the image's.
 const STAGE: &str = "/run/.vmette";
 
 /// Largest `/etc/hosts` that is kept, in bytes.
@@ -24,7 +24,7 @@ const MACHINE_ID: &str = "/etc/machine-id";
 const HOSTNAME: &str = "/etc/hostname";
 const HOSTS: &str = "/etc/hosts";
 
-/// Who the machine is.
+/// The machine's names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) hostname: String,
@@ -76,7 +76,7 @@ impl Files {
         Self { root, read_only: true }
     }
 
-    /// Whether they can only be covered.
+    /// `true` if they can only be covered.
     pub(crate) fn is_read_only(&self) -> bool {
         self.read_only
     }

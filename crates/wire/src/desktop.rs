@@ -1,6 +1,18 @@
-//! What a client asks of the desktop agent, and its answer: the JSON shapes are those of vmette 0.11.
+//! Requests to the desktop in a guest, and their answers: the JSON shapes are those of vmette 0.11.
 
 use serde::{Deserialize, Serialize};
+
+use crate::root::RootName;
+
+/// A request to the desktop of a root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DesktopRequest {
+    /// The root.
+    pub root: RootName,
+    /// The request.
+    pub action: Action,
+}
 
 /// A request to the desktop in the guest. Coordinates are pixels, the origin is the top left corner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -9,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub enum Action {
     /// The whole screen as PNG, in the payload.
     Screenshot,
-    /// Where the pointer is.
+    /// The pointer's position.
     CursorPosition,
     /// Moves the pointer.
     MouseMove { x: i32, y: i32 },
@@ -74,7 +86,7 @@ impl Action {
     }
 }
 
-/// Which way the wheel turns.
+/// Direction in which the wheel turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the names say it")]
@@ -85,24 +97,24 @@ pub enum ScrollDirection {
     Right,
 }
 
-/// The answer to a request that has one answer.
+/// The answer to an [`Action`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResponseHeader {
-    /// Whether the request was carried out.
+    /// The request was carried out.
     pub ok: bool,
-    /// Why not.
+    /// The reason of a refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Where the pointer came to rest.
+    /// Column in which the pointer came to rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub x: Option<i32>,
-    /// Where the pointer came to rest.
+    /// Row in which the pointer came to rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub y: Option<i32>,
     /// The command's exit status; absent when it did not exit by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// Bytes that follow the header.
+    /// Length of the answer's payload, in bytes.
     #[serde(default)]
     pub payload_len: u32,
 }

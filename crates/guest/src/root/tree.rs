@@ -7,7 +7,6 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 use rustix::io::Errno;
-pub(crate) use vmette_wire::agent::PATH_MAX;
 
 /// How often a look-up is repeated that a rename elsewhere has disturbed.
 const RETRIES: usize = 16;
@@ -35,7 +34,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Whether there is a directory at `path`.
+    /// Finds out whether there is a directory at `path`.
     pub(crate) fn is_dir(self, path: &str) -> bool {
         self.open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).is_ok()
     }
@@ -72,7 +71,7 @@ impl<'a> Tree<'a> {
         Ok(Some(bytes))
     }
 
-    /// The directory at `path`; what is missing of it is made.
+    /// The directory at `path`; missing parts of it are made.
     pub(crate) fn make_dirs(self, path: &str) -> io::Result<OwnedFd> {
         let mut here = self.0.try_clone_to_owned()?;
         let mut prefix = String::new();
@@ -101,14 +100,6 @@ fn refuse_special(file: &OwnedFd) -> io::Result<()> {
         FileType::Directory => Err(io::ErrorKind::IsADirectory.into()),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
     }
-}
-
-/// Whether `path` is one that a request may name: absolute, without `..` and NUL, not too long.
-pub(crate) fn is_plain_absolute(path: &str) -> bool {
-    path.starts_with('/')
-        && path.len() < PATH_MAX
-        && !path.contains('\0')
-        && path.split('/').all(|name| name != "..")
 }
 
 #[cfg(test)]
@@ -151,14 +142,5 @@ mod tests {
         assert!(tree.read("/big", 5).is_ok());
         symlink("/nowhere/else", dir.path().join("dangling")).unwrap();
         assert!(tree.make_dirs("/dangling/x").is_err());
-    }
-
-    #[test]
-    fn requests_name_plain_absolute_paths() {
-        assert!(is_plain_absolute("/a/b..c"));
-        for path in ["a", "", "/a/../b", "/..", "/a\0b"] {
-            assert!(!is_plain_absolute(path), "{path:?}");
-        }
-        assert!(!is_plain_absolute(&format!("/{}", "a".repeat(PATH_MAX))));
     }
 }

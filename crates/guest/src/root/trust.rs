@@ -5,7 +5,7 @@ use std::io;
 
 use rustix::fs::{OFlags, fstat};
 
-use crate::etc::Files;
+use super::etc::Files;
 
 /// Largest system bundle that is extended, in bytes.
 const BUNDLE_MAX: usize = 16 << 20;
@@ -13,7 +13,7 @@ const BUNDLE_MAX: usize = 16 << 20;
 /// The certificates alone.
 const HOST_CA: &str = "/etc/ssl/certs/vmette-host-ca.pem";
 
-/// Where distributions keep all trusted certificates in one file; the first is the place to make one.
+/// Files in which distributions keep all trusted certificates; the first is the place to make one.
 const BUNDLES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/cert.pem", "/etc/pki/tls/certs/ca-bundle.crt"];
 
