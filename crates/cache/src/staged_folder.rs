@@ -25,6 +25,7 @@ const ATTEMPTS: usize = 100;
 
 /// Why a folder cannot be made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StagingError {
     /// Something has its name.
     #[error("{} exists already", .0.display())]
