@@ -7,20 +7,20 @@ use vmette_vmm::devices::{AGENT_PORT_NAME, ROOTFS_SERIAL};
 
 use crate::plan::{Arch, Plan};
 
-/// Changes whenever these arguments change in a way that a saved state would notice.
-pub(crate) const LAYOUT: &str = "layout=2";
-
 /// Most memory for translated guest code, in MiB. The guest decides how much of it is filled; QEMU's own limit is 1 GiB.
 const TRANSLATION_MIB: u32 = 256;
 
 /// Functions of one PCI device: that many root ports share a slot.
 const FUNCTIONS: usize = 8;
 
-/// First PCI slot of the root ports; those before are the devices that every machine has.
+/// First PCI slot of the root ports, of which there are four at most; those before are the devices that every machine has.
 const PORTS_SLOT: usize = 4;
 
-/// What may not be done by QEMU once it is set up: start programs, gain privileges, change its limits, use system calls
-/// of the past.
+/// PCI slot of the network device, behind the root ports.
+const NETWORK_SLOT: usize = 8;
+
+/// QEMU's own sandbox. Once it is set up QEMU may start no programs, gain no privileges, change no limits of its own and
+/// use no system calls of the past.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// Numbers under which QEMU finds what it inherits.
@@ -28,15 +28,15 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 pub(crate) struct Fds {
     /// The guest's memory.
     pub(crate) memory: i32,
-    /// Whether writes to the memory reach the descriptor; otherwise it is copied on write.
+    /// Writes to the memory reach the descriptor; otherwise the memory is copied on write.
     pub(crate) memory_shared: bool,
     pub(crate) agent: i32,
     pub(crate) console: i32,
     pub(crate) qmp: i32,
-    /// Connections to the share servers.
-    pub(crate) shares: Vec<i32>,
-    /// The connection to the vsock server.
-    pub(crate) vsock: Option<i32>,
+    /// Connections to the servers of devices, with the names of the back ends.
+    pub(crate) servers: Vec<(String, i32)>,
+    /// The socket for the network device's frames.
+    pub(crate) network: Option<i32>,
 }
 
 /// The arguments, without the program's name.
@@ -52,19 +52,17 @@ pub(crate) fn build(plan: &Plan, fds: &Fds) -> Vec<OsString> {
     args.option("-append", cmdline(plan));
     base_devices(&mut args, plan, fds);
     root_ports(&mut args, plan);
-    for (number, fd) in fds.shares.iter().enumerate() {
-        args.option("-chardev", format!("socket,id=share{number},fd={fd}"));
+    for (name, fd) in &fds.servers {
+        args.option("-chardev", format!("socket,id={name},fd={fd}"));
     }
-    if let Some(fd) = fds.vsock {
-        args.option("-chardev", format!("socket,id=vsock,fd={fd}"));
-    }
-    for plugged in plan.devices().0 {
-        if let Some(blockdev) = &plugged.blockdev {
+    for plugged in &plan.at_start {
+        if let Some(blockdev) = plugged.blockdev() {
             args.option("-blockdev", blockdev.to_string());
         }
-        args.option("-device", plugged.device.to_string());
+        args.option("-device", plugged.front().to_string());
     }
-    if plan.restore.is_some() {
+    network(&mut args, plan, fds);
+    if plan.restores {
         args.option("-incoming", "defer");
     }
     args.0
@@ -124,6 +122,13 @@ fn base_devices(args: &mut Args, plan: &Plan, fds: &Fds) {
     );
 }
 
+/// A restored machine has the device before its state is loaded, in the same place.
+fn network(args: &mut Args, plan: &Plan, fds: &Fds) {
+    let (Some(mac), Some(fd)) = (plan.network, fds.network) else { return };
+    args.option("-netdev", format!("stream,id=net,server=off,addr.type=fd,addr.str={fd}"));
+    args.option("-device", format!("virtio-net-pci,addr={NETWORK_SLOT:#x},netdev=net,mac={mac},romfile="));
+}
+
 fn root_ports(args: &mut Args, plan: &Plan) {
     for port in 0..plan.ports {
         let (slot, function) = (PORTS_SLOT + port / FUNCTIONS, port % FUNCTIONS);
@@ -157,9 +162,13 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
     use std::fmt::Write;
     use std::path::Path;
-    use vmette_vmm::{Disk, MachineSpec, Share};
+    use std::sync::Arc;
+    use vmette_vmm::{Disk, Frames, Mac, MachineSpec, Network, Origin, Saved, SavedState, Share};
+
+    use crate::plan::Plugged;
 
     fn spec() -> MachineSpec {
         MachineSpec {
@@ -181,22 +190,23 @@ mod tests {
         }
     }
 
-    fn fds(shares: i32, memory_shared: bool) -> Fds {
+    fn fds(plan: &Plan, memory_shared: bool) -> Fds {
+        let served = plan.devices().filter(|plugged| plugged.blockdev().is_none()).map(Plugged::backend);
         Fds {
             memory: 10,
             memory_shared,
             agent: 11,
             console: 12,
             qmp: 13,
-            shares: (20..20 + shares).collect(),
-            vsock: (shares > 0).then_some(30),
+            servers: served.zip(20..).collect(),
+            network: plan.network.map(|_| 14),
         }
     }
 
     /// One argument of an option per line. With `UPDATE_GOLDEN` in the environment the file is written instead.
-    fn check(name: &str, plan: &Plan, fds: &Fds) {
+    fn check(name: &str, plan: &Plan, memory_shared: bool) {
         let mut text = String::new();
-        for arg in build(plan, fds) {
+        for arg in build(plan, &fds(plan, memory_shared)) {
             let arg = arg.into_string().unwrap();
             let separator = if text.is_empty() || arg.starts_with('-') { "\n" } else { " " };
             write!(text, "{separator}{arg}").unwrap();
@@ -209,40 +219,57 @@ mod tests {
         assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{name}");
     }
 
-    fn plan(spec: &MachineSpec, accelerator: Accelerator, restore: Option<usize>) -> Plan {
-        Plan { arch: Arch::X86_64, seccomp: true, restore, ..Plan::new(spec, accelerator).unwrap() }
+    fn plan(spec: &MachineSpec, accelerator: Accelerator) -> Plan {
+        Plan { arch: Arch::X86_64, seccomp: true, ..Plan::new(spec, accelerator).unwrap() }
+    }
+
+    /// The machine restored from a state that knows of these disks.
+    fn restored(spec: MachineSpec, disks: &[(&str, usize)]) -> Plan {
+        let disks: BTreeMap<_, _> = disks.iter().map(|(serial, place)| ((*serial).into(), *place)).collect();
+        let state = SavedState { disks, ..SavedState::default() };
+        let origin = Origin::Saved(Saved { folder: "/saved".into(), state });
+        plan(&MachineSpec { origin, ..spec }, Accelerator::Tcg)
     }
 
     #[test]
     fn a_small_machine_under_emulation() {
-        check("cold-tcg.args", &plan(&spec(), Accelerator::Tcg, None), &fds(0, true));
+        check("cold-tcg.args", &plan(&spec(), Accelerator::Tcg), true);
     }
 
     #[test]
     fn a_full_machine_on_kvm() {
-        check("cold-kvm-full.args", &plan(&full_spec(), Accelerator::Kvm, None), &fds(4, true));
+        check("cold-kvm-full.args", &plan(&full_spec(), Accelerator::Kvm), true);
     }
 
     #[test]
     fn a_restored_machine_gets_its_devices_later() {
-        check("restore-tcg.args", &plan(&spec(), Accelerator::Tcg, Some(0)), &fds(0, false));
-        check("restore-tcg-full.args", &plan(&full_spec(), Accelerator::Tcg, Some(0)), &fds(4, true));
+        check("restore-tcg.args", &restored(spec(), &[]), false);
+        check("restore-tcg-full.args", &restored(full_spec(), &[]), true);
     }
 
     #[test]
     fn a_disk_that_the_saved_state_knows_is_there_before_it() {
-        check("restore-tcg-disk.args", &plan(&full_spec(), Accelerator::Tcg, Some(1)), &fds(4, true));
+        check("restore-tcg-disk.args", &restored(full_spec(), &[("scratch", 0)]), true);
+    }
+
+    #[test]
+    fn a_network_device_is_there_before_a_saved_state() {
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let frames = Frames { socket: Arc::new(socket.into()), mac: Mac([2, 0, 0, 0, 0, 7]) };
+        let spec = MachineSpec { network: Network::Frames(frames), ..spec() };
+        check("cold-tcg-network.args", &plan(&spec, Accelerator::Tcg), true);
+        check("restore-tcg-network.args", &restored(spec, &[]), false);
     }
 
     #[test]
     fn a_machine_on_a_mac_with_an_arm_processor() {
-        let plan = Plan { arch: Arch::Aarch64, seccomp: false, ..plan(&spec(), Accelerator::Hvf, None) };
-        check("cold-hvf-arm.args", &plan, &fds(0, true));
+        let plan = Plan { arch: Arch::Aarch64, seccomp: false, ..plan(&spec(), Accelerator::Hvf) };
+        check("cold-hvf-arm.args", &plan, true);
     }
 
     #[test]
     fn a_path_cannot_add_options() {
-        let text = plan(&full_spec(), Accelerator::Tcg, None).rootfs.to_string();
+        let text = plan(&full_spec(), Accelerator::Tcg).rootfs.to_string();
         let back: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(back["file"]["filename"], "/images/a,b \"c\".squashfs");
     }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -11,31 +11,28 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use vmette_cache::sparse;
+use vmette_spawn::{Child, Command};
 use vmette_vmm::console::LastLines;
-use vmette_vmm::{Console, ControlStream, Error, MachineEnd, MachineSpec, Result, Slot};
+use vmette_vmm::{Console, ControlStream, Error, MachineEnd, MachineSpec, Network, Origin, Result, Slot};
 
-use crate::ENGINE;
 use crate::args::{self, Fds};
+use crate::devices::{Devices, Present, name_image};
+use crate::locate::Programs;
 use crate::memory;
 use crate::plan::{Plan, Plugged};
-use crate::process::{Process, Spawn, number};
-use crate::qmp::{Qmp, QmpError};
-use crate::share;
-use crate::shares::Shares;
+use crate::qmp::{self, Qmp, QmpError, failed};
+use crate::servers;
 use crate::snapshot::Snapshot;
-use crate::vsock::{self, Vsock};
 
-/// How long the loading of a device state may take.
+/// Time for the loading of a device state.
 const RESTORE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Everything that was decided and checked before a machine starts.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) binary: PathBuf,
-    /// Named when there are shares.
-    pub(crate) share_server: Option<PathBuf>,
-    /// Named when there is vsock.
-    pub(crate) vsock_server: Option<PathBuf>,
+    pub(crate) programs: Programs,
     pub(crate) fingerprint: String,
     pub(crate) spec: MachineSpec,
     pub(crate) plan: Plan,
@@ -49,31 +46,24 @@ pub(crate) struct Running {
     /// Present when writes to it are the guest's memory; a private copy cannot be read from here.
     pub(crate) memory: Option<File>,
     pub(crate) fingerprint: String,
-    /// Serial numbers of its disks, in the order of their ports.
-    pub(crate) disks: Vec<String>,
-    /// The devices of its shares.
-    pub(crate) shares: Shares,
+    pub(crate) devices: Devices,
     pub(crate) console: Arc<LastLines>,
-    /// What QEMU and the servers printed.
+    /// Lines that QEMU and the servers of its first devices printed.
     pub(crate) complaints: Arc<LastLines>,
-    pub(crate) servers: Vec<Process>,
-    /// What they serve, in the same order.
-    pub(crate) served: Vec<String>,
-    pub(crate) vsock: Option<Vsock>,
-    pub(crate) qemu: Process,
-    /// How the machine ended, where that is known better here than from the way that QEMU ended.
+    pub(crate) qemu: Child,
+    /// The machine's end, where it is known better here than from the way that QEMU ended.
     pub(crate) verdict: Slot<MachineEnd>,
     restore: Mutex<Option<Restore>>,
 }
 
-/// What is to be restored once QEMU answers.
+/// The work that is left once QEMU answers.
 #[derive(Debug)]
 struct Restore {
-    dir: PathBuf,
+    folder: PathBuf,
     state: File,
     /// Fills the machine's own memory while QEMU starts.
     copy: Option<JoinHandle<io::Result<()>>>,
-    plugged: Vec<Plugged>,
+    later: Vec<Plugged>,
 }
 
 /// A machine's memory: the descriptor for QEMU, and for us if we may look at it.
@@ -85,82 +75,75 @@ struct Memory {
 
 /// Starts the processes. QEMU runs when this returns, but may not have looked at its arguments yet.
 pub(crate) fn spawn(prepared: Prepared) -> Result<(Running, ControlStream)> {
-    let Prepared { binary, share_server, vsock_server, fingerprint, spec, plan, snapshot } = prepared;
+    let Prepared { binary, programs, fingerprint, spec, plan, snapshot } = prepared;
     let (agent, agent_end) = pair()?;
     let (qmp, qmp_end) = pair()?;
     let (console, console_end) = pair()?;
     let (errors, errors_end) = io::pipe().map_err(Error::io("create a pipe"))?;
     let errors_end = OwnedFd::from(errors_end);
+    let complaints = LastLines::follow("complaints", errors, None)?;
 
-    let mut servers = Vec::new();
     let mut connections = Vec::new();
-    if let Some(program) = &share_server {
-        for share in &spec.shares {
+    let mut present = Vec::new();
+    for plugged in plan.devices() {
+        let started = servers::start(&programs, &plugged.device, || {
             let stderr = errors_end.try_clone().map_err(Error::io("duplicate a pipe"))?;
-            let served = share::serve(program, share, stderr)?;
-            servers.push(served.server);
-            connections.push(served.connection);
+            Ok((stderr, complaints.clone()))
+        })?;
+        let (mut server, mut vsock) = (None, None);
+        if let Some(started) = started {
+            connections.push((plugged.backend(), started.connection));
+            (server, vsock) = (Some(started.server), started.vsock);
         }
+        present.push(Present { plugged: plugged.clone(), server, vsock });
     }
-    let mut served: Vec<String> = spec.shares.iter().map(|share| format!("share {}", share.tag)).collect();
-    let mut vsock = None;
-    let mut vsock_fd = None;
-    if let Some(program) = vsock_server {
-        let stderr = errors_end.try_clone().map_err(Error::io("duplicate a pipe"))?;
-        let device = vsock::serve(&program, stderr)?;
-        servers.push(device.server);
-        served.push("the vsock device".into());
-        vsock_fd = Some(number(&device.connection));
-        connections.push(device.connection);
-        vsock = Some(device.vsock);
-    }
-    let memory = memory_for(&spec, snapshot.as_ref())?;
-    let fds = Fds {
-        memory: number(&memory.fd),
-        memory_shared: memory.own.is_some(),
-        agent: number(&agent_end),
-        console: number(&console_end),
-        qmp: number(&qmp_end),
-        shares: connections.iter().take(spec.shares.len()).map(number).collect(),
-        vsock: vsock_fd,
+    let frames = match &spec.network {
+        Network::Frames(frames) => Some(frames.socket.try_clone().map_err(Error::io("duplicate a socket"))?),
+        Network::None | Network::Nat => None,
     };
-    let mut inherit = vec![memory.fd, agent_end, console_end, qmp_end];
-    inherit.append(&mut connections);
-    let args = args::build(&plan, &fds);
-    let qemu = Process::spawn(Spawn {
-        program: binary,
-        args,
-        inherit,
-        stdin: None,
-        stdout: Some(errors_end.try_clone().map_err(Error::io("duplicate a pipe"))?),
-        stderr: Some(errors_end),
-    })
-    .map_err(Error::io("start QEMU"))?;
+    let memory = memory_for(&spec, snapshot.as_ref())?;
+    let memory_shared = memory.own.is_some();
+    let fds = Fds {
+        memory: memory.fd.as_raw_fd(),
+        memory_shared,
+        agent: agent_end.as_raw_fd(),
+        console: console_end.as_raw_fd(),
+        qmp: qmp_end.as_raw_fd(),
+        servers: connections.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect(),
+        network: frames.as_ref().map(AsRawFd::as_raw_fd),
+    };
+    let has_network = plan.network.is_some();
+    // A QEMU that was named may be a script.
+    let mut command = Command::new(binary).pass_on(&["PATH"]).args(args::build(&plan, &fds));
+    let inherited = [memory.fd, agent_end, console_end, qmp_end].into_iter();
+    for fd in inherited.chain(connections.into_iter().map(|(_, connection)| connection)).chain(frames) {
+        command = command.inherit(fd);
+    }
+    let stdout = errors_end.try_clone().map_err(Error::io("duplicate a pipe"))?;
+    let qemu = command.stdout(stdout).stderr(errors_end).spawn().map_err(Error::io("start QEMU"))?;
 
     let copy = match &spec.console {
         Console::Discard => None,
         Console::File(file) => Some(file.clone()),
     };
     let console = LastLines::follow("console", UnixStream::from(console), copy)?;
-    let complaints = LastLines::follow("complaints", errors, None)?;
     let qmp = Qmp::new(UnixStream::from(qmp)).map_err(Error::io("connect to QEMU"))?;
-    let restore = snapshot.map(|snapshot| Restore {
-        dir: snapshot.dir,
-        state: snapshot.state,
-        copy: memory.copy,
-        plugged: plan.devices().1.cloned().collect(),
-    });
+    let restore = match (snapshot, spec.origin) {
+        (Some(snapshot), Origin::Saved(saved)) => Some(Restore {
+            folder: saved.folder,
+            state: snapshot.state,
+            copy: memory.copy,
+            later: plan.later,
+        }),
+        _ => None,
+    };
     let running = Running {
         qmp,
         memory: memory.own,
         fingerprint,
-        disks: spec.disks.into_iter().map(|disk| disk.serial).collect(),
-        shares: Shares::new(share_server, spec.shares, plan.shares),
+        devices: Devices::new(programs, plan.ports, present, has_network, memory_shared),
         console,
         complaints,
-        servers,
-        served,
-        vsock,
         qemu,
         verdict: Slot::new(),
         restore: Mutex::new(restore),
@@ -173,8 +156,8 @@ fn pair() -> Result<(OwnedFd, OwnedFd)> {
     Ok((ours.into(), theirs.into()))
 }
 
-/// Three kinds: new and empty; the saved one, copied on write; a copy of the saved one, because servers, and who saves
-/// the machine, reach the guest's memory through the descriptor and would see the saved one otherwise.
+/// Memory of one of three kinds: new and empty; the saved one, copied on write; a copy of the saved one, because servers
+/// and the saving of the machine reach the guest's memory through the descriptor and would see the saved one otherwise.
 fn memory_for(spec: &MachineSpec, snapshot: Option<&Snapshot>) -> Result<Memory> {
     let saved = snapshot.map(|snapshot| snapshot.memory.try_clone()).transpose();
     let saved = saved.map_err(Error::io("duplicate a descriptor"))?;
@@ -188,7 +171,7 @@ fn memory_for(spec: &MachineSpec, snapshot: Option<&Snapshot>) -> Result<Memory>
             let own = File::from(fd.try_clone().map_err(Error::io("duplicate a descriptor"))?);
             let target = own.try_clone().map_err(Error::io("duplicate a descriptor"))?;
             let copy = saved.map(|saved| {
-                let fill = move || memory::copy_data(&saved, &target);
+                let fill = move || sparse::copy(&saved, &target, || Ok(()));
                 thread::Builder::new().name("copy-memory".into()).spawn(fill)
             });
             let copy = copy.transpose().map_err(Error::io("start a thread"))?;
@@ -198,37 +181,28 @@ fn memory_for(spec: &MachineSpec, snapshot: Option<&Snapshot>) -> Result<Memory>
 }
 
 impl Running {
-    /// The machine's vsock device.
-    pub(crate) fn vsock(&self) -> Result<&Vsock> {
-        self.vsock.as_ref().ok_or_else(|| Error::Unsupported {
-            engine: ENGINE,
-            operation: "vsock",
-            reason: "this machine was started without a vsock device".into(),
-        })
-    }
-
-    /// Waits for QEMU, restores what is to be restored, and lets the guest run.
+    /// Waits for QEMU, restores the saved state if there is one, and lets the guest run.
     pub(crate) fn bring_up(&self) -> Result<()> {
         let restore = self.restore.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(restore) = restore else {
             return self.qmp.execute("qmp_capabilities", Value::Null).map(drop).map_err(failed);
         };
-        let plugged = self.load(restore)?;
-        // Why a server does not serve is on its standard error.
-        self.plug_and_run(&plugged).map_err(|e| match failed(e) {
+        let later = self.load(restore)?;
+        // A server that does not serve says why on its standard error.
+        self.plug_and_run(&later).map_err(|e| match failed(e) {
             Error::Machine(message) => Error::Machine(message + &self.complaints.tail()),
             error => error,
         })
     }
 
     /// Loads the state. The commands are under way before QEMU reads the first of them. [`Error::Snapshot`] is QEMU's
-    /// verdict on the state and nothing else: what may be the host's trouble is told as such.
+    /// verdict on the state and nothing else: trouble that may be the host's is reported as such.
     fn load(&self, restore: Restore) -> Result<Vec<Plugged>> {
-        let Restore { dir, state, copy, plugged } = restore;
+        let Restore { folder, state, copy, later } = restore;
         let qmp = &self.qmp;
         let mut sent = vec![
             qmp.send("qmp_capabilities", Value::Null).map_err(failed)?,
-            qmp.send("migrate-set-capabilities", capabilities()).map_err(failed)?,
+            qmp.send("migrate-set-capabilities", qmp::capabilities()).map_err(failed)?,
             qmp.send_fd("state", state.as_fd()).map_err(failed)?,
         ];
         if let Some(copy) = copy {
@@ -248,14 +222,16 @@ impl Running {
             })
         });
         match loaded {
-            Ok(true) => Ok(plugged),
-            Ok(false) => Err(self.restore_failure(dir, QmpError::Broken("the state does not load".into()))),
-            Err(e) => Err(self.restore_failure(dir, e)),
+            Ok(true) => Ok(later),
+            Ok(false) => {
+                Err(self.restore_failure(folder, QmpError::Broken("the state does not load".into())))
+            }
+            Err(e) => Err(self.restore_failure(folder, e)),
         }
     }
 
     /// QEMU says on its standard error why it does not load a state, and exits, or dies of it.
-    fn restore_failure(&self, dir: PathBuf, error: QmpError) -> Error {
+    fn restore_failure(&self, folder: PathBuf, error: QmpError) -> Error {
         const LAST_WORDS: Duration = Duration::from_secs(2);
         if self.verdict.get().is_some() || matches!(error, QmpError::Timeout { .. }) {
             return failed(error);
@@ -266,50 +242,20 @@ impl Running {
             return failed(error);
         }
         let reason = format!("it cannot be restored: {error}{}", self.complaints.tail());
-        Error::Snapshot { path: dir, reason }
+        Error::Snapshot { path: folder, reason }
     }
 
-    fn plug_and_run(&self, plugged: &[Plugged]) -> std::result::Result<(), QmpError> {
+    fn plug_and_run(&self, later: &[Plugged]) -> std::result::Result<(), QmpError> {
         let mut sent = Vec::new();
-        for part in plugged {
-            if let Some(blockdev) = &part.blockdev {
-                sent.push((part, self.qmp.send("blockdev-add", blockdev.clone())?));
+        for plugged in later {
+            if let Some(blockdev) = plugged.blockdev() {
+                sent.push((plugged, self.qmp.send("blockdev-add", blockdev)?));
             }
-            sent.push((part, self.qmp.send("device_add", part.device.clone())?));
+            sent.push((plugged, self.qmp.send("device_add", plugged.front())?));
         }
-        for (part, sent) in sent {
-            self.qmp.wait(sent).map_err(|error| name_image(error, part))?;
+        for (plugged, sent) in sent {
+            self.qmp.wait(sent).map_err(|error| name_image(error, plugged))?;
         }
         self.qmp.execute("cont", Value::Null).map(drop)
-    }
-}
-
-/// QEMU refuses an image that another machine writes to without saying which image.
-fn name_image(error: QmpError, part: &Plugged) -> QmpError {
-    let path = part.blockdev.as_ref().and_then(|blockdev| blockdev["file"]["filename"].as_str());
-    match (error, path) {
-        (QmpError::Refused { command, message }, Some(path)) => {
-            let message = format!("{message} (disk image {path}; is another machine using it?)");
-            QmpError::Refused { command, message }
-        }
-        (error, _) => error,
-    }
-}
-
-/// Shared memory stays out of the state, the events tell when it is written or read.
-pub(crate) fn capabilities() -> Value {
-    json!({ "capabilities": [
-        { "capability": "x-ignore-shared", "state": true },
-        { "capability": "events", "state": true },
-    ] })
-}
-
-/// An error of QEMU's at a time when nothing but the machine is affected.
-pub(crate) fn failed(error: QmpError) -> Error {
-    match error {
-        QmpError::Timeout { command, limit } => {
-            Error::Timeout { operation: command, seconds: limit.as_secs() }
-        }
-        error => Error::Machine(error.to_string()),
     }
 }

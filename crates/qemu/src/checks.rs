@@ -3,6 +3,7 @@
 use vmette_vmm::{Error, MachineSpec, Network, Result};
 
 use crate::plan;
+use crate::version::Version;
 
 /// A Linux kernel with the drivers of this project needs about this much to reach its first program, in MiB.
 const MEMORY_MIN_MIB: u64 = 96;
@@ -16,9 +17,20 @@ const VCPUS_PER_CPU: u32 = 4;
 /// Longest kernel command line, in bytes: `COMMAND_LINE_SIZE` of x86, without what the engine adds.
 const CMDLINE_MAX: usize = 2048 - 64;
 
-/// Why no machine of this engine has a network.
-pub(crate) const NO_NETWORK: &str = "QEMU's user-mode network cannot be kept away from the host's loopback and private \
-                                     addresses, so this engine grants none";
+/// The reason for granting no network by address translation.
+pub(crate) const NO_NAT: &str = "QEMU's user-mode network cannot be kept away from the host's loopback and private \
+                                 addresses, so this engine grants none";
+
+/// The first release of QEMU with network back ends of the kind `stream`.
+const FRAMES_SINCE: (u32, u32) = (7, 2);
+
+/// The reason why frames cannot go through a socket with this QEMU, if so.
+pub(crate) fn no_frames(version: &Version) -> Option<String> {
+    let (major, minor) = FRAMES_SINCE;
+    ((version.major, version.minor) < FRAMES_SINCE).then(|| {
+        format!("QEMU {version} cannot hand a guest's frames to a socket: {major}.{minor} or newer is needed")
+    })
+}
 
 /// Most virtual CPUs on this host.
 pub(crate) fn max_vcpus() -> u32 {
@@ -28,9 +40,15 @@ pub(crate) fn max_vcpus() -> u32 {
 }
 
 /// The checked spec with absolute paths: QEMU runs in another folder.
-pub(crate) fn checked(spec: MachineSpec) -> Result<MachineSpec> {
-    if spec.network != Network::None {
-        return invalid(format!("network: {NO_NETWORK}"));
+pub(crate) fn checked(spec: MachineSpec, version: &Version) -> Result<MachineSpec> {
+    match &spec.network {
+        Network::None => {}
+        Network::Nat => return invalid(format!("network: {NO_NAT}")),
+        Network::Frames(_) => {
+            if let Some(reason) = no_frames(version) {
+                return invalid(format!("network: {reason}"));
+            }
+        }
     }
     sizes(&spec)?;
     plan::ports(&spec)?;
@@ -82,8 +100,19 @@ mod tests {
     fn refused(change: impl FnOnce(&mut MachineSpec), word: &str) {
         let mut spec = MachineSpec::new("/nonexistent/kernel", "/nonexistent/initramfs");
         change(&mut spec);
-        let error = checked(spec).unwrap_err().to_string();
+        let error = checked(spec, &version(7, 2)).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
+    }
+
+    fn version(major: u32, minor: u32) -> Version {
+        Version { major, minor, text: format!("{major}.{minor}.0"), sha256: String::new() }
+    }
+
+    #[test]
+    fn an_old_qemu_has_no_network_and_none_has_address_translation() {
+        refused(|spec| spec.network = Network::Nat, NO_NAT);
+        assert!(no_frames(&version(7, 1)).is_some_and(|reason| reason.contains("7.1.0")));
+        assert!(no_frames(&version(7, 2)).is_none() && no_frames(&version(10, 0)).is_none());
     }
 
     #[test]

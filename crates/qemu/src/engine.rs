@@ -3,27 +3,27 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
+use vmette_cache::KeyBuilder;
 use vmette_vmm::{
-    Accelerator, AcceleratorChoice, Capabilities, Error, Hypervisor, Machine, MachineSpec, Origin, Result,
+    Accelerator, AcceleratorChoice, Capabilities, Error, Framing, Hypervisor, Machine, MachineSpec, Origin,
+    Result, Support,
 };
 
 use crate::ENGINE;
 use crate::accel::{self, Decision};
 use crate::boot::Prepared;
 use crate::checks;
-use crate::digest::hex;
 use crate::host_facts::{self, HostFacts};
-use crate::locate;
+use crate::locate::{self, Programs};
 use crate::machine::QemuMachine;
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::snapshot::Snapshot;
 use crate::version::{self, Version};
 
-/// Bytes of the digest that a fingerprint shows.
-const FINGERPRINT_BYTES: usize = 8;
+/// Digits of a key in a fingerprint.
+const DIGITS: usize = 16;
 
-/// Where the engine finds things. What is `None` is looked for.
+/// Places of the engine's parts. The engine looks for those that are `None`.
 #[derive(Debug, Clone, Default)]
 pub struct QemuOptions {
     /// The QEMU program; else the one in `VMETTE_QEMU`, else the first on `PATH`.
@@ -73,20 +73,24 @@ impl Qemu {
             .map_err(|reason| Error::Unavailable { engine: ENGINE, reason })
     }
 
-    fn fingerprint_of(&self, plan: &Plan) -> Result<String> {
-        let (_, version) = self.binary()?;
+    fn fingerprint_of(
+        &self,
+        spec: &MachineSpec,
+        accelerator: Accelerator,
+        version: &Version,
+    ) -> Result<String> {
         // Two builds of one version may differ, and a state says nothing of it. What names the build is the same
         // wherever it is installed: a state may be restored on another host.
-        let mut digest = Sha256::new_with_prefix(&version.sha256);
-        if plan.accelerator != Accelerator::Tcg {
+        let mut build = KeyBuilder::new().text(&version.sha256);
+        if accelerator != Accelerator::Tcg {
             // The guest sees the real processor, and part of its state is the host kernel's.
             for fact in [host_facts::processor(), host_facts::kernel()] {
-                digest.update((fact.len() as u64).to_le_bytes());
-                digest.update(fact);
+                build = build.text(&fact);
             }
         }
-        let digest = hex(&digest.finalize()[..FINGERPRINT_BYTES]);
-        Ok(format!("QEMU {} {} build={digest}", version.text, plan.shape()))
+        let build: String = build.finish().to_string().chars().take(DIGITS).collect();
+        let shape = plan::shape(spec, accelerator)?;
+        Ok(format!("QEMU {} {shape} build={build}", version.text))
     }
 }
 
@@ -98,18 +102,22 @@ impl Hypervisor for Qemu {
             engine: format!("{ENGINE} {version}"),
             accelerator,
             reasons,
-            boots: true,
-            no_shares: self.locate_share_server().err().map(|e| e.to_string()),
-            no_vsock: self.vsock_server().err().map(|e| e.to_string()),
-            no_network: Some(checks::NO_NETWORK.into()),
-            no_snapshots: (!cfg!(target_os = "linux")).then(|| "QEMU saves machines on Linux only".into()),
+            boots_elf: true,
+            snapshots: Support::unless(
+                (!cfg!(target_os = "linux")).then(|| "QEMU saves machines on Linux only".into()),
+            ),
+            shares: Support::unless(self.programs().virtiofsd().err().map(|e| e.to_string())),
+            vsock: Support::unless(self.programs().vsockd().err().map(|e| e.to_string())),
+            nat: Support::No(checks::NO_NAT.into()),
+            frames: Support::unless(checks::no_frames(&version)),
+            framing: Framing::LengthPrefixed,
             max_vcpus: checks::max_vcpus(),
         })
     }
 
     fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {
-        let accelerator = self.decide(spec.accelerator)?.accelerator;
-        self.fingerprint_of(&Plan::new(spec, accelerator)?)
+        let (_, version) = self.binary()?;
+        self.fingerprint_of(spec, self.decide(spec.accelerator)?.accelerator, &version)
     }
 
     fn boot_failed(&self, spec: &MachineSpec, reason: &str) -> Result<()> {
@@ -121,61 +129,31 @@ impl Hypervisor for Qemu {
     }
 
     fn create(&self, spec: MachineSpec) -> Result<Arc<dyn Machine>> {
-        let (binary, _) = self.binary()?;
+        let (binary, version) = self.binary()?;
         let accelerator = self.decide(spec.accelerator)?.accelerator;
-        let spec = checks::checked(spec)?;
-        let mut plan = Plan::new(&spec, accelerator)?;
-        let fingerprint = self.fingerprint_of(&plan)?;
-        let share_server = match spec.shares.is_empty() {
-            true => None,
-            false => Some(self.share_server()?),
-        };
-        let vsock_server = spec.vsock.then(|| self.vsock_server()).transpose()?;
+        let spec = checks::checked(spec, &version)?;
+        let fingerprint = self.fingerprint_of(&spec, accelerator, &version)?;
         let snapshot = match &spec.origin {
             Origin::Cold => None,
-            Origin::Snapshot(dir) => {
-                let disks: Vec<&str> = spec.disks.iter().map(|disk| disk.serial.as_str()).collect();
-                Some(Snapshot::open(dir, &fingerprint, spec.memory_mib << 20, &disks)?)
-            }
+            Origin::Saved(saved) => Some(Snapshot::open(saved, &fingerprint, spec.memory_mib << 20)?),
         };
-        plan.restore = snapshot.as_ref().map(|snapshot| snapshot.disks);
-        Ok(Arc::new(QemuMachine::new(Prepared {
-            binary,
-            share_server,
-            vsock_server,
-            fingerprint,
-            spec,
-            plan,
-            snapshot,
-        })))
+        let plan = Plan::new(&spec, accelerator)?;
+        let programs = self.programs();
+        for plugged in plan.devices() {
+            programs.for_device(&plugged.device)?;
+        }
+        let prepared = Prepared { binary, programs, fingerprint, spec, plan, snapshot };
+        Ok(Arc::new(QemuMachine::new(prepared)))
     }
 }
 
 impl Qemu {
-    fn share_server(&self) -> Result<PathBuf> {
-        if !cfg!(target_os = "linux") {
-            return Err(Error::Unsupported {
-                engine: ENGINE,
-                operation: "sharing a folder",
-                reason: "the share server runs on Linux only".into(),
-            });
+    fn programs(&self) -> Programs {
+        Programs {
+            virtiofsd: self.options.share_server.clone(),
+            vsockd: self.options.vsock_server.clone(),
+            installed_at: self.options.installed_at.clone(),
         }
-        self.locate_share_server()
-    }
-
-    fn locate_share_server(&self) -> Result<PathBuf> {
-        locate::share_server(self.options.share_server.as_deref(), self.options.installed_at.as_deref())
-    }
-
-    fn vsock_server(&self) -> Result<PathBuf> {
-        if !cfg!(target_os = "linux") {
-            return Err(Error::Unsupported {
-                engine: ENGINE,
-                operation: "vsock",
-                reason: "its server runs on Linux only".into(),
-            });
-        }
-        locate::vsock_server(self.options.vsock_server.as_deref(), self.options.installed_at.as_deref())
     }
 }
 

@@ -3,10 +3,11 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use vmette_cache::replace;
 
 const KVM: &str = "/dev/kvm";
 
@@ -142,7 +143,7 @@ pub(crate) fn remember_kvm_failure(cache_dir: &Path, reason: &str) -> io::Result
     let reason: String = reason.chars().take(REASON_MAX / 4).collect();
     let failure = Failure { boot_id: boot_id(), reason };
     fs::create_dir_all(cache_dir)?;
-    write_whole(&cache_dir.join(FAILURE_FILE), &serde_json::to_vec(&failure)?)
+    replace(&cache_dir.join(FAILURE_FILE), &serde_json::to_vec(&failure)?)
 }
 
 fn remembered_kvm_failure(cache_dir: &Path) -> Option<String> {
@@ -155,24 +156,12 @@ fn boot_id() -> String {
     read_small(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_default().trim().to_owned()
 }
 
-/// Replaces a small file in one step, so that a reader never sees half of it.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
-}
-
-/// A small text file, or `None` when it is not there or not small.
+/// Reads a small text file. `None` if it is not there, or not small.
 pub(crate) fn read_small(path: &Path) -> Option<String> {
     let mut text = String::new();
     let file = fs::File::open(path).ok()?;
-    io::Read::read_to_string(&mut io::Read::take(file, SMALL_FILE_MAX), &mut text).ok()?;
-    Some(text)
+    let read = io::Read::read_to_string(&mut io::Read::take(file, SMALL_FILE_MAX + 1), &mut text).ok()?;
+    (read as u64 <= SMALL_FILE_MAX).then_some(text)
 }
 
 #[cfg(test)]
@@ -200,6 +189,17 @@ mod tests {
         fs::write(&path, "").unwrap();
         assert_eq!(kvm_device(&path), KvmDevice::Ready);
         assert!(matches!(kvm_device(dir.path()), KvmDevice::Unusable(_)));
+    }
+
+    #[test]
+    fn a_file_that_is_not_small_is_not_read_in_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let full = "x".repeat(usize::try_from(SMALL_FILE_MAX).unwrap());
+        fs::write(&path, &full).unwrap();
+        assert_eq!(read_small(&path), Some(full.clone()));
+        fs::write(&path, full + "x").unwrap();
+        assert_eq!(read_small(&path), None);
     }
 
     #[test]

@@ -4,30 +4,27 @@
 //! inherits, and gone when its owner is. Host folders are served to the guest by one restricted process each,
 //! `vmette-virtiofsd`, vsock by another, `vmette-vsockd`; both are crates of their own. [`Qemu`] is the engine;
 //! everything else in here is how.
+#![forbid(unsafe_code)]
 
 mod accel;
 mod args;
 mod boot;
 mod checks;
-mod digest;
+mod devices;
 mod engine;
 mod host_facts;
 mod locate;
 mod machine;
 mod memory;
 mod plan;
-mod process;
 mod qmp;
-mod runtime_dir;
 mod save;
-mod share;
-mod shares;
+mod servers;
 mod snapshot;
-mod stamp;
 mod version;
 mod vsock;
 
 pub use engine::{Qemu, QemuOptions};
 
-/// What errors call this engine.
+/// The engine's name in errors.
 const ENGINE: &str = "QEMU";

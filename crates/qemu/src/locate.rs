@@ -1,11 +1,12 @@
-//! Where the programs are that this engine starts.
+//! The places of the programs that this engine starts.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use vmette_backend::{VIRTIOFSD, VSOCKD};
-use vmette_vmm::{Error, Result};
+use vmette_spawn::find;
+use vmette_vmm::{Device, Error, Result};
 
 use crate::ENGINE;
 
@@ -35,20 +36,50 @@ pub(crate) fn qemu(option: Option<&Path>) -> Result<PathBuf> {
             Err(unavailable(format!("{} ({by}) is not a program that can be run", path.display())))
         }
         Some((path, _)) => std::path::absolute(path).map_err(Error::io("make a path absolute")),
-        None => on_path(QEMU)
+        None => find(QEMU)
             .ok_or_else(|| unavailable(format!("{QEMU} is not on PATH: install it with `{QEMU_REMEDY}`"))),
     }
 }
 
-/// The program that serves host folders: the one that was named, or where `installed_at`, a file of the installation,
-/// and the running program suggest.
-pub(crate) fn share_server(option: Option<&Path>, installed_at: Option<&Path>) -> Result<PathBuf> {
-    server(VIRTIOFSD, "serves host folders", option, installed_at)
+/// The programs that serve devices.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Programs {
+    /// The share server, if it was named.
+    pub(crate) virtiofsd: Option<PathBuf>,
+    /// The vsock server, if it was named.
+    pub(crate) vsockd: Option<PathBuf>,
+    /// A file of the installation, if that is not the running program's.
+    pub(crate) installed_at: Option<PathBuf>,
 }
 
-/// The program that serves vsock devices; looked for in the same places.
-pub(crate) fn vsock_server(option: Option<&Path>, installed_at: Option<&Path>) -> Result<PathBuf> {
-    server(VSOCKD, "serves vsock", option, installed_at)
+impl Programs {
+    /// The program that serves such a device: the one that was named, or where the installation and the running program
+    /// suggest. `None` for a device that QEMU serves by itself.
+    pub(crate) fn for_device(&self, device: &Device) -> Result<Option<PathBuf>> {
+        match device {
+            Device::Share(_) => self.virtiofsd().map(Some),
+            Device::Vsock => self.vsockd().map(Some),
+            Device::Disk(_) | Device::Network(_) => Ok(None),
+        }
+    }
+
+    /// The program that serves host folders.
+    pub(crate) fn virtiofsd(&self) -> Result<PathBuf> {
+        self.find(VIRTIOFSD, "serves host folders", self.virtiofsd.as_deref())
+    }
+
+    /// The program that serves vsock devices.
+    pub(crate) fn vsockd(&self) -> Result<PathBuf> {
+        self.find(VSOCKD, "serves vsock", self.vsockd.as_deref())
+    }
+
+    fn find(&self, name: &str, task: &'static str, named: Option<&Path>) -> Result<PathBuf> {
+        if cfg!(target_os = "linux") {
+            return server(name, task, named, self.installed_at.as_deref());
+        }
+        let reason = format!("the program that {task}, {name}, runs on Linux only");
+        Err(Error::Unsupported { engine: ENGINE, operation: "sharing folders and vsock", reason })
+    }
 }
 
 fn server(name: &str, task: &str, option: Option<&Path>, installed_at: Option<&Path>) -> Result<PathBuf> {
@@ -62,7 +93,7 @@ fn server(name: &str, task: &str, option: Option<&Path>, installed_at: Option<&P
         ),
     };
     let found = places.iter().find(|path| is_program(path)).cloned();
-    let found = found.or_else(|| option.is_none().then(|| on_path(name)).flatten());
+    let found = found.or_else(|| option.is_none().then(|| find(name)).flatten());
     let Some(found) = found else {
         let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
         return Err(Error::Unavailable {
@@ -98,15 +129,6 @@ fn server_places<'a>(
     folders.into_iter().map(|folder| folder.join(name)).collect()
 }
 
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    // An empty or relative entry means the working directory, which may hold an untrusted project.
-    std::env::split_paths(&path)
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join(name))
-        .find(|p| is_program(p))
-}
-
 fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
@@ -131,7 +153,8 @@ mod tests {
         let expected = ["/x"].into_iter().chain(around_library).chain(around_program);
         let expected: Vec<PathBuf> = expected.map(|dir| Path::new(dir).join(VIRTIOFSD)).collect();
         assert_eq!(places, expected);
-        let error = share_server(Some(Path::new("/nowhere/server")), None).unwrap_err().to_string();
+        let programs = Programs { virtiofsd: Some("/nowhere/server".into()), ..Programs::default() };
+        let error = programs.virtiofsd().unwrap_err().to_string();
         assert!(error.contains("/nowhere/server") && error.contains(LIBEXEC_VARIABLE), "{error}");
     }
 }

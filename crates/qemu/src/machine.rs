@@ -11,18 +11,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use vmette_vmm::{ControlStream, Error, Machine, MachineEnd, Result, Slot, VsockListener, VsockStream};
+use vmette_vmm::{
+    ControlStream, Device, DeviceId, Error, Machine, MachineEnd, Result, SavedState, Slot, VsockListener,
+    VsockStream, checks,
+};
 
-use crate::boot::{self, Prepared, Running, failed};
+use crate::boot::{self, Prepared, Running};
+use crate::qmp::failed;
 use crate::save;
-use crate::shares::Server;
-use vmette_vmm::console::LastLines;
+use crate::servers::Server;
 
-/// How long to wait for the last words of a process that has ended: they are in a buffer already.
+/// Time to wait for the last words of a process that has ended: they are in a buffer already.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How long the servers may take to notice that their machine is gone: one may hang in a file system of the
-/// host's that does not answer.
+/// Time for the servers to notice that their machine is gone: one may hang in a file system of the host's that does not
+/// answer.
 const SERVERS_LIMIT: Duration = Duration::from_secs(1);
 
 pub(crate) struct QemuMachine {
@@ -112,34 +115,34 @@ impl Machine for QemuMachine {
         self.running()?.qmp.execute("cont", Value::Null).map(drop).map_err(failed)
     }
 
-    fn save(&self, dir: &Path) -> Result<()> {
-        save::save(&*self.running()?, dir)
+    fn save(&self, folder: &Path) -> Result<SavedState> {
+        save::save(&*self.running()?, folder)
     }
 
-    fn unplug_shares(&self) -> Result<()> {
+    fn attach(&self, device: Device) -> Result<DeviceId> {
+        let device = checks::checked_device(device)?;
+        let id = device.id();
         let running = self.running()?;
-        running.shares.unplug(&running.qmp)
-    }
-
-    fn plug_shares(&self) -> Result<()> {
-        let running = self.running()?;
-        for server in running.shares.plug(&running.qmp)? {
-            let (watched, exit) = (Arc::downgrade(&running), server.process.exit());
-            let server = Arc::downgrade(&server);
-            thread::Builder::new()
-                .name("machine-share".into())
-                .spawn(move || watch_later_server(&watched, &server, &exit))
-                .map_err(Error::io("start a thread"))?;
+        if let Some(server) = running.devices.attach(&running.qmp, device)? {
+            look_after_server(&running, &server, |watch| {
+                thread::Builder::new().name("machine-server".into()).spawn(watch).map(drop)
+            })
+            .map_err(Error::io("start a thread"))?;
         }
-        Ok(())
+        Ok(id)
+    }
+
+    fn detach(&self, id: &DeviceId) -> Result<()> {
+        let running = self.running()?;
+        running.devices.detach(&running.qmp, id)
     }
 
     fn vsock_listen(&self, port: u32) -> Result<VsockListener> {
-        self.running()?.vsock()?.listen(port)
+        self.running()?.devices.vsock()?.listen(port)
     }
 
     fn vsock_connect(&self, port: u32) -> Result<VsockStream> {
-        self.running()?.vsock()?.connect(port)
+        self.running()?.devices.vsock()?.connect(port)
     }
 
     fn stop(&self) {
@@ -162,10 +165,10 @@ impl Machine for QemuMachine {
 
     fn processes(&self) -> Vec<u32> {
         let Ok(running) = self.running() else { return Vec::new() };
-        let own = running.servers.iter().map(crate::process::Process::pid);
-        let later = running.shares.servers().into_iter().map(|server| server.process.pid());
-        let own: Vec<u32> = std::iter::once(running.qemu.pid()).chain(own).chain(later).collect();
-        own.into_iter().flat_map(|pid| std::iter::once(pid).chain(children(pid))).collect()
+        let servers = running.devices.servers();
+        let own =
+            std::iter::once(running.qemu.pid()).chain(servers.iter().map(|server| server.process.pid()));
+        own.flat_map(|pid| std::iter::once(pid).chain(children(pid))).collect()
     }
 }
 
@@ -188,24 +191,30 @@ fn look_after(
     end: &Arc<Slot<MachineEnd>>,
     mut start_thread: impl FnMut(&str, Box<dyn FnOnce() + Send>) -> io::Result<()>,
 ) -> io::Result<()> {
-    for (index, server) in running.servers.iter().enumerate() {
-        let (watched, exit) = (Arc::downgrade(running), server.exit());
-        start_thread("machine-share", Box::new(move || watch_server(&watched, index, &exit)))?;
+    for server in running.devices.servers() {
+        look_after_server(running, &server, |watch| start_thread("machine-server", watch))?;
     }
     let (watched, end) = (running.clone(), end.clone());
     start_thread("machine-end", Box::new(move || watch(watched, &end)))
 }
 
-/// Waits for QEMU's end, ends what served it, and says what happened.
+fn look_after_server(
+    running: &Arc<Running>,
+    server: &Arc<Server>,
+    start_thread: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>,
+) -> io::Result<()> {
+    let (watched, exit) = (Arc::downgrade(running), server.process.exit());
+    let server = Arc::downgrade(server);
+    start_thread(Box::new(move || watch_server(&watched, &server, &exit)))
+}
+
+/// Waits for QEMU's end, ends its servers, and reports the machine's end.
 fn watch(running: Arc<Running>, end: &Slot<MachineEnd>) {
     let status = running.qemu.exit().wait();
     // The servers end with their connection to QEMU. Each is two processes, and killing the one that is known here would
     // leave the other to die a moment later, when nobody looks any more.
     let deadline = Instant::now() + SERVERS_LIMIT;
-    for server in &running.servers {
-        server.wait_or_kill(deadline);
-    }
-    running.shares.end_servers(deadline);
+    running.devices.end_servers(deadline);
     let how = running.verdict.get().unwrap_or_else(|| classify(&running, status));
     // Its connections and threads go with it, unless someone is in the middle of a call.
     drop(running);
@@ -213,34 +222,22 @@ fn watch(running: Arc<Running>, end: &Slot<MachineEnd>) {
 }
 
 /// A guest whose server is gone would wait for its answers for ever: the machine ends with the server.
-fn watch_server(running: &Weak<Running>, index: usize, exit: &Slot<ExitStatus>) {
-    let status = exit.wait();
-    let Some(running) = running.upgrade() else { return };
-    if !running.shares.has_left(index) {
-        end_without_server(&running, &running.served[index], status, &running.complaints);
-    }
-}
-
-/// The same of a server that came when a share was put back.
-fn watch_later_server(running: &Weak<Running>, server: &Weak<Server>, exit: &Slot<ExitStatus>) {
+fn watch_server(running: &Weak<Running>, server: &Weak<Server>, exit: &Slot<ExitStatus>) {
     let status = exit.wait();
     let (Some(running), Some(server)) = (running.upgrade(), server.upgrade()) else { return };
-    if running.shares.is_needed(&server) {
-        end_without_server(&running, &running.served[server.index()], status, &server.complaints);
-    }
-}
-
-fn end_without_server(running: &Running, what: &str, status: ExitStatus, complaints: &LastLines) {
     // As a rule the server ends because QEMU has ended, which is known a moment later.
-    if running.qemu.exit().wait_until(Instant::now() + LAST_WORDS).is_some() {
+    if !running.devices.need(&server) || running.qemu.exit().wait_until(Instant::now() + LAST_WORDS).is_some()
+    {
         return;
     }
-    let complaints = complaints.tail();
-    running.verdict.set(MachineEnd::Failed(format!("the server of {what} ended ({status}){complaints}")));
+    let complaints = server.complaints.tail();
+    running
+        .verdict
+        .set(MachineEnd::Failed(format!("the server of {} ended ({status}){complaints}", server.of)));
     running.qemu.kill();
 }
 
-/// What a QEMU that nobody here has ended means.
+/// Explains the end of a QEMU that nobody here has ended.
 fn classify(running: &Running, status: ExitStatus) -> MachineEnd {
     running.console.wait_closed(LAST_WORDS);
     running.complaints.wait_closed(LAST_WORDS);
@@ -282,6 +279,7 @@ mod tests {
 
     use vmette_vmm::{Accelerator, MachineSpec, Share};
 
+    use crate::locate::Programs;
     use crate::plan::Plan;
 
     /// A machine of two processes, neither of which ends by itself.
@@ -293,8 +291,7 @@ mod tests {
         let spec = MachineSpec { shares: vec![share], ..MachineSpec::new("/bin/sh", "/bin/sh") };
         let prepared = Prepared {
             binary: program.clone(),
-            share_server: Some(program),
-            vsock_server: None,
+            programs: Programs { virtiofsd: Some(program), ..Programs::default() },
             fingerprint: String::new(),
             plan: Plan::new(&spec, Accelerator::Tcg).unwrap(),
             spec,
@@ -308,7 +305,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for threads in [0, 1] {
             let running = Arc::new(running(dir.path()));
-            let (qemu, server) = (running.qemu.exit(), running.servers[0].exit());
+            let (qemu, server) = (running.qemu.exit(), running.devices.servers()[0].process.exit());
             let mut left = threads;
             let looked_after = look_after(&running, &Arc::new(Slot::new()), |_, watch| {
                 if left == 0 {

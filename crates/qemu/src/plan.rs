@@ -1,11 +1,16 @@
-//! What a machine of this engine consists of, decided before anything is started.
+//! The parts of a machine of this engine, decided before anything is started.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use vmette_vmm::{Accelerator, Disk, Error, MachineSpec, Result};
+use vmette_vmm::{
+    Accelerator, Device, DeviceId, Disk, Error, Mac, MachineSpec, Network, Origin, Result, SavedState,
+};
 
-/// PCI Express root ports, each a place where one disk or share may be plugged in. A machine has the least of these
+/// Changes whenever the command line changes in a way that a saved state would notice.
+const LAYOUT: &str = "layout=2";
+
+/// PCI Express root ports, each a place for one disk, share, vsock or network device. A machine has the least of these
 /// that is enough: in a restored machine each port costs 0.8 ms and 0.8 MiB, but their number is part of the shape that
 /// a saved state depends on, so there are few different ones.
 const PORT_COUNTS: [usize; 4] = [4, 8, 16, 32];
@@ -24,7 +29,7 @@ impl Arch {
     }
 }
 
-/// A machine, complete but for what it inherits.
+/// A machine, complete except for the descriptors that it inherits.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) arch: Arch,
@@ -34,27 +39,21 @@ pub(crate) struct Plan {
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
     pub(crate) cmdline: String,
-    /// Whether QEMU's own system call filter is there to be switched on.
+    /// QEMU's own system call filter is there to be switched on.
     pub(crate) seccomp: bool,
     pub(crate) ports: usize,
-    /// How many disks a saved state that follows knows of; those that come after them, and shares, are plugged in once it
-    /// was loaded. `None`: power-on.
-    pub(crate) restore: Option<usize>,
+    /// A saved state follows.
+    pub(crate) restores: bool,
     pub(crate) rootfs: Value,
-    pub(crate) disks: Vec<Plugged>,
-    pub(crate) shares: Vec<Plugged>,
-    pub(crate) vsock: Option<Plugged>,
+    /// Link address of the network device, if there is one.
+    pub(crate) network: Option<Mac>,
+    /// Devices in root ports that are there when the machine starts, or when its saved state is loaded.
+    pub(crate) at_start: Vec<Plugged>,
+    /// Devices that are plugged in once the saved state is loaded, which knows nothing of them.
+    pub(crate) later: Vec<Plugged>,
 }
 
-/// A device in a root port, as QMP wants it; the command line takes the same.
-#[derive(Debug, Clone)]
-pub(crate) struct Plugged {
-    /// The block device behind it, if any.
-    pub(crate) blockdev: Option<Value>,
-    pub(crate) device: Value,
-}
-
-/// How many ports a machine has.
+/// Number of ports that a machine has.
 pub(crate) fn ports(spec: &MachineSpec) -> Result<usize> {
     ports_for(spec.slots.max(spec.disks.len() + spec.shares.len() + usize::from(spec.vsock)))
 }
@@ -68,13 +67,27 @@ fn ports_for(devices: usize) -> Result<usize> {
     })
 }
 
+/// Everything about the machine's shape that a saved state depends on.
+pub(crate) fn shape(spec: &MachineSpec, accelerator: Accelerator) -> Result<String> {
+    let MachineSpec { vcpus, memory_mib, network, .. } = spec;
+    let (arch, ports) = (Arch::host(), ports(spec)?);
+    let network = if matches!(network, Network::None) { "" } else { " network" };
+    Ok(format!("{arch:?} {LAYOUT} {accelerator} vcpus={vcpus} memory={memory_mib}M ports={ports}{network}"))
+}
+
 impl Plan {
-    /// The plan for a checked spec, from power-on.
+    /// The plan for a checked spec.
     pub(crate) fn new(spec: &MachineSpec, accelerator: Accelerator) -> Result<Self> {
-        let disks = spec.disks.iter().enumerate().map(|(i, disk)| disk_device(disk, i));
-        let shares = spec.shares.iter().enumerate();
-        let shares = shares.map(|(i, share)| share_device(&share.tag, i, spec.disks.len() + i));
-        let vsock = spec.vsock.then(|| vsock_device(spec.disks.len() + spec.shares.len()));
+        let ports = ports(spec)?;
+        let state = match &spec.origin {
+            Origin::Cold => None,
+            Origin::Saved(saved) => {
+                let refused = |reason| Error::Snapshot { path: saved.folder.clone(), reason };
+                check_places(&saved.state, &spec.disks, ports).map_err(refused)?;
+                Some(&saved.state)
+            }
+        };
+        let (at_start, later) = plugged(spec, state, ports);
         Ok(Self {
             arch: Arch::host(),
             accelerator,
@@ -84,33 +97,126 @@ impl Plan {
             initramfs: spec.initramfs.clone(),
             cmdline: spec.cmdline.clone(),
             seccomp: cfg!(target_os = "linux"),
-            ports: ports(spec)?,
-            restore: None,
+            ports,
+            restores: state.is_some(),
             rootfs: rootfs_blockdev(spec.rootfs.as_deref()),
-            disks: disks.collect(),
-            shares: shares.collect(),
-            vsock,
+            network: match &spec.network {
+                Network::Frames(frames) => Some(frames.mac),
+                Network::None | Network::Nat => None,
+            },
+            at_start,
+            later,
         })
     }
 
-    /// The devices that are there from the start, and those that come after a saved state.
-    pub(crate) fn devices(&self) -> (impl Iterator<Item = &Plugged>, impl Iterator<Item = &Plugged>) {
-        let first = self.restore.map_or(self.disks.len(), |saved| saved.min(self.disks.len()));
-        let (known, later) = self.disks.split_at(first);
-        let served = || self.shares.iter().chain(&self.vsock);
-        let restores = self.restore.is_some();
-        let with = served().take(if restores { 0 } else { usize::MAX });
-        let after = served().take(if restores { usize::MAX } else { 0 });
-        (known.iter().chain(with), later.iter().chain(after))
+    /// All devices in root ports.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = &Plugged> {
+        self.at_start.iter().chain(&self.later)
+    }
+}
+
+/// A saved state knows of disks, each in its place: the machine must have exactly these there.
+fn check_places(state: &SavedState, disks: &[Disk], ports: usize) -> std::result::Result<(), String> {
+    let wanted: Vec<&str> = disks.iter().map(|disk| disk.serial.as_str()).collect();
+    if !state.disks.keys().all(|serial| wanted.contains(&serial.as_str())) {
+        let saved: Vec<&str> = state.disks.keys().map(String::as_str).collect();
+        let list = |names: &[&str]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        return Err(format!("it was saved with other disks: {}; wanted: {}", list(&saved), list(&wanted)));
+    }
+    let mut places: Vec<usize> = state.disks.values().copied().collect();
+    places.sort_unstable();
+    places.dedup();
+    if places.len() < state.disks.len() || places.last().is_some_and(|last| *last >= ports) {
+        return Err("its notes on its disks contradict each other".into());
+    }
+    Ok(())
+}
+
+/// The devices of a spec in their ports: those that are there from the start, and those that come after a saved state.
+fn plugged(spec: &MachineSpec, state: Option<&SavedState>, ports: usize) -> (Vec<Plugged>, Vec<Plugged>) {
+    let known = |serial: &str| state.and_then(|state| state.disks.get(serial).copied());
+    let taken = |port: &usize| state.is_some_and(|state| state.disks.values().any(|place| place == port));
+    let mut free = (0..ports).filter(|port| !taken(port));
+    let disks = spec.disks.iter().cloned().map(Device::Disk);
+    let shares = spec.shares.iter().cloned().map(Device::Share);
+    let vsock = spec.vsock.then_some(Device::Vsock);
+    let (mut at_start, mut later) = (Vec::new(), Vec::new());
+    for device in disks.chain(shares).chain(vsock) {
+        let place = match &device {
+            Device::Disk(disk) => known(&disk.serial),
+            _ => None,
+        };
+        let list = if place.is_some() || state.is_none() { &mut at_start } else { &mut later };
+        // There are enough ports for all devices.
+        list.extend(place.or_else(|| free.next()).map(|port| Plugged::new(device, port)));
+    }
+    (at_start, later)
+}
+
+/// A device in a root port.
+#[derive(Debug, Clone)]
+pub(crate) struct Plugged {
+    pub(crate) device: Device,
+    pub(crate) port: usize,
+}
+
+impl Plugged {
+    pub(crate) fn new(device: Device, port: usize) -> Self {
+        Self { device, port }
     }
 
-    /// Everything about the machine's shape that a saved state depends on.
-    pub(crate) fn shape(&self) -> String {
-        let Self { arch, accelerator, vcpus, memory_mib, ports, .. } = self;
-        format!(
-            "{arch:?} {} {accelerator} vcpus={vcpus} memory={memory_mib}M ports={ports}",
-            crate::args::LAYOUT
-        )
+    pub(crate) fn id(&self) -> DeviceId {
+        self.device.id()
+    }
+
+    /// Name of the back end: a block node, a character device or a network back end.
+    pub(crate) fn backend(&self) -> String {
+        let kind = match self.device {
+            Device::Share(_) => "share",
+            Device::Disk(_) => "disk",
+            Device::Vsock => "vsock",
+            Device::Network(_) => "net",
+        };
+        format!("{kind}{}", self.port)
+    }
+
+    /// Name of the device, as `device_del` wants it.
+    pub(crate) fn name(&self) -> String {
+        format!("{}-device", self.backend())
+    }
+
+    /// The block device behind a disk, as QMP wants it; the command line takes the same.
+    pub(crate) fn blockdev(&self) -> Option<Value> {
+        match &self.device {
+            Device::Disk(disk) => Some(image_blockdev(&self.backend(), &disk.path, disk.read_only)),
+            _ => None,
+        }
+    }
+
+    /// The device, as QMP wants it; the command line takes the same.
+    pub(crate) fn front(&self) -> Value {
+        let backend = self.backend();
+        let mut device = match &self.device {
+            // On an error of the host's (no space) the guest gets it; by default the machine would stand still instead.
+            Device::Disk(disk) => json!({
+                "driver": "virtio-blk-pci", "drive": backend, "serial": disk.serial,
+                "werror": "report", "rerror": "report",
+            }),
+            Device::Share(share) => json!({
+                "driver": "vhost-user-fs-pci", "chardev": backend, "tag": share.tag, "queue-size": 1024,
+            }),
+            Device::Vsock => json!({ "driver": "vhost-user-vsock-pci", "chardev": backend }),
+            Device::Network(network) => {
+                let mac = match network {
+                    Network::Frames(frames) => json!(frames.mac.to_string()),
+                    Network::None | Network::Nat => Value::Null,
+                };
+                json!({ "driver": "virtio-net-pci", "netdev": backend, "mac": mac, "romfile": "" })
+            }
+        };
+        device["id"] = json!(self.name());
+        device["bus"] = json!(format!("port{}", self.port));
+        device
     }
 }
 
@@ -118,7 +224,7 @@ impl Plan {
 /// restored with another.
 const PLACEHOLDER_SIZE: u64 = 1 << 40;
 
-fn rootfs_blockdev(image: Option<&std::path::Path>) -> Value {
+fn rootfs_blockdev(image: Option<&Path>) -> Value {
     match image {
         Some(path) => image_blockdev("rootfs", path, true),
         None => json!({
@@ -128,7 +234,7 @@ fn rootfs_blockdev(image: Option<&std::path::Path>) -> Value {
     }
 }
 
-fn image_blockdev(node: &str, path: &std::path::Path, read_only: bool) -> Value {
+fn image_blockdev(node: &str, path: &Path, read_only: bool) -> Value {
     use std::os::unix::fs::FileTypeExt;
     let device = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device());
     json!({
@@ -140,40 +246,11 @@ fn image_blockdev(node: &str, path: &std::path::Path, read_only: bool) -> Value 
     })
 }
 
-fn disk_device(disk: &Disk, number: usize) -> Plugged {
-    let node = format!("disk{number}");
-    Plugged {
-        blockdev: Some(image_blockdev(&node, &disk.path, disk.read_only)),
-        // On an error of the host's (no space) the guest gets it; by default the machine would stand still instead.
-        device: json!({
-            "driver": "virtio-blk-pci", "id": format!("{node}-device"), "bus": format!("port{number}"),
-            "drive": node, "serial": disk.serial, "werror": "report", "rerror": "report",
-        }),
-    }
-}
-
-fn share_device(tag: &str, number: usize, port: usize) -> Plugged {
-    Plugged {
-        blockdev: None,
-        device: json!({
-            "driver": "vhost-user-fs-pci", "id": format!("share{number}-device"), "bus": format!("port{port}"),
-            "chardev": format!("share{number}"), "tag": tag, "queue-size": 1024,
-        }),
-    }
-}
-
-fn vsock_device(port: usize) -> Plugged {
-    Plugged {
-        blockdev: None,
-        device: json!({
-            "driver": "vhost-user-vsock-pci", "id": "vsock-device", "bus": format!("port{port}"), "chardev": "vsock",
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
+    use vmette_vmm::{Saved, Share};
 
     #[test]
     fn there_are_enough_ports_or_a_limit_is_named() {
@@ -183,5 +260,44 @@ mod tests {
         assert_eq!(ports_for(32).unwrap(), 32);
         let error = ports_for(33).unwrap_err().to_string();
         assert!(error.contains("32") && error.contains("33"), "{error}");
+    }
+
+    fn restored(disks: &[&str], known: &[(&str, usize)]) -> Result<Plan> {
+        let disk = |serial: &&str| Disk { serial: (*serial).into(), path: "/d".into(), read_only: false };
+        let known: BTreeMap<String, usize> = known.iter().map(|(name, at)| ((*name).into(), *at)).collect();
+        let state = SavedState { disks: known, ..SavedState::default() };
+        let spec = MachineSpec {
+            disks: disks.iter().map(disk).collect(),
+            shares: vec![Share { tag: "a".into(), path: "/s".into(), read_only: true }],
+            origin: Origin::Saved(Saved { folder: "/saved".into(), state }),
+            ..MachineSpec::new("/k", "/i")
+        };
+        Plan::new(&spec, Accelerator::Tcg)
+    }
+
+    #[test]
+    fn a_disk_that_the_state_knows_is_in_its_place_before_it_and_everything_else_comes_later() {
+        let plan = restored(&["new", "scratch"], &[("scratch", 0)]).unwrap();
+        let places = |list: &[Plugged]| -> Vec<String> { list.iter().map(Plugged::backend).collect() };
+        assert_eq!(places(&plan.at_start), ["disk0"]);
+        assert_eq!(places(&plan.later), ["disk1", "share2"]);
+        let plan = restored(&["scratch"], &[("scratch", 2)]).unwrap();
+        assert_eq!(
+            (places(&plan.at_start), places(&plan.later)),
+            (vec!["disk2".into()], vec!["share0".into()])
+        );
+    }
+
+    #[test]
+    fn other_disks_than_the_state_knows_are_refused() {
+        for disks in [&[][..], &["other"]] {
+            let error = restored(disks, &[("scratch", 0)]).unwrap_err();
+            assert!(matches!(error, Error::Snapshot { .. }));
+            assert!(error.to_string().contains("other disks: scratch"), "{error}");
+        }
+        for places in [&[("a", 1), ("b", 1)], &[("a", 0), ("b", 4)]] {
+            let error = restored(&["a", "b"], places).unwrap_err().to_string();
+            assert!(error.contains("contradict"), "{error}");
+        }
     }
 }

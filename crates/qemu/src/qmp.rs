@@ -14,17 +14,18 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde_json::{Value, json};
+use vmette_vmm::Error;
 
 /// Longest line that is read. The answers to the commands that are sent here have less than a thousand bytes.
 const LINE_MAX: u64 = 1 << 20;
 
-/// How long one command may take to be written or answered.
+/// Time for one command to be written or answered.
 pub(crate) const COMMAND_LIMIT: Duration = Duration::from_secs(15);
 
 /// Events that are kept; a guest can cause others by the thousand.
 const EVENTS: [&str; 5] = ["MIGRATION", "SHUTDOWN", "RESUME", "STOP", "DEVICE_DELETED"];
 
-/// Why a command has no result.
+/// The failure of a command.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum QmpError {
     /// QEMU says no.
@@ -36,6 +37,25 @@ pub(crate) enum QmpError {
     /// The connection is of no use any more.
     #[error("connection to QEMU: {0}")]
     Broken(String),
+}
+
+/// The failure of a command that affects nothing but the machine.
+pub(crate) fn failed(error: QmpError) -> Error {
+    match error {
+        QmpError::Timeout { command, limit } => {
+            Error::Timeout { operation: command, seconds: limit.as_secs() }
+        }
+        error => Error::Machine(error.to_string()),
+    }
+}
+
+/// Arguments of `migrate-set-capabilities`, for saving and for restoring: shared memory stays out of the state, and events
+/// tell when it is written or read.
+pub(crate) fn capabilities() -> Value {
+    json!({ "capabilities": [
+        { "capability": "x-ignore-shared", "state": true },
+        { "capability": "events", "state": true },
+    ] })
 }
 
 /// A connection.

@@ -1,66 +1,59 @@
 //! Saving a paused machine.
 
-use std::fs;
-use std::io;
+use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use vmette_vmm::{Error, Result};
+use vmette_cache::sparse;
+use vmette_vmm::{Error, Result, SavedState};
 
 use crate::ENGINE;
-use crate::boot::{Running, capabilities, failed};
-use crate::memory;
-use crate::runtime_dir::RuntimeDir;
-use crate::snapshot::Writer;
+use crate::boot::Running;
+use crate::qmp::{self, Qmp, failed};
+use crate::snapshot::{MEMORY, STATE};
 
-/// How long QEMU may take to write its devices' state; the memory is not part of it.
+/// Time for QEMU to write its devices' state; the memory is not part of it.
 const STATE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Writes the state into a new folder, which appears when it is complete.
-pub(crate) fn save(running: &Running, dir: &Path) -> Result<()> {
-    let unsupported =
-        |reason: &str| Error::Unsupported { engine: ENGINE, operation: "save", reason: reason.into() };
-    if running.shares.are_plugged() {
-        return Err(unsupported("the machine has shares, whose state QEMU cannot save"));
-    }
-    if running.vsock.is_some() {
-        return Err(unsupported("the machine has a vsock device, whose state QEMU cannot save"));
+/// Writes the machine into an empty folder.
+pub(crate) fn save(running: &Running, folder: &Path) -> Result<SavedState> {
+    let unsupported = |reason: String| Error::Unsupported { engine: ENGINE, operation: "save", reason };
+    if let Some(id) = running.devices.unsavable() {
+        return Err(unsupported(format!("the machine has {id}, whose state QEMU cannot save")));
     }
     let Some(memory) = &running.memory else {
         return Err(unsupported(
-            "it was not started to be saved, and its memory is a private copy of that which it was restored from",
+            "it was not started to be saved, and its memory is a private copy of that which it was restored from"
+                .into(),
         ));
     };
     let status = running.qmp.execute("query-status", Value::Null).map_err(failed)?;
     if status["running"] != false {
         return Err(Error::Machine("a machine must be paused to be saved".into()));
     }
-    let error = |source| Error::File { what: "snapshot folder", path: dir.to_owned(), source };
-    if dir.symlink_metadata().is_ok() {
-        return Err(error(io::ErrorKind::AlreadyExists.into()));
-    }
-    let dir = std::path::absolute(dir).map_err(error)?;
-    let parent = dir.parent().ok_or_else(|| error(io::ErrorKind::InvalidInput.into()))?;
-    // Named after this process: what it leaves when it is killed is removed by the next one that saves here.
-    let staging = RuntimeDir::new_in(parent).map_err(error)?;
-    let writer = Writer::create(staging.path()).map_err(error)?;
-    devices(running, &writer)?;
-    writer.memory.set_len(memory.metadata().map_err(error)?.len()).map_err(error)?;
-    memory::copy_data(memory, &writer.memory).map_err(error)?;
-    writer.finish(&running.fingerprint, &running.disks).map_err(error)?;
-    fs::rename(staging.path(), &dir).map_err(error)?;
-    // The new name, too, should survive a power failure; without it the folder is merely not there.
-    let _ = fs::File::open(parent).and_then(|parent| parent.sync_all());
-    Ok(())
+    let error = |source| Error::File { what: "snapshot folder", path: folder.to_owned(), source };
+    let create = |name: &str| {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600).open(folder.join(name)).map_err(error)
+    };
+    save_devices(&running.qmp, &create(STATE)?)?;
+    let copy = create(MEMORY)?;
+    copy.set_len(memory.metadata().map_err(error)?.len()).map_err(error)?;
+    sparse::copy(memory, &copy, || Ok(())).map_err(error)?;
+    Ok(SavedState {
+        fingerprint: running.fingerprint.clone(),
+        disks: running.devices.disks(),
+        identity: Vec::new(),
+    })
 }
 
-fn devices(running: &Running, writer: &Writer) -> Result<()> {
-    let qmp = &running.qmp;
-    qmp.execute("migrate-set-capabilities", capabilities()).map_err(failed)?;
+fn save_devices(qmp: &Qmp, state: &File) -> Result<()> {
+    qmp.execute("migrate-set-capabilities", qmp::capabilities()).map_err(failed)?;
     qmp.forget("MIGRATION");
-    qmp.wait(qmp.send_fd("save", writer.state.as_fd()).map_err(failed)?).map_err(failed)?;
+    qmp.wait(qmp.send_fd("save", state.as_fd()).map_err(failed)?).map_err(failed)?;
     // Without a limit on the bandwidth: the default is meant for networks.
     qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": 0 })).map_err(failed)?;
     qmp.execute("migrate", json!({ "uri": "fd:save" })).map_err(failed)?;

@@ -1,31 +1,31 @@
-//! Which QEMU it is. Asking costs a process start, so the answer is kept for as long as the program's file is the same.
+//! The version of a QEMU program. Asking costs a process start, so the answer is kept as long as the program's file is the
+//! same.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use vmette_cache::{Stamp, hash, replace};
+use vmette_spawn::{Command, Outcome, Tool};
 use vmette_vmm::{Error, Result};
+use vmette_work::Work;
 
 use crate::ENGINE;
-use crate::digest::sha256;
-use crate::host_facts::{read_small, write_whole};
-use crate::process::{Process, Spawn};
-use crate::stamp::Stamp;
+use crate::host_facts::read_small;
 
 /// The oldest release that this engine is made for: `-sandbox`, the `q35` properties and `x-ignore-shared` work as
 /// expected from here on, and the long-term distributions have it.
 const OLDEST: (u32, u32) = (6, 2);
 
-/// How long `qemu -version` may take.
+/// Time for `qemu -version`.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Longest answer that is read.
-const ANSWER_MAX: u64 = 4096;
+const ANSWER_MAX: usize = 4096;
 
 /// File of the cache folder with the last answer.
 const CACHE_FILE: &str = "qemu-version.json";
@@ -37,9 +37,9 @@ pub(crate) struct Version {
     pub(crate) major: u32,
     /// `2` of 7.2.22.
     pub(crate) minor: u32,
-    /// All that QEMU says about itself, with the distribution's own number: `7.2.22 (Debian 1:7.2+dfsg-7)`.
+    /// QEMU's own words, with the distribution's own number: `7.2.22 (Debian 1:7.2+dfsg-7)`.
     pub(crate) text: String,
-    /// Of the program's file: two builds may call themselves the same.
+    /// Digest of the program's file: two builds may call themselves the same.
     pub(crate) sha256: String,
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn of(binary: &Path, cache_dir: Option<&Path>) -> Result<Version> {
             let entry = Known { binary: binary.into(), stamp, version: version.clone() };
             if let (Some(dir), Some(file), Ok(json)) = (cache_dir, &cache_file, serde_json::to_vec(&entry)) {
                 // A folder that cannot be written costs a process start per run and nothing else.
-                let _ = fs::create_dir_all(dir).and_then(|()| write_whole(file, &json));
+                let _ = fs::create_dir_all(dir).and_then(|()| replace(file, &json));
             }
             version
         }
@@ -89,11 +89,15 @@ pub(crate) fn of(binary: &Path, cache_dir: Option<&Path>) -> Result<Version> {
 }
 
 fn sha256_of(binary: &Path) -> Result<String> {
-    let read = fs::File::open(binary).and_then(|mut file| sha256(&mut file));
-    read.map_err(|source| Error::File { what: "the QEMU program", path: binary.into(), source })
+    let read = fs::File::open(binary).and_then(|file| hash(file, || Ok(())));
+    read.map(|digest| digest.hex()).map_err(|source| Error::File {
+        what: "the QEMU program",
+        path: binary.into(),
+        source,
+    })
 }
 
-/// What identifies the program's file.
+/// The stamp of the program's file.
 pub(crate) fn stamp_of(binary: &Path) -> Result<Stamp> {
     let meta = fs::metadata(binary).map_err(|source| Error::File {
         what: "the QEMU program",
@@ -118,25 +122,14 @@ fn unavailable(reason: String) -> Error {
 }
 
 fn ask(binary: &Path) -> Result<Version> {
-    let (stdout, child_stdout) = io::pipe().map_err(Error::io("create a pipe"))?;
-    let process = Process::spawn(Spawn {
-        program: binary.into(),
-        args: vec!["-version".into()],
-        inherit: Vec::new(),
-        stdin: None,
-        stdout: Some(child_stdout.into()),
-        stderr: None,
-    })
-    .map_err(|e| unavailable(format!("{} does not start: {e}", binary.display())))?;
-    // The answer fits into the pipe, so nothing has to read while the program runs.
-    let Some(status) = process.wait_or_kill(Instant::now() + LIMIT) else {
-        return Err(Error::Timeout { operation: "qemu -version", seconds: LIMIT.as_secs() });
-    };
-    let mut answer = String::new();
-    stdout.take(ANSWER_MAX).read_to_string(&mut answer).map_err(Error::io("read what qemu -version says"))?;
+    let command = Command::new(binary).pass_on(&["PATH"]).arg("-version");
+    let Outcome { status, output, .. } = Tool::new("qemu -version", command, LIMIT)
+        .outcome(ANSWER_MAX, &Work::quiet())
+        .map_err(|e| unavailable(format!("{}: {e}", binary.display())))?;
     if !status.success() {
         return Err(unavailable(format!("`{} -version` ended with {status}", binary.display())));
     }
+    let answer = String::from_utf8_lossy(&output);
     parse(&answer).ok_or_else(|| {
         let line = answer.lines().next().unwrap_or_default();
         unavailable(format!("`{} -version` says {line:?}, which is not QEMU", binary.display()))

@@ -1,10 +1,9 @@
-//! The owner's side of a vsock device: ports that listen, connections to the guest, and the process that serves it.
+//! The owner's side of a vsock device: ports that listen, and connections to the guest.
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -13,25 +12,11 @@ use std::time::Duration;
 use vmette_backend::vsock::{Channel, ToDevice, ToOwner};
 use vmette_vmm::{Error, Result, VsockListener, VsockStream, checks};
 
-use crate::process::{Process, Spawn};
-use crate::share;
-
 /// Connections that wait for being accepted at one port; further ones are refused.
 const BACKLOG: usize = 256;
 
-/// How long a guest may take to answer a connection. An emulated one that starts may be slow.
+/// Time for a guest to answer a connection. An emulated one that starts may be slow.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-
-/// How long the server may take to read a message: it does nothing that blocks.
-const SEND_LIMIT: Duration = Duration::from_secs(5);
-
-/// A server that runs, the way to it, and QEMU's end of the connection to it.
-#[derive(Debug)]
-pub(crate) struct Served {
-    pub(crate) server: Process,
-    pub(crate) vsock: Vsock,
-    pub(crate) connection: OwnedFd,
-}
 
 /// A machine's vsock device. It ends with its machine; ports and waiting callers are told then.
 #[derive(Debug)]
@@ -53,26 +38,9 @@ struct State {
     over: bool,
 }
 
-/// Starts the server of a device. Its complaints go to `stderr`.
-pub(crate) fn serve(program: &Path, stderr: OwnedFd) -> Result<Served> {
-    let failed = "connect to the vsock server";
-    let (listener, connection) = share::connected().map_err(Error::io(failed))?;
-    let (ours, theirs) = UnixStream::pair().map_err(Error::io(failed))?;
-    ours.set_write_timeout(Some(SEND_LIMIT)).map_err(Error::io(failed))?;
-    let server = Process::spawn(Spawn {
-        program: program.to_owned(),
-        args: Vec::new(),
-        inherit: Vec::new(),
-        stdin: Some(listener),
-        stdout: Some(theirs.into()),
-        stderr: Some(stderr),
-    })
-    .map_err(Error::io("start the vsock server vmette-vsockd"))?;
-    Ok(Served { server, vsock: Vsock::new(ours)?, connection })
-}
-
 impl Vsock {
-    fn new(socket: UnixStream) -> Result<Self> {
+    /// The owner's side of a device whose server has the other end of `socket`.
+    pub(crate) fn new(socket: UnixStream) -> Result<Self> {
         let shared = Arc::new(Shared { channel: Channel::new(socket), state: Mutex::default() });
         let reader = shared.clone();
         thread::Builder::new()

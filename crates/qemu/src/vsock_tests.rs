@@ -2,6 +2,7 @@
 
 use super::*;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 
 /// An owner's side and, in the test's hands, the server's end of the channel.
 fn pair() -> (Vsock, Channel) {

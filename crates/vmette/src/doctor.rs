@@ -74,18 +74,20 @@ fn engine_findings(config: &Config, cache: &CacheRoot) -> Vec<Finding> {
             let mut finding =
                 Finding::good("accelerator", format!("{accelerator}: {}", accelerator.isolation()));
             finding.details = capabilities.reasons;
-            finding.details.extend(capabilities.no_snapshots.map(|reason| format!("no templates: {reason}")));
+            finding
+                .details
+                .extend(capabilities.snapshots.refusal().map(|reason| format!("no templates: {reason}")));
             let mut shares = Finding::good("shares", "host folders can be shared");
-            if let Some(reason) = capabilities.no_shares {
+            if let Some(reason) = capabilities.shares.refusal() {
                 // A run without shares works all the same.
                 shares.value = format!("host folders cannot be shared: {reason}");
             }
             let mut vsock = Finding::good("vsock", "guests can talk to the host");
-            if let Some(reason) = capabilities.no_vsock {
+            if let Some(reason) = capabilities.vsock.refusal() {
                 vsock.value = format!("guests cannot talk to the host: {reason}");
             }
             let mut network = Finding::good("network", "guests can be granted a network");
-            if let Some(reason) = capabilities.no_network {
+            if let Some(reason) = capabilities.nat.refusal() {
                 network.value = format!("no guest is granted a network: {reason}");
             }
             vec![Finding::good("engine", capabilities.engine), finding, shares, vsock, network]

@@ -161,7 +161,9 @@ mod tests {
     use std::path::Path;
     use std::sync::mpsc::{self, Receiver, Sender};
     use std::thread;
-    use vmette_vmm::{ControlStream, MachineEnd, Result, VsockListener, VsockStream};
+    use vmette_vmm::{
+        ControlStream, Device, DeviceId, MachineEnd, Result, SavedState, VsockListener, VsockStream,
+    };
 
     #[derive(Debug, PartialEq, Eq)]
     enum Seen {
@@ -189,7 +191,15 @@ mod tests {
             unreachable!()
         }
 
-        fn save(&self, _dir: &Path) -> Result<()> {
+        fn save(&self, _folder: &Path) -> Result<SavedState> {
+            unreachable!()
+        }
+
+        fn attach(&self, _device: Device) -> Result<DeviceId> {
+            unreachable!()
+        }
+
+        fn detach(&self, _id: &DeviceId) -> Result<()> {
             unreachable!()
         }
 

@@ -6,72 +6,90 @@ use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use vmette_cache::{FileStamp, Key, KeyBuilder};
-use vmette_vmm::is_shortage;
+use vmette_cache::{FileStamp, Key, KeyBuilder, own, replace, sync_folder};
+use vmette_vmm::{SavedState, is_shortage};
 
 use crate::error::{Error, RestoreError};
 
 /// Bytes of the stamps' file: a saved machine is a handful of files.
 const LEN_MAX: u64 = 64 << 10;
 
-/// The stamp of each file of a folder, as it was when the folder was finished.
+/// The stamp of each file of a saved machine, as it was when the folder was finished, and the engine's notes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct FolderStamps(BTreeMap<String, Key>);
+#[serde(deny_unknown_fields)]
+pub(crate) struct FolderStamps {
+    files: BTreeMap<String, Key>,
+    state: SavedState,
+}
 
 impl FolderStamps {
-    /// Stamps all files of the folder, which has no folders in it.
-    pub(crate) fn of(folder: &Path) -> io::Result<Self> {
-        let mut files = BTreeMap::new();
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !entry.file_type()?.is_file() {
-                return Err(io::Error::other(format!("{name} is no file")));
-            }
-            // Without the folder's path: it is renamed once it is finished.
-            let stamp = FileStamp { path: name.clone().into(), ..FileStamp::of(&entry.path())? };
-            files.insert(name, KeyBuilder::new().file(&stamp).finish());
-        }
-        Ok(Self(files))
+    /// Flushes all files of the folder to the disk and stamps them. There are no folders in it.
+    pub(crate) fn of(folder: &Path, state: SavedState) -> io::Result<Self> {
+        let files = stamps(folder, |path| fs::File::open(path)?.sync_all())?;
+        sync_folder(folder)?;
+        Ok(Self { files, state })
     }
 
     /// Writes them to a file outside of the folder.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
-        fs::write(path, serde_json::to_vec(self)?)?;
-        fs::File::open(path)?.sync_all()
+        replace(path, &serde_json::to_vec(self)?)
     }
 
-    /// Checks that the folder's files have the stamps in the file at `path`.
+    /// Checks that the folder's files have the stamps in the file at `path`, and returns the engine's notes.
     ///
     /// # Errors
     /// [`Error::RestoreFailed`]: one has not, and which. [`Error::Io`]: the host is short of memory or descriptors to find out.
-    pub(crate) fn check(path: &Path, folder: &Path) -> Result<(), Error> {
+    pub(crate) fn check(path: &Path, folder: &Path) -> Result<SavedState, Error> {
         let broken = |reason: String| Error::from(RestoreError::Changed(reason));
         let failed = |path: &Path, e: io::Error| match is_shortage(&e) {
             true => Error::Io(e),
             false => broken(format!("{}: {e}", path.display())),
         };
-        if fs::symlink_metadata(path).map_err(|e| failed(path, e))?.len() > LEN_MAX {
+        let examine = |path: &Path| fs::symlink_metadata(path).map_err(|e| failed(path, e));
+        if examine(path)?.len() > LEN_MAX {
             return Err(broken("its stamps are damaged".into()));
+        }
+        // A state is a program for the engine's parsers, and a memory image is the guest's kernel: neither is taken from
+        // anyone but this user.
+        for place in [folder, path] {
+            own(place, &examine(place)?).map_err(|e| broken(e.to_string()))?;
         }
         let text = fs::read(path).map_err(|e| failed(path, e))?;
         let saved: Self =
             serde_json::from_slice(&text).map_err(|_| broken("its stamps are damaged".into()))?;
-        let found = Self::of(folder).map_err(|e| failed(folder, e))?;
-        let names = saved.0.keys().chain(found.0.keys());
-        match names.into_iter().find(|name| saved.0.get(*name) != found.0.get(*name)) {
+        let owned = |path: &Path| own(path, &fs::symlink_metadata(path)?).map_err(io::Error::other);
+        let found = stamps(folder, owned).map_err(|e| failed(folder, e))?;
+        let names = saved.files.keys().chain(found.keys());
+        match names.into_iter().find(|name| saved.files.get(*name) != found.get(*name)) {
             Some(name) => {
                 Err(broken(format!("its {name} was changed, or copied from elsewhere, after it was saved")))
             }
-            None => Ok(()),
+            None => Ok(saved.state),
         }
     }
+}
+
+/// The stamps of all files of a folder, each taken after `before`.
+fn stamps(folder: &Path, before: impl Fn(&Path) -> io::Result<()>) -> io::Result<BTreeMap<String, Key>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !entry.file_type()?.is_file() {
+            return Err(io::Error::other(format!("{name} is no file")));
+        }
+        before(&entry.path())?;
+        // Without the folder's path: it is renamed once it is finished.
+        let stamp = FileStamp { path: name.clone().into(), ..FileStamp::of(&entry.path())? };
+        files.insert(name, KeyBuilder::new().file(&stamp).finish());
+    }
+    Ok(files)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn stamped() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -79,12 +97,12 @@ mod tests {
         fs::create_dir(&machine).unwrap();
         fs::write(machine.join("memory"), "memory").unwrap();
         fs::write(machine.join("state"), "state").unwrap();
-        FolderStamps::of(&machine).unwrap().write(&dir.path().join("stamps")).unwrap();
+        FolderStamps::of(&machine, SavedState::default()).unwrap().write(&dir.path().join("stamps")).unwrap();
         dir
     }
 
     fn check(dir: &Path) -> Result<(), String> {
-        FolderStamps::check(&dir.join("stamps"), &dir.join("machine")).map_err(|e| match e {
+        FolderStamps::check(&dir.join("stamps"), &dir.join("machine")).map(drop).map_err(|e| match e {
             Error::RestoreFailed(RestoreError::Changed(reason)) => reason,
             other => panic!("{other}"),
         })
@@ -118,6 +136,12 @@ mod tests {
             damage(&dir.path().join("machine"));
             let reason = check(dir.path()).unwrap_err();
             assert!(reason.contains(name), "{name}: {reason}");
+        }
+        for place in ["machine", "machine/state", "stamps"] {
+            let dir = stamped();
+            fs::set_permissions(dir.path().join(place), fs::Permissions::from_mode(0o777)).unwrap();
+            let reason = check(dir.path()).unwrap_err();
+            assert!(reason.contains(place) && reason.contains("writable by others"), "{reason}");
         }
         let dir = stamped();
         fs::write(dir.path().join("stamps"), "{").unwrap();

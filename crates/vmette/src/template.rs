@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use vmette_cache::{CacheRoot, FileLock, FileStamp, KeyBuilder, private_folder};
-use vmette_vmm::{Hypervisor, MachineSpec};
+use vmette_vmm::{Hypervisor, MachineSpec, Saved, SavedState};
 use vmette_wire::handshake::PROTOCOL_VERSION;
 use vmette_wire::{Boot, Root};
 use vmette_work::Work;
@@ -32,6 +32,9 @@ const IN_USE: Duration = Duration::from_secs(3600);
 
 /// Free space without which no template is made: its memory, its state, and room for the run itself.
 const FREE_SPACE_MIN: u64 = 256 << 20;
+
+/// Version of a template's folder.
+const LAYOUT: u32 = 2;
 
 /// Behind the key in the name of a lock.
 const LOCK_SUFFIX: &str = ".lock";
@@ -63,7 +66,7 @@ impl Template {
             .file(&stamp(&spec.kernel)?)
             .file(&stamp(&spec.initramfs)?)
             .text(&spec.cmdline)
-            .text(&format!("protocol {PROTOCOL_VERSION}"));
+            .text(&format!("protocol {PROTOCOL_VERSION} layout {LAYOUT}"));
         if let (Some(boot), Some(rootfs)) = (root, &spec.rootfs) {
             let boot =
                 serde_json::to_string(&boot).map_err(|e| StartError::Internal(format!("template: {e}")))?;
@@ -79,22 +82,28 @@ impl Template {
         self.folder.join(&self.key)
     }
 
-    /// The saved machine in it. [`Error::RestoreFailed`] when that is not what was saved.
-    pub(crate) fn machine(&self) -> Result<PathBuf, Error> {
-        let machine = self.path().join(MACHINE);
-        FolderStamps::check(&self.path().join(STAMPS), &machine)?;
-        Ok(machine)
+    /// The saved machine in it. [`Error::RestoreFailed`] if its files are not those that were saved.
+    pub(crate) fn saved(&self) -> Result<Saved, Error> {
+        let folder = self.path().join(MACHINE);
+        let state = FolderStamps::check(&self.path().join(STAMPS), &folder)?;
+        Ok(Saved { folder, state })
     }
 
-    /// Makes the template: `save` writes the machine to the folder it is given. The caller holds the lock.
-    pub(crate) fn make(&self, save: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+    /// Makes the template: `save` writes the machine into the empty folder it is given. The caller holds the lock.
+    pub(crate) fn make(&self, save: impl FnOnce(&Path) -> Result<SavedState, Error>) -> Result<(), Error> {
         // Swept, when its maker is killed, like the folders that are being removed.
         let staging = self.path().with_extension("new");
         fs::DirBuilder::new().mode(0o700).create(&staging)?;
-        let made = save(&staging.join(MACHINE)).and_then(|()| {
-            FolderStamps::of(&staging.join(MACHINE))?.write(&staging.join(STAMPS))?;
-            Ok(fs::rename(&staging, self.path())?)
-        });
+        let machine = staging.join(MACHINE);
+        let made = fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&machine)
+            .map_err(Error::from)
+            .and_then(|()| save(&machine))
+            .and_then(|state| {
+                FolderStamps::of(&machine, state)?.write(&staging.join(STAMPS))?;
+                Ok(fs::rename(&staging, self.path())?)
+            });
         if made.is_err() {
             // What cannot be removed now is swept by the next one that makes a template.
             let _ = fs::remove_dir_all(&staging);

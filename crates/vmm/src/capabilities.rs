@@ -1,8 +1,10 @@
-//! What an engine can do on this host, as data.
+//! An engine's abilities on this host, as data.
 
 use serde::Serialize;
 
-/// What executes the guest's instructions.
+use crate::Framing;
+
+/// The executor of the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Accelerator {
@@ -39,7 +41,7 @@ impl std::fmt::Display for Accelerator {
     }
 }
 
-/// What stands between the guest and the host.
+/// The barrier between the guest and the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
@@ -61,29 +63,57 @@ impl std::fmt::Display for Isolation {
     }
 }
 
-/// What an engine offers on this host.
+/// An engine's ability to do one thing here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Support {
+    /// It can.
+    Yes,
+    /// It cannot: the reason and, where there is one, the remedy.
+    No(String),
+}
+
+impl Support {
+    /// The reason why not, or `None` if the engine can.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Yes => None,
+            Self::No(reason) => Some(reason),
+        }
+    }
+
+    /// `Yes` without a reason why not.
+    #[must_use]
+    pub fn unless(refusal: Option<String>) -> Self {
+        refusal.map_or(Self::Yes, Self::No)
+    }
+}
+
+/// An engine's abilities on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Capabilities {
     /// Name and version of the engine, as people write it: `QEMU 7.2.22`.
     pub engine: String,
-    /// What the spec's choice of accelerator comes to here.
+    /// The accelerator that the spec's choice comes to here.
     pub accelerator: Accelerator,
-    /// Why it is this one, and what would have to change to get a better one. One sentence each.
+    /// Reasons for this accelerator, and changes that would allow a better one. One sentence each.
     pub reasons: Vec<String>,
-    /// Whether a machine boots the spec's kernel and mounts its rootfs. The in-process engine does not, and needs
-    /// neither to be there.
-    pub boots: bool,
-    /// Why [`Machine::save`](crate::Machine::save) and [`Origin::Snapshot`](crate::Origin::Snapshot) do not work for such
-    /// a machine here; `None` when they do.
-    pub no_snapshots: Option<String>,
-    /// Why host folders cannot be shared here, and the remedy; `None` when they can.
-    pub no_shares: Option<String>,
-    /// Why machines have no vsock device here, and the remedy; `None` when [`MachineSpec::vsock`](crate::MachineSpec)
-    /// may be set.
-    pub no_vsock: Option<String>,
-    /// Why machines have no network here; `None` when [`MachineSpec::network`](crate::MachineSpec) may be
-    /// [`Network::Nat`](crate::Network).
-    pub no_network: Option<String>,
+    /// True if a machine boots an uncompressed x86 kernel (`vmlinux`) at its PVH entry, which takes less time than the
+    /// image that the kernel's build makes.
+    pub boots_elf: bool,
+    /// [`Machine::save`](crate::Machine::save) and [`Origin::Saved`](crate::Origin::Saved) for such a machine.
+    pub snapshots: Support,
+    /// Host folders as shares.
+    pub shares: Support,
+    /// vsock devices: [`MachineSpec::vsock`](crate::MachineSpec).
+    pub vsock: Support,
+    /// [`Network::Nat`](crate::Network::Nat).
+    pub nat: Support,
+    /// [`Network::Frames`](crate::Network::Frames).
+    pub frames: Support,
+    /// The way in which those frames travel.
+    pub framing: Framing,
     /// Most virtual CPUs of one machine.
     pub max_vcpus: u32,
 }

@@ -1,4 +1,5 @@
-//! Specs that every engine refuses before anything is started: missing files, names that no device can carry.
+//! Checks of a spec and of a device that all engines share, made before anything is started: missing files, names that no
+//! device can carry.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -7,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use vmette_wire::devices;
 
-use crate::{Error, MachineSpec, Result};
+use crate::{Device, Disk, Error, MachineSpec, Network, Result, Share};
 
-/// The spec with absolute paths, since whoever runs the machine may do so in another folder. All of its files are there
-/// and of the right kind, all of its names are unique and fit their devices. Sizes are the engine's to check.
+/// The spec with absolute paths, since the machine may run in another folder. All of its files are there and of the right
+/// kind, all of its names are unique and fit their devices. Sizes are the engine's to check.
 ///
 /// # Errors
 /// [`Error::File`] or [`Error::InvalidSpec`], naming what is wrong.
@@ -27,19 +28,53 @@ pub fn checked(mut spec: MachineSpec) -> Result<MachineSpec> {
         file("rootfs image", rootfs, true)?;
     }
     devices::check_serials(spec.disks.iter().map(|disk| disk.serial.as_str()))?;
-    for disk in &mut spec.disks {
-        absolute(&mut disk.path)?;
-        file("disk image", &disk.path, disk.read_only)?;
-    }
+    spec.disks.iter_mut().try_for_each(disk)?;
     devices::check_tags(spec.shares.iter().map(|share| share.tag.as_str()))?;
-    for share in &mut spec.shares {
-        absolute(&mut share.path)?;
-        folder(&share.path)?;
-    }
+    spec.shares.iter_mut().try_for_each(share)?;
+    network(&spec.network)?;
     Ok(spec)
 }
 
-/// Checks a vsock port: 0 is nobody's and the highest stands for any.
+/// The same for a device that is attached to a running machine.
+///
+/// # Errors
+/// [`Error::File`] or [`Error::InvalidSpec`], naming what is wrong.
+pub fn checked_device(mut device: Device) -> Result<Device> {
+    match &mut device {
+        Device::Share(one) => {
+            devices::check_tags([one.tag.as_str()])?;
+            share(one)?;
+        }
+        Device::Disk(one) => {
+            devices::check_serials([one.serial.as_str()])?;
+            disk(one)?;
+        }
+        Device::Network(one) => network(one)?,
+        Device::Vsock => {}
+    }
+    Ok(device)
+}
+
+fn disk(disk: &mut Disk) -> Result<()> {
+    absolute(&mut disk.path)?;
+    file("disk image", &disk.path, disk.read_only)
+}
+
+fn share(share: &mut Share) -> Result<()> {
+    absolute(&mut share.path)?;
+    folder(&share.path)
+}
+
+fn network(network: &Network) -> Result<()> {
+    match network {
+        Network::Frames(frames) if !frames.mac.is_unicast() => {
+            invalid(format!("link address {}: it must be that of one device", frames.mac))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks the number of a vsock port: 0 is nobody's, and the highest stands for any.
 ///
 /// # Errors
 /// [`Error::InvalidSpec`].
@@ -59,7 +94,7 @@ fn absolute(path: &mut PathBuf) -> Result<()> {
     Ok(())
 }
 
-/// Opens it as the engine will, so that the error names the file and its purpose.
+/// Opens the file as the engine will, so that the error names the file and its purpose.
 fn file(what: &'static str, path: &Path, read_only: bool) -> Result<()> {
     let error = |source| Error::File { what, path: path.to_owned(), source };
     // A named pipe would block in `open`, so its kind is looked at first.
@@ -80,7 +115,8 @@ fn folder(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Disk, Share};
+    use crate::{Frames, Mac};
+    use std::sync::Arc;
 
     fn spec(dir: &Path) -> MachineSpec {
         let file = dir.join("file");
@@ -138,5 +174,24 @@ b"
         refused(|spec| spec.shares.push(spec.shares[0].clone()), "two shares");
         refused(|spec| spec.disks[0].serial = "a-b".into(), "serial number");
         refused(|spec| spec.disks[0].serial = devices::ROOTFS_SERIAL.into(), "two disks");
+    }
+
+    #[test]
+    fn a_device_that_comes_later_is_held_to_the_same() {
+        let refused = |device, word: &str| {
+            let error = checked_device(device).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        };
+        let share = |tag: &str, path: &str| Share { tag: tag.into(), path: path.into(), read_only: true };
+        refused(Device::Share(share("a/b", "/")), "share tag");
+        refused(Device::Share(share("a", "/nonexistent")), "shared folder /nonexistent");
+        let disk = Disk { serial: devices::ROOTFS_SERIAL.into(), path: "/bin/sh".into(), read_only: true };
+        refused(Device::Disk(disk), "two disks");
+        let socket = Arc::new(std::os::unix::net::UnixStream::pair().unwrap().0.into());
+        refused(
+            Device::Network(Network::Frames(Frames { socket, mac: Mac([1, 0, 0, 0, 0, 1]) })),
+            "link address",
+        );
+        assert!(matches!(checked_device(Device::Share(share("a", "/"))), Ok(Device::Share(_))));
     }
 }

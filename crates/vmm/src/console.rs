@@ -1,4 +1,4 @@
-//! The last lines of what a guest's console or a helper process printed.
+//! The last lines from a guest's console or a helper process.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -21,7 +21,7 @@ const LINES_SHOWN: usize = 12;
 /// Bytes read at once.
 const CHUNK: usize = 4096;
 
-/// What the kernel prints first when it gives up.
+/// First words of a kernel that gives up.
 const PANIC: &str = "Kernel panic - not syncing";
 
 /// A bounded window on a stream of text, filled by a thread of its own.
@@ -42,7 +42,7 @@ struct State {
 
 type Told = Box<dyn FnOnce(&str) + Send>;
 
-/// Who is told of a panic, once.
+/// The callback for a panic; it is called once.
 #[derive(Default)]
 struct OnPanic(Option<Told>);
 

@@ -1,4 +1,4 @@
-//! What can go wrong at the seam.
+//! Errors of the seam.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub enum Error {
     Unavailable {
         /// The engine's name.
         engine: &'static str,
-        /// What is missing, and the remedy.
+        /// The missing part, and the remedy.
         reason: String,
     },
     /// The spec asks for something that no machine of this engine can have.
@@ -26,7 +26,7 @@ pub enum Error {
     Unsupported {
         /// The engine's name.
         engine: &'static str,
-        /// What was asked.
+        /// The operation.
         operation: &'static str,
         /// Why not.
         reason: String,
@@ -34,11 +34,11 @@ pub enum Error {
     /// A file of the spec cannot be used.
     #[error("{what} {path}: {source}", path = .path.display())]
     File {
-        /// What the file is for: `kernel`, `disk`.
+        /// The file's purpose: `kernel`, `disk`.
         what: &'static str,
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's answer.
         #[source]
         source: io::Error,
     },
@@ -50,23 +50,23 @@ pub enum Error {
     Snapshot {
         /// The snapshot's folder.
         path: PathBuf,
-        /// What does not fit.
+        /// The part that does not fit.
         reason: String,
     },
     /// The engine did not answer in time.
     #[error("{operation} took longer than {seconds} s")]
     Timeout {
-        /// What was waited for.
+        /// The operation.
         operation: &'static str,
-        /// How long.
+        /// The limit.
         seconds: u64,
     },
     /// Another system error.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// The attempted step.
         what: &'static str,
-        /// What the system says.
+        /// The system's answer.
         #[source]
         source: io::Error,
     },
@@ -86,8 +86,8 @@ impl Error {
     }
 }
 
-/// Whether the system has no more threads, descriptors or memory at this moment. It says nothing about the file or the
-/// program that the call was about.
+/// True if the system has no more threads, descriptors or memory at this moment. The error then says nothing about the
+/// file or the program that the call was about.
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
     // The same on Linux and macOS; the standard library has no names for these two.

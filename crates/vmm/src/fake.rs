@@ -1,7 +1,7 @@
 //! An engine without machines: each "guest" is a thread that serves the agent's end of a socket pair.
 //!
 //! The test suite runs the real agent's code in that thread, so that sessions can be tried by the hundred without a VM.
-//! It isolates nothing and says so.
+//! Kernel and rootfs of a spec are not looked at. The engine isolates nothing and says so.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::{
-    Accelerator, Capabilities, ControlStream, Error, Hypervisor, Machine, MachineEnd, MachineSpec, Result,
-    Slot, VsockListener, VsockStream,
+    Accelerator, Capabilities, ControlStream, Device, DeviceId, Error, Framing, Hypervisor, Machine,
+    MachineEnd, MachineSpec, Result, SavedState, Slot, Support, VsockListener, VsockStream,
 };
 
-/// What the guest does with its end of the stream. When it returns the machine has powered off.
+/// The guest's program, given its end of the stream. When it returns, the machine has powered off.
 pub type Guest = dyn Fn(UnixStream, &MachineSpec) -> std::result::Result<(), String> + Send + Sync;
 
 /// The engine.
@@ -23,7 +23,7 @@ pub struct FakeHypervisor {
 }
 
 impl FakeHypervisor {
-    /// An engine whose guests all behave like that.
+    /// An engine whose guests all run `guest`.
     pub fn new<G>(guest: G) -> Self
     where
         G: Fn(UnixStream, &MachineSpec) -> std::result::Result<(), String> + Send + Sync + 'static,
@@ -45,11 +45,13 @@ impl Hypervisor for FakeHypervisor {
             engine: "fake".into(),
             accelerator: Accelerator::None,
             reasons: vec!["the in-process engine of the test suite isolates nothing".into()],
-            boots: false,
-            no_snapshots: Some("there is no machine that could be saved".into()),
-            no_shares: None,
-            no_vsock: Some("the in-process engine has no devices".into()),
-            no_network: None,
+            boots_elf: false,
+            snapshots: Support::No("there is no machine that could be saved".into()),
+            shares: Support::Yes,
+            vsock: Support::No("the in-process engine has no devices".into()),
+            nat: Support::Yes,
+            frames: Support::No("the in-process engine has no devices".into()),
+            framing: Framing::LengthPrefixed,
             max_vcpus: 1,
         })
     }
@@ -120,8 +122,16 @@ impl Machine for FakeMachine {
         Self::unsupported("resume")
     }
 
-    fn save(&self, _dir: &Path) -> Result<()> {
+    fn save(&self, _folder: &Path) -> Result<SavedState> {
         Self::unsupported("save")
+    }
+
+    fn attach(&self, _device: Device) -> Result<DeviceId> {
+        Self::unsupported("attaching a device")
+    }
+
+    fn detach(&self, _id: &DeviceId) -> Result<()> {
+        Self::unsupported("detaching a device")
     }
 
     fn vsock_listen(&self, _port: u32) -> Result<VsockListener> {

@@ -1,14 +1,20 @@
-//! What a machine is made of.
+//! The parts of a machine.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Disk, Network, Share};
 
 /// Everything an engine needs to know of a machine. The engine decides how each part gets there: present from power-on,
 /// or hot-plugged after a saved state was restored.
 #[derive(Debug, Clone)]
 pub struct MachineSpec {
-    /// Linux kernel: a `bzImage` or an ELF `vmlinux` with a PVH entry.
+    /// Linux kernel: a `bzImage`, or an ELF `vmlinux` with a PVH entry where the engine
+    /// [takes one](crate::Capabilities::boots_elf).
     pub kernel: PathBuf,
     /// Uncompressed or compressed cpio archive with the guest's `/init`.
     pub initramfs: PathBuf,
@@ -21,25 +27,26 @@ pub struct MachineSpec {
     /// Block device of the rootfs, always read-only. Every machine has the device, so that one saved state serves all
     /// rootfses; without an image it is empty.
     pub rootfs: Option<PathBuf>,
-    /// Places for disks and shares that the machine has at least, whether they are taken or not. Part of the machine's
-    /// shape: a saved state serves every machine with as many.
+    /// Least number of places for disks, shares and a vsock device, taken or not. Part of the machine's shape: a saved
+    /// state serves every machine with as many.
     pub slots: usize,
     /// Further block devices, in order.
     pub disks: Vec<Disk>,
     /// Host folders.
     pub shares: Vec<Share>,
-    /// Whether there is a vsock device.
+    /// True for a machine with a vsock device.
     pub vsock: bool,
-    /// What network there is.
+    /// The network. Its presence is part of the machine's shape.
     pub network: Network,
-    /// Where the guest kernel's console goes.
+    /// Destination of the guest kernel's console.
     pub console: Console,
-    /// What may execute the guest.
+    /// The accelerator asked for.
     pub accelerator: AcceleratorChoice,
-    /// Whether [`Machine::save`](crate::Machine::save) will be asked for: some engines have to arrange for it when the
-    /// machine starts. No part of the machine's shape.
+    /// True for a machine that will be [saved](crate::Machine::save), or that devices will be
+    /// [attached](crate::Machine::attach) to: some engines have to arrange for it when the machine starts. No part of the
+    /// machine's shape.
     pub savable: bool,
-    /// From power-on or from a saved state.
+    /// Power-on or a saved state.
     pub origin: Origin,
 }
 
@@ -67,50 +74,17 @@ impl MachineSpec {
     }
 }
 
-/// A raw image as a block device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Disk {
-    /// Serial number by which the guest finds it; ASCII letters and digits, up to 20.
-    pub serial: String,
-    /// The raw image.
-    pub path: PathBuf,
-    /// Whether the host refuses writes.
-    pub read_only: bool,
-}
-
-/// A host folder in the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Share {
-    /// virtio-fs tag: 1 to 36 of ASCII letters, digits, `-`, `_` and `.`, not starting with a dot.
-    pub tag: String,
-    /// The folder.
-    pub path: PathBuf,
-    /// Whether the host refuses writes, whatever the guest does.
-    pub read_only: bool,
-}
-
-/// What network a machine has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Network {
-    /// None, and no device for one.
-    #[default]
-    None,
-    /// One device, with a link address of its own, behind the host's address translation. A DHCP server on the host's
-    /// side gives the guest its address.
-    Nat,
-}
-
-/// Where the guest kernel's messages go.
+/// Destination of the guest kernel's messages.
 #[derive(Debug, Clone, Default)]
 pub enum Console {
     /// Nowhere; the engine keeps the last lines for its error messages.
     #[default]
     Discard,
-    /// To this file, as they come.
+    /// This file, as they come.
     File(Arc<File>),
 }
 
-/// What may execute the guest.
+/// The accelerator that a caller asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum AcceleratorChoice {
     /// The best there is; emulation where there is no better.
@@ -135,14 +109,35 @@ impl std::fmt::Display for AcceleratorChoice {
     }
 }
 
-/// Where a machine's state comes from.
+/// Source of a machine's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// Power-on.
     Cold,
-    /// A folder that [`Machine::save`](crate::Machine::save) of a machine with the same
-    /// [`fingerprint`](crate::Hypervisor::fingerprint) has written; the caller vouches that its files are still those.
-    /// The rootfs, disks and shares are those of this spec. Disks that the machine had when it was saved come first, in
-    /// the same order, with what was in them then.
-    Snapshot(PathBuf),
+    /// A saved machine of the same [`fingerprint`](crate::Hypervisor::fingerprint). The rootfs, disks and shares are
+    /// those of this spec; disks that the state knows of must be among them, with the content that they had then.
+    Saved(Saved),
+}
+
+/// A saved machine. Its owner vouches that the folder's files are those that were saved and that nobody else can write to
+/// them: a state is a program for the engine's parsers, and a memory image is the guest's kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// The folder that [`Machine::save`](crate::Machine::save) filled, wherever it is by now.
+    pub folder: PathBuf,
+    /// Its return value.
+    pub state: SavedState,
+}
+
+/// The engine's notes on a saved machine, for its owner to keep and to hand back. The rest is in the folder's files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedState {
+    /// The [`fingerprint`](crate::Hypervisor::fingerprint) under which the state may be restored.
+    pub fingerprint: String,
+    /// Serial numbers of the disks that the state knows of, and the place of each in the machine.
+    pub disks: BTreeMap<String, usize>,
+    /// Identity of the machine, for an engine that restores a state only into a machine of the same identity.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub identity: Vec<u8>,
 }

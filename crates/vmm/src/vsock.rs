@@ -14,7 +14,7 @@ pub type VsockStream = UnixStream;
 pub struct VsockListener {
     port: u32,
     incoming: Mutex<Receiver<VsockStream>>,
-    /// What keeps the port open.
+    /// Keeps the port open.
     _open: Box<dyn Any + Send + Sync>,
 }
 
@@ -36,7 +36,7 @@ impl VsockListener {
         self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv().ok()
     }
 
-    /// As [`accept`](Self::accept), up to a deadline.
+    /// Waits like [`accept`](Self::accept), up to a deadline.
     ///
     /// # Errors
     /// The deadline has passed.

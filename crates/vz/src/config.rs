@@ -9,7 +9,7 @@ use objc2::rc::Retained;
 use objc2_foundation::{NSArray, NSData, NSFileHandle, NSString, NSURL};
 use objc2_virtualization::*;
 use vmette_vmm::devices::{AGENT_VSOCK_WORD, ROOTFS_SERIAL};
-use vmette_vmm::{Error, MachineSpec, Network, Result};
+use vmette_vmm::{Error, Frames, MachineSpec, Network, Result};
 
 use crate::failure::Failure;
 use crate::vsock::AGENT_PORT;
@@ -64,7 +64,7 @@ pub(crate) fn build(plan: Plan) -> Result<Configured> {
         configuration.setSocketDevices(&NSArray::from_retained_slice(&[socket]));
         configuration.setStorageDevices(&NSArray::from_retained_slice(&disks(&spec, &rootfs)?));
         configuration.setDirectorySharingDevices(&NSArray::from_retained_slice(&shares(&spec)?));
-        configuration.setNetworkDevices(&NSArray::from_retained_slice(&network(spec.network)));
+        configuration.setNetworkDevices(&NSArray::from_retained_slice(&network(&spec.network)?));
         configuration.validateWithError().map_err(|error| {
             Failure::of(&error)
                 .into_error(|text| Error::InvalidSpec(format!("VZ does not accept this machine: {text}")))
@@ -121,12 +121,7 @@ unsafe fn platform(identifier: Option<Vec<u8>>) -> Result<(Retained<VZPlatformCo
 /// # Safety
 /// On the machine's queue.
 unsafe fn serial_port(output: OwnedFd) -> Retained<VZSerialPortConfiguration> {
-    // The handle owns the descriptor from here on.
-    let handle = NSFileHandle::initWithFileDescriptor_closeOnDealloc(
-        NSFileHandle::alloc(),
-        output.into_raw_fd(),
-        true,
-    );
+    let handle = owning_handle(output);
     // SAFETY: the caller's, and new objects.
     unsafe {
         let attachment = VZFileHandleSerialPortAttachment::initWithFileHandleForReading_fileHandleForWriting(
@@ -188,22 +183,65 @@ unsafe fn disk(
     }
 }
 
-/// Behind the Mac's address translation, with a link address that no other machine has: the Mac's DHCP server tells
-/// machines apart by it.
+/// One device, or none. Behind the Mac's address translation it has a link address that no other machine has: the Mac's
+/// DHCP server tells machines apart by it.
 ///
 /// # Safety
 /// On the machine's queue.
-unsafe fn network(wanted: Network) -> Vec<Retained<VZNetworkDeviceConfiguration>> {
-    match wanted {
-        Network::None => Vec::new(),
-        // SAFETY: the caller's, and new objects.
-        Network::Nat => unsafe {
-            let device = VZVirtioNetworkDeviceConfiguration::new();
-            device.setMACAddress(&VZMACAddress::randomLocallyAdministeredAddress());
-            device.setAttachment(Some(&VZNATNetworkDeviceAttachment::new()));
-            vec![Retained::into_super(device)]
-        },
+unsafe fn network(wanted: &Network) -> Result<Vec<Retained<VZNetworkDeviceConfiguration>>> {
+    // SAFETY: the caller's, and new objects.
+    let (address, attachment): (_, Retained<VZNetworkDeviceAttachment>) = unsafe {
+        match wanted {
+            Network::None => return Ok(Vec::new()),
+            Network::Nat => (
+                VZMACAddress::randomLocallyAdministeredAddress(),
+                Retained::into_super(VZNATNetworkDeviceAttachment::new()),
+            ),
+            Network::Frames(frames) => (link_address(frames)?, frames_attachment(frames)?),
+        }
+    };
+    // SAFETY: the caller's, and new objects.
+    unsafe {
+        let device = VZVirtioNetworkDeviceConfiguration::new();
+        device.setMACAddress(&address);
+        device.setAttachment(Some(&attachment));
+        Ok(vec![Retained::into_super(device)])
     }
+}
+
+/// # Safety
+/// On the machine's queue.
+unsafe fn link_address(frames: &Frames) -> Result<Retained<VZMACAddress>> {
+    let text = NSString::from_str(&frames.mac.to_string());
+    // SAFETY: the caller's, and a new object.
+    unsafe { VZMACAddress::initWithString(VZMACAddress::alloc(), &text) }
+        .ok_or_else(|| Error::InvalidSpec(format!("VZ does not accept the link address {}", frames.mac)))
+}
+
+/// # Safety
+/// On the machine's queue.
+unsafe fn frames_attachment(frames: &Frames) -> Result<Retained<VZNetworkDeviceAttachment>> {
+    // VZ throws an exception of Objective-C for any other socket.
+    let kind = rustix::net::sockopt::socket_type(&frames.socket)
+        .map_err(|e| Error::io("look at the socket of the network's frames")(e.into()))?;
+    if kind != rustix::net::SocketType::DGRAM {
+        return Err(Error::InvalidSpec("network: VZ takes frames through a datagram socket only".into()));
+    }
+    let socket = frames.socket.try_clone().map_err(Error::io("duplicate a socket"))?;
+    let handle = owning_handle(socket);
+    // SAFETY: the caller's, and a new object; the handle is that of a datagram socket.
+    let attachment = unsafe {
+        VZFileHandleNetworkDeviceAttachment::initWithFileHandle(
+            VZFileHandleNetworkDeviceAttachment::alloc(),
+            &handle,
+        )
+    };
+    Ok(Retained::into_super(attachment))
+}
+
+/// A handle that closes the descriptor with itself.
+fn owning_handle(fd: OwnedFd) -> Retained<NSFileHandle> {
+    NSFileHandle::initWithFileDescriptor_closeOnDealloc(NSFileHandle::alloc(), fd.into_raw_fd(), true)
 }
 
 /// # Safety

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vmette_vmm::{
-    Accelerator, Capabilities, Error, Hypervisor, Machine, MachineSpec, Network, Origin, Result, checks,
+    Accelerator, Capabilities, Error, Framing, Hypervisor, Machine, MachineSpec, Network, Origin, Result,
+    Support, checks,
 };
 
 use crate::ENGINE;
@@ -45,11 +46,13 @@ impl Hypervisor for Vz {
             engine: format!("{ENGINE} (macOS {})", host.version),
             accelerator: Accelerator::Hvf,
             reasons,
-            boots: true,
-            no_snapshots: host.no_snapshots().or_else(|| no_snapshots_of(spec)),
-            no_shares: None,
-            no_vsock: None,
-            no_network: None,
+            boots_elf: false,
+            snapshots: Support::unless(host.no_snapshots().or_else(|| no_snapshots_of(spec))),
+            shares: Support::Yes,
+            vsock: Support::Yes,
+            nat: Support::Yes,
+            frames: Support::Yes,
+            framing: Framing::Datagrams,
             max_vcpus: host::max_vcpus(),
         })
     }
@@ -74,11 +77,11 @@ impl Hypervisor for Vz {
         let no_snapshots = host.no_snapshots().or_else(|| no_snapshots_of(&spec));
         let snapshot = match (&spec.origin, &no_snapshots) {
             (Origin::Cold, _) => None,
-            (Origin::Snapshot(_), Some(reason)) => {
+            (Origin::Saved(_), Some(reason)) => {
                 let reason = reason.clone();
                 return Err(Error::Unsupported { engine: ENGINE, operation: "restore", reason });
             }
-            (Origin::Snapshot(dir), None) => Some(Snapshot::open(dir, &fingerprint)?),
+            (Origin::Saved(saved), None) => Some(Snapshot::open(saved, &fingerprint)?),
         };
         let rootfs = self.rootfs(spec.rootfs.as_deref())?;
         let prepared = Prepared { spec, rootfs, snapshot, fingerprint, no_snapshots };
@@ -95,7 +98,7 @@ impl Vz {
 /// A restored machine has the devices that it was saved with: nothing can be plugged in, and a share's state cannot be
 /// saved. Neither can a network's: the address is leased to one machine.
 fn no_snapshots_of(spec: &MachineSpec) -> Option<String> {
-    if spec.network != Network::None {
+    if !matches!(spec.network, Network::None) {
         return Some("the machine has a network, whose address is leased to it alone".into());
     }
     let devices = spec.slots.max(spec.disks.len() + spec.shares.len());

@@ -1,5 +1,6 @@
 //! A machine, as the seam has it.
 
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use vmette_vmm::console::LastLines;
 use vmette_vmm::{
-    Console, ControlStream, Error, Machine, MachineEnd, MachineSpec, Result, Slot, VsockListener,
-    VsockStream, checks,
+    Console, ControlStream, Device, DeviceId, Error, Machine, MachineEnd, MachineSpec, Result, SavedState,
+    Slot, VsockListener, VsockStream, checks,
 };
 
 use crate::ENGINE;
@@ -19,11 +20,14 @@ use crate::config::Plan;
 use crate::confined::{Confined, Queue};
 use crate::objects::{Change, Objects};
 use crate::running::{Running, STOP_LIMIT, refused};
-use crate::snapshot::{Snapshot, Writer};
+use crate::snapshot::{Snapshot, state_in};
 use crate::vsock::{AGENT_PORT, BACKLOG};
 
-/// How long VZ may take to look at a configuration and to make objects of it; its service may have to start.
+/// Time for VZ to look at a configuration and to make objects of it; its service may have to start.
 const SETUP_LIMIT: Duration = Duration::from_secs(30);
+
+/// The reason why devices neither come nor go.
+const NO_HOT_PLUG: &str = "a machine has all its devices from its start";
 
 /// Everything that was decided and checked before a machine is made.
 pub(crate) struct Prepared {
@@ -32,7 +36,7 @@ pub(crate) struct Prepared {
     pub(crate) rootfs: PathBuf,
     pub(crate) snapshot: Option<Snapshot>,
     pub(crate) fingerprint: String,
-    /// Why this machine cannot be saved, where that is known.
+    /// The reason why this machine cannot be saved, where one is known.
     pub(crate) no_snapshots: Option<String>,
 }
 
@@ -115,7 +119,7 @@ impl VzMachine {
         Err(unsupported("vsock", "the machine was made without a vsock device".into()))
     }
 
-    /// Whether VZ can save this machine, and its identity if so.
+    /// Returns the machine's identity, if VZ can save it.
     fn check_saveable(&self) -> Result<Vec<u8>> {
         if let Some(reason) = &self.no_snapshots {
             return Err(unsupported("save", reason.clone()));
@@ -176,12 +180,20 @@ impl Machine for VzMachine {
         self.running.change(Change::Resume)
     }
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn save(&self, folder: &Path) -> Result<SavedState> {
         self.check_running()?;
-        let identifier = self.check_saveable()?;
-        let writer = Writer::create(dir)?;
-        self.running.change(Change::Save(writer.state()))?;
-        writer.finish(self.fingerprint.clone(), identifier)
+        let identity = self.check_saveable()?;
+        let folder = std::path::absolute(folder).map_err(Error::io("make a path absolute"))?;
+        self.running.change(Change::Save(state_in(&folder)))?;
+        Ok(SavedState { fingerprint: self.fingerprint.clone(), disks: BTreeMap::new(), identity })
+    }
+
+    fn attach(&self, _device: Device) -> Result<DeviceId> {
+        Err(unsupported("attaching a device", NO_HOT_PLUG.into()))
+    }
+
+    fn detach(&self, _id: &DeviceId) -> Result<()> {
+        Err(unsupported("detaching a device", NO_HOT_PLUG.into()))
     }
 
     fn vsock_listen(&self, port: u32) -> Result<VsockListener> {

@@ -96,7 +96,7 @@ impl Running {
     /// From a saved state to the agent's connection: the one that it had is gone, and it waits for another.
     pub(crate) fn restore(&self, snapshot: &Snapshot) -> Result<ControlStream> {
         self.change(Change::Restore(snapshot.state())).map_err(|error| match error {
-            Error::Machine(reason) => Error::Snapshot { path: snapshot.dir.clone(), reason },
+            Error::Machine(reason) => Error::Snapshot { path: snapshot.folder.clone(), reason },
             error => error,
         })?;
         self.change(Change::Resume)?;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #define DOMAIN "VZErrorDomain"
@@ -208,7 +209,24 @@ static id mac_random(struct class *class, sel selector) {
         address = address << 8 | bytes[i];
     return autorelease(new_mac(address));
 }
-static struct method mac_methods[] = {{"dealloc", (imp)thing_dealloc}, {0}};
+static id mac_init_string(struct thing *self, sel selector, id text) {
+    (void)selector;
+    unsigned bytes[6];
+    char end;
+    if (sscanf(text_of(text), "%2x:%2x:%2x:%2x:%2x:%2x%c", &bytes[0], &bytes[1], &bytes[2], &bytes[3], &bytes[4],
+               &bytes[5], &end) != 6) {
+        objc_release((id)self);
+        return NULL;
+    }
+    for (int i = 0; i < 6; i++)
+        self->numbers[0] = self->numbers[0] << 8 | bytes[i];
+    return (id)self;
+}
+static struct method mac_methods[] = {
+    {"initWithString:", (imp)mac_init_string},
+    {"dealloc", (imp)thing_dealloc},
+    {0},
+};
 static struct method mac_class_methods[] = {{"randomLocallyAdministeredAddress", (imp)mac_random}, {0}};
 THING(VZMACAddress, &NSObject, mac_methods, mac_class_methods)
 static id new_mac(long address) {
@@ -217,6 +235,19 @@ static id new_mac(long address) {
     return (id)mac;
 }
 THING(VZNATNetworkDeviceAttachment, &VZNetworkDeviceAttachment, NULL, NULL)
+static id frames_init(struct thing *self, sel selector, id handle) {
+    (void)selector;
+    int type = 0;
+    socklen_t length = sizeof type;
+    if (getsockopt(((struct handle *)handle)->fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0 || type != SOCK_DGRAM)
+        fault("frames through something else than a datagram socket");
+    put(self, 0, handle);
+    /* Tells the two kinds of attachments apart. */
+    self->numbers[0] = 1;
+    return (id)self;
+}
+static struct method frames_methods[] = {{"initWithFileHandle:", (imp)frames_init}, {0}};
+THING(VZFileHandleNetworkDeviceAttachment, &VZNetworkDeviceAttachment, frames_methods, NULL)
 /* A device without an address of its own would get one from VZ; that is not what the engine relies on. */
 static struct method network_methods[] = {{"setAttachment:", (imp)set_id_0}, {"setMACAddress:", (imp)set_id_1}, {0}};
 THING(VZVirtioNetworkDeviceConfiguration, &VZNetworkDeviceConfiguration, network_methods, NULL)
@@ -327,8 +358,11 @@ char **arguments_of(id configuration, bool restored, unsigned memory) {
             path_of(slot(directory, 0)));
     }
     id networks = slot(configuration, NETWORK);
-    for (size_t i = 0; i < items(networks); i++)
-        add(&arguments, "network=nat:%012lx", number(slot(item(networks, i), ADDRESS), 0));
+    for (size_t i = 0; i < items(networks); i++) {
+        id device = item(networks, i);
+        add(&arguments, "network=%s:%012lx", number(slot(device, ATTACHMENT), 0) ? "frames" : "nat",
+            number(slot(device, ADDRESS), 0));
+    }
     if (restored)
         add(&arguments, "restored=%u", memory);
     return arguments;

@@ -62,7 +62,8 @@ fn a_damaged_template_costs_a_cold_boot_and_one_warning() {
             .set_len(1 << 20)
             .unwrap();
     });
-    survives(&cache, "meta.json", |template| fs::write(template.join("machine/meta.json"), "{").unwrap());
+    survives(&cache, "stamps", |template| fs::write(template.join("stamps.json"), "{").unwrap());
+    survives(&cache, "more", |template| fs::write(template.join("machine/more"), "").unwrap());
 }
 
 #[test]

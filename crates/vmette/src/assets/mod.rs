@@ -45,6 +45,8 @@ pub struct AssetOptions {
     pub assets_dir: Option<PathBuf>,
     /// Do not fetch anything: what is neither given, nor in the cache, nor on the host is an error.
     pub offline: bool,
+    /// Unpack an x86 kernel into the ELF file in it, which an engine may be able to start in less time.
+    pub elf: bool,
     /// Kernel modules to load besides those that every guest has, for example `kvm-amd`. All are required.
     pub extra_modules: Vec<String>,
 }
@@ -59,6 +61,7 @@ impl AssetOptions {
             cache,
             assets_dir: None,
             offline: false,
+            elf: true,
             extra_modules: Vec::new(),
         }
     }
@@ -111,7 +114,7 @@ pub fn boot_assets(options: &AssetOptions, work: &Work) -> Result<BootAssets, As
     };
     let vmlinux = match kernel.origin {
         Origin::Explicit => None,
-        _ if !crate::engine::STARTS_ELF => None,
+        _ if !options.elf => None,
         _ => vmlinux_of(&kernel.image, &options.cache, work)?,
     };
     Ok(BootAssets {

@@ -69,7 +69,7 @@ impl Launcher<'_> {
         // Two machines from one saved state would have one link address, and be leased one address.
         if self.config.template
             && !self.config.net
-            && capabilities.no_snapshots.is_none()
+            && capabilities.snapshots.refusal().is_none()
             && let Some(ready) = self.via_template(prepared)?
         {
             return Ok((ready, StartedFrom::Template));
@@ -133,8 +133,8 @@ impl Launcher<'_> {
 
     fn restore(&self, template: &Template, spec: &MachineSpec) -> Result<Restored, Error> {
         let begun = SystemTime::now();
-        let started = template.machine().and_then(|machine| {
-            let spec = MachineSpec { origin: Origin::Snapshot(machine), ..spec.clone() };
+        let started = template.saved().and_then(|saved| {
+            let spec = MachineSpec { origin: Origin::Saved(saved), ..spec.clone() };
             self.try_start(spec, RESTORE_TIMEOUT)
         });
         let error = match started {

@@ -64,21 +64,21 @@ impl Launcher<'_> {
         // Before anything is fetched or made for an engine that is not there.
         let bare = spec_of(self.config, self.config.kernel.clone(), self.config.initramfs.clone());
         let mut capabilities = self.engine.probe(&bare)?;
-        if let (Some(reason), true) = (&capabilities.no_vsock, vsock::is_wanted(self.config)) {
-            return Err(VsockError::NoDevice(reason.clone()).into());
+        if let (Some(reason), true) = (capabilities.vsock.refusal(), vsock::is_wanted(self.config)) {
+            return Err(VsockError::NoDevice(reason.to_owned()).into());
         }
-        if let (Some(reason), true) = (&capabilities.no_network, self.config.net) {
-            return Err(ConfigError::NoNetwork { reason: reason.clone() }.into());
+        if let (Some(reason), true) = (capabilities.nat.refusal(), self.config.net) {
+            return Err(ConfigError::NoNetwork { reason: reason.to_owned() }.into());
         }
         if self.config.build_snapshot.is_some() {
             saving::possible(self.config, &capabilities).map_err(SaveError::Impossible)?;
         }
-        if let (Some(saved), Some(reason)) = (self.saved, &capabilities.no_snapshots) {
+        if let (Some(saved), Some(reason)) = (self.saved, capabilities.snapshots.refusal()) {
             return Err(
                 saved.refused(&format!("{} cannot restore this machine: {reason}", capabilities.engine))
             );
         }
-        let mut prepared = self.prepare(capabilities.boots)?;
+        let mut prepared = self.prepare(&capabilities)?;
         let assets_ms = self.elapsed_ms();
         let (Ready { up, root }, started_from) = match self.bring_up(&prepared, &capabilities) {
             Ok(ready) => ready,

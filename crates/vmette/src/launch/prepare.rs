@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use vmette_cache::{CacheRoot, KeyBuilder};
-use vmette_vmm::{Console, Disk, MachineSpec, Network, Origin, Share};
+use vmette_vmm::{Capabilities, Console, Disk, MachineSpec, Network, Origin, Share};
 use vmette_wire::devices::{self, ROOTFS_TAG, SCRATCH_SERIAL};
 use vmette_wire::root::{Base, Overlay};
 use vmette_wire::{Boot, Root};
@@ -44,9 +44,10 @@ pub(super) struct Prepared {
 }
 
 impl Launcher<'_> {
-    pub(super) fn prepare(&self, boots: bool) -> Result<Prepared, Error> {
+    pub(super) fn prepare(&self, capabilities: &Capabilities) -> Result<Prepared, Error> {
+        let options = AssetOptions { elf: capabilities.boots_elf, ..asset_options(self.config, self.cache) };
         if let Some(saved) = self.saved {
-            return self.prepare_resume(saved, boots);
+            return self.prepare_resume(saved, &options);
         }
         let config = self.config;
         let mut held = Held::default();
@@ -58,13 +59,8 @@ impl Launcher<'_> {
             Some(dir) => ca::bundle(dir)?,
             None => None,
         };
-        let options = asset_options(config, self.cache);
-        let (kernel, initramfs) = if boots {
-            let found = assets::boot_assets(&options, self.work)?;
-            (found.kernel, found.initramfs)
-        } else {
-            (config.kernel.clone(), config.initramfs.clone())
-        };
+        let found = assets::boot_assets(&options, self.work)?;
+        let (kernel, initramfs) = (found.kernel, found.initramfs);
         let mut shares = Vec::new();
         let block = match &config.rootfs {
             Some(Rootfs::Block(block)) => Some(block.clone()),
@@ -77,8 +73,7 @@ impl Launcher<'_> {
                 });
                 None
             }
-            None if boots => Some(self.builtin(&options)?),
-            None => None,
+            None => Some(self.builtin(&options)?),
         };
         let base = match &block {
             Some(block) => {
@@ -125,8 +120,7 @@ impl Launcher<'_> {
         let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
         let rootfs = image::rootfs_report(config, &store);
         // Nothing of this one run is in the boot of an image that cannot change: it can be part of the template.
-        let root_in_template = boots
-            && spec.rootfs.as_ref().is_some_and(|path| path.parent() == Some(store.dir()))
+        let root_in_template = spec.rootfs.as_ref().is_some_and(|path| path.parent() == Some(store.dir()))
             && spec.disks.is_empty()
             && spec.shares.is_empty()
             && ca_bundle.is_none()

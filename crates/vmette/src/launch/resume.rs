@@ -9,29 +9,24 @@ use vmette_wire::root::Attach;
 use vmette_wire::{Root, RootRequest};
 
 use super::bring_up::{RESTORE_TIMEOUT, ROOT_TIMEOUT, Ready};
-use super::prepare::{Held, Prepared, asset_options, spec_of};
+use super::prepare::{Held, Prepared, spec_of};
 use super::scratch::Scratch;
 use super::{Launcher, image};
-use crate::assets;
+use crate::assets::{self, AssetOptions};
 use crate::ca;
 use crate::error::{Error, StartError};
-use crate::snapshot::{MACHINE, SCRATCH, Snapshot};
+use crate::snapshot::{SCRATCH, Snapshot};
 
 impl Launcher<'_> {
     /// Checks everything that a start from the snapshot depends on, and gets its own copy of what it will write to.
-    pub(super) fn prepare_resume(&self, saved: &Snapshot, boots: bool) -> Result<Prepared, Error> {
+    pub(super) fn prepare_resume(&self, saved: &Snapshot, options: &AssetOptions) -> Result<Prepared, Error> {
         let config = self.config;
         let digests = config.digests()?.until(self.shared.cancel());
         let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
-        let options = asset_options(config, self.cache);
-        let builtin = || Ok(self.builtin(&options)?.path);
+        let builtin = || Ok(self.builtin(options)?.path);
         let (rootfs, in_use) = saved.base_image(config, &store, builtin, &digests)?;
-        let (kernel, initramfs) = if boots {
-            let found = assets::boot_assets(&options, self.work)?;
-            (found.kernel, found.initramfs)
-        } else {
-            (config.kernel.clone(), config.initramfs.clone())
-        };
+        let found = assets::boot_assets(options, self.work)?;
+        let (kernel, initramfs) = (found.kernel, found.initramfs);
         saved.check_boot_files(&kernel, &initramfs, &digests)?;
         saved.verify_changed(&digests)?;
         let mut held = Held { rootfs: Some(in_use), ..Held::default() };
@@ -54,7 +49,7 @@ impl Launcher<'_> {
             disks,
             shares: shares.collect(),
             slots: manifest.machine.slots,
-            origin: Origin::Snapshot(saved.folder().join(MACHINE)),
+            origin: Origin::Saved(saved.saved()),
             ..spec_of(config, kernel, initramfs)
         };
         self.check_fingerprint(saved, &spec)?;
@@ -63,7 +58,7 @@ impl Launcher<'_> {
             None => None,
         };
         let trusted = bundle.as_ref().map(|bundle| KeyBuilder::new().bytes(bundle).finish().to_string());
-        // Those that it trusts already need not be brought again.
+        // Certificates that it trusts already need not be brought again.
         let ca_bundle = bundle.filter(|_| trusted != manifest.ca_bundle).unwrap_or_default();
         Ok(Prepared {
             boot: manifest.boot.clone(),
@@ -78,14 +73,15 @@ impl Launcher<'_> {
         })
     }
 
-    /// The engine would refuse it as well; here is known what to do.
+    /// The engine would refuse it as well; here the remedy is known.
     fn check_fingerprint(&self, saved: &Snapshot, spec: &MachineSpec) -> Result<(), Error> {
         let found = self.engine.fingerprint(spec)?;
-        if found == saved.fingerprint() {
+        let fingerprint = &saved.manifest().state.fingerprint;
+        if found == *fingerprint {
             return Ok(());
         }
         let bare = MachineSpec { shares: Vec::new(), vsock: false, ..spec.clone() };
-        if self.engine.fingerprint(&bare)? == saved.fingerprint() {
+        if self.engine.fingerprint(&bare)? == *fingerprint {
             let vsock = if spec.vsock { " and vsock" } else { "" };
             return Err(saved.refused(&format!(
                 "it has no room for {} shares{vsock}: make it with as many shares, or name fewer",
@@ -95,11 +91,11 @@ impl Launcher<'_> {
         Err(saved.refused(&format!(
             "it was saved by another engine or host, or is another kind of machine: saved as `{}`, here is `{found}`; make it \
              anew",
-            saved.fingerprint()
+            fingerprint
         )))
     }
 
-    /// The shares as the guest is told of them.
+    /// The shares in the form that the guest gets.
     pub(super) fn guest_shares(&self) -> Vec<devices::Share> {
         self.config.shares.iter().map(Into::into).collect()
     }

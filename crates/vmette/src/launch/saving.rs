@@ -1,10 +1,10 @@
-//! What a session needs to be saved, gathered while everything about it is known.
+//! Preparations for saving a session, made while everything about it is known.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use vmette_vmm::Capabilities;
+use vmette_vmm::{Capabilities, SavedState};
 use vmette_wire::handshake::PROTOCOL_VERSION;
 
 use super::Launcher;
@@ -15,12 +15,12 @@ use crate::identity;
 use crate::snapshot::{
     BaseImage, BootFile, Content, Digests, Engine, FORMAT, Manifest, Outside, Saver, Shape,
 };
-use crate::{Config, Error, Rootfs, vsock};
+use crate::{Config, Rootfs, vsock};
 
 const NS_PER_S: u64 = 1_000_000_000;
 
 impl Launcher<'_> {
-    /// A saver for the machine, or why it cannot be saved.
+    /// Returns a saver for the machine, or the reason why it cannot be saved.
     pub(super) fn saver(
         &self,
         up: &Up,
@@ -32,7 +32,7 @@ impl Launcher<'_> {
             return Err("the session was not started with Config::allow_snapshot".into());
         }
         let scratch = prepared.held.scratch.as_ref().map(Scratch::file);
-        let manifest = self.manifest(prepared, capabilities).map_err(|e| e.to_string())?;
+        let manifest = self.manifest(prepared, capabilities);
         Ok(Saver {
             machine: up.machine.clone(),
             connection: up.connection.clone(),
@@ -44,13 +44,14 @@ impl Launcher<'_> {
             },
             scratch: scratch.transpose().map_err(|e| e.to_string())?,
             shares: prepared.root.shares.clone(),
+            devices: prepared.spec.shares.clone(),
             root: prepared.root.name.clone(),
             digests: Digests::in_cache(self.cache),
             turn: Mutex::new(()),
         })
     }
 
-    fn manifest(&self, prepared: &Prepared, capabilities: &Capabilities) -> Result<Manifest, Error> {
+    fn manifest(&self, prepared: &Prepared, capabilities: &Capabilities) -> Manifest {
         let (config, spec) = (self.config, &prepared.spec);
         let unknown = || Content { size: 0, digest: String::new() };
         let boot_file = |named: &Path| BootFile {
@@ -69,7 +70,7 @@ impl Launcher<'_> {
             path: absolute(&path),
             content: unknown(),
         });
-        Ok(Manifest {
+        Manifest {
             format: FORMAT,
             vmette: env!("CARGO_PKG_VERSION").into(),
             made: identity::now_ns() / NS_PER_S,
@@ -77,8 +78,8 @@ impl Launcher<'_> {
             engine: Engine {
                 name: capabilities.engine.clone(),
                 accelerator: capabilities.accelerator.to_string(),
-                fingerprint: self.engine.fingerprint(spec)?,
             },
+            state: SavedState::default(),
             protocol: PROTOCOL_VERSION,
             machine: Shape {
                 vcpus: config.vcpus,
@@ -96,13 +97,13 @@ impl Launcher<'_> {
             scratch_mib: config.scratch_mib,
             image: config.image.clone(),
             files: BTreeMap::new(),
-        })
+        }
     }
 }
 
-/// Whether a session of that configuration can be saved; if not, why not.
+/// Checks that a session of this configuration can be saved, or returns the reason why not.
 pub(crate) fn possible(config: &Config, capabilities: &Capabilities) -> Result<(), String> {
-    if let Some(reason) = &capabilities.no_snapshots {
+    if let Some(reason) = capabilities.snapshots.refusal() {
         return Err(format!("{} cannot save this machine: {reason}", capabilities.engine));
     }
     if let Some(Rootfs::Share(share)) = &config.rootfs {

@@ -1,4 +1,4 @@
-//! What a snapshot says of itself.
+//! A snapshot's account of itself.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vmette_image::ImageConfig;
+use vmette_vmm::SavedState;
 use vmette_wire::{Boot, Root};
 
 use crate::RootfsKind;
@@ -21,10 +22,10 @@ pub(super) const MANIFEST: &str = "manifest.json";
 /// The engine's own folder.
 pub(crate) const MACHINE: &str = "machine";
 
-/// What was on the scratch disk.
+/// Content of the scratch disk.
 pub(crate) const SCRATCH: &str = "scratch";
 
-/// Largest manifest that is read, in bytes. What images declare is in it.
+/// Largest manifest that is read, in bytes. Images' declarations are in it.
 const MANIFEST_MAX: u64 = 4 << 20;
 
 /// The whole manifest.
@@ -39,6 +40,8 @@ pub(crate) struct Manifest {
     /// The guest's architecture, as Rust names it.
     pub(crate) arch: String,
     pub(crate) engine: Engine,
+    /// The engine's own notes on the machine.
+    pub(crate) state: SavedState,
     /// Version of the protocol that its agent speaks.
     pub(crate) protocol: u32,
     pub(crate) machine: Shape,
@@ -57,21 +60,19 @@ pub(crate) struct Manifest {
     /// Size of its scratch disk in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) scratch_mib: Option<u64>,
-    /// How its image wants to be run.
+    /// The image's own settings for its commands.
     pub(crate) image: ImageConfig,
     /// All other files, by their path in the folder.
     pub(crate) files: BTreeMap<String, Content>,
 }
 
-/// What executed it.
+/// The engine that ran it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Engine {
-    /// As people write it.
+    /// Name and version, as people write them.
     pub(crate) name: String,
     pub(crate) accelerator: String,
-    /// All that a saved state depends on.
-    pub(crate) fingerprint: String,
 }
 
 /// The machine.
@@ -91,7 +92,7 @@ pub(crate) struct Shape {
 #[serde(deny_unknown_fields)]
 pub(crate) struct BootFile {
     pub(crate) digest: String,
-    /// Where it was, when the caller named it; vmette's own are found anew.
+    /// Its place, if the caller named it; vmette's own are found anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<PathBuf>,
 }
@@ -101,18 +102,18 @@ pub(crate) struct BootFile {
 #[serde(deny_unknown_fields)]
 pub(crate) struct BaseImage {
     pub(crate) kind: RootfsKind,
-    /// As the caller named it.
+    /// The caller's name for it.
     pub(crate) name: String,
     /// Its key in the store, if it is the store's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<String>,
-    /// Where it was.
+    /// Its place.
     pub(crate) path: PathBuf,
     pub(crate) fstype: String,
     pub(crate) content: Content,
 }
 
-/// What is in a file.
+/// Content of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Content {
@@ -155,7 +156,11 @@ impl Manifest {
         let damaged = |e| format!("its {MANIFEST} is damaged: {e}");
         let Format { format } = serde_json::from_slice(text).map_err(damaged)?;
         if format != FORMAT {
-            return Err(format!("it has format {format}, this version of vmette reads {FORMAT}"));
+            let remedy = match format < FORMAT {
+                true => "save the session again with this version, or use the one that made it",
+                false => "use the version that made it",
+            };
+            return Err(format!("it has format {format}, this version of vmette reads {FORMAT}: {remedy}"));
         }
         let manifest: Self = serde_json::from_slice(text).map_err(damaged)?;
         let plain = |name: &String| {
@@ -180,7 +185,8 @@ impl Manifest {
     }
 }
 
-/// Who can write to a snapshot chooses the kernel that runs in it: it is taken from nobody but this user.
+/// Accepts a snapshot's file or folder from nobody but this user: whoever can write to it chooses the kernel that runs in
+/// it.
 pub(super) fn own(meta: &fs::Metadata, what: &str) -> Result<(), String> {
     const OTHERS_WRITE: u32 = 0o022;
     if meta.uid() != rustix::process::geteuid().as_raw() {
@@ -209,7 +215,8 @@ mod tests {
             vmette: "1.2.3".into(),
             made: 1,
             arch: "x86_64".into(),
-            engine: Engine { name: "e".into(), accelerator: "tcg".into(), fingerprint: "f".into() },
+            engine: Engine { name: "e".into(), accelerator: "tcg".into() },
+            state: SavedState { fingerprint: "f".into(), ..SavedState::default() },
             protocol: 1,
             machine: Shape { vcpus: 1, memory_mib: 512, slots: 0, cmdline: "quiet".into() },
             kernel: file(),
@@ -258,7 +265,8 @@ mod tests {
             fs::write(&path, text.replacen(from, to, 1)).unwrap();
             refused(dir.path(), word);
         };
-        changed("\"format\": 2", "\"format\": 1, \"new\": 1", "format 1");
+        changed("\"format\": 2", "\"format\": 3, \"new\": 1", "format 3");
+        changed("\"format\": 2", "\"format\": 1", "save the session again");
         changed("\"made\"", "\"made_by\"", "damaged");
         changed("}", "", "damaged");
         for path in ["../state", "/machine/state", "machine/../../state"] {

@@ -11,6 +11,6 @@ mod resume;
 mod save;
 
 pub(crate) use content::Digests;
-pub(crate) use manifest::{BaseImage, BootFile, Content, Engine, FORMAT, MACHINE, Manifest, SCRATCH, Shape};
+pub(crate) use manifest::{BaseImage, BootFile, Content, Engine, FORMAT, Manifest, SCRATCH, Shape};
 pub use open::{Snapshot, SnapshotInfo};
 pub(crate) use save::{Outside, Saver, Then};

@@ -1,16 +1,17 @@
-//! Whether a session can start from a snapshot: what the caller asks for, and what this host has, must be what was saved.
+//! Checks before a session starts from a snapshot: the caller's wishes and this host must match the saved machine.
 
 use std::path::{Path, PathBuf};
 
 use vmette_image::{Store, StoreHold};
-use vmette_vmm::AcceleratorChoice;
+use vmette_vmm::{AcceleratorChoice, Saved};
 use vmette_wire::handshake::PROTOCOL_VERSION;
 
+use super::manifest::MACHINE;
 use super::{Digests, Manifest, Snapshot};
 use crate::{Config, DEFAULT_CMDLINE, Error, Rootfs};
 
 impl Snapshot {
-    /// The configuration with all that the snapshot decides. What the caller asks for that the snapshot is not is refused.
+    /// Returns the configuration with everything that the snapshot decides. A wish that contradicts the snapshot is refused.
     pub(crate) fn adopt(&self, config: &Config) -> Result<Config, Error> {
         let saved = &self.manifest;
         if saved.arch != std::env::consts::ARCH {
@@ -75,7 +76,7 @@ impl Snapshot {
         Err(self.refused(&format!("it has {saved} {what}, and {wanted} are wanted")))
     }
 
-    /// What executed it has to execute it again.
+    /// The accelerator that ran it has to run it again.
     fn accelerator(&self, choice: AcceleratorChoice) -> Result<AcceleratorChoice, Error> {
         let saved = self.manifest.engine.accelerator.as_str();
         match (choice, saved) {
@@ -92,7 +93,7 @@ impl Snapshot {
         }
     }
 
-    /// Whether the kernel and the initramfs are those that it was booted with.
+    /// Checks that the kernel and the initramfs are those that it was booted with.
     pub(crate) fn check_boot_files(
         &self,
         kernel: &Path,
@@ -172,8 +173,8 @@ impl Snapshot {
         &self.manifest
     }
 
-    /// What the engine said of the machine that was saved.
-    pub(crate) fn fingerprint(&self) -> &str {
-        &self.manifest.engine.fingerprint
+    /// The machine, for the engine.
+    pub(crate) fn saved(&self) -> Saved {
+        Saved { folder: self.folder.join(MACHINE), state: self.manifest.state.clone() }
     }
 }

@@ -1,14 +1,14 @@
 //! Saving the machine of a session.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vmette_cache::{StagedFolder, sparse};
-use vmette_vmm::Machine;
+use vmette_vmm::{Device, DeviceId, Machine, SavedState};
 use vmette_wire::devices::Share;
 use vmette_wire::root::{Attach, Detach};
 use vmette_wire::{RootName, RootRequest};
@@ -20,10 +20,10 @@ use crate::end::Shared;
 use crate::error::{Error, SaveError};
 use crate::{SessionEnd, identity};
 
-/// How long the guest may take to mount or unmount its shares.
+/// Time for the guest to mount or unmount its shares.
 const SHARES_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What happens to the session once it is saved.
+/// The session's fate once it is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
     /// It goes on.
@@ -40,16 +40,18 @@ pub(crate) struct Outside {
     pub(crate) rootfs: PathBuf,
 }
 
-/// A session's machine with all that its snapshots say of it.
+/// A session's machine with everything that its snapshots say about it.
 pub(crate) struct Saver {
     pub(crate) machine: Arc<dyn Machine>,
     pub(crate) connection: Connection,
-    /// Complete but for digests.
+    /// Complete except for digests and the machine's state.
     pub(crate) manifest: Manifest,
     pub(crate) outside: Outside,
     pub(crate) scratch: Option<File>,
     /// Shares that the guest has mounted.
     pub(crate) shares: Vec<Share>,
+    /// Their devices.
+    pub(crate) devices: Vec<vmette_vmm::Share>,
     /// The root in which they are.
     pub(crate) root: RootName,
     pub(crate) digests: Digests,
@@ -68,19 +70,19 @@ impl Saver {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         goes_on(session)?;
         let staging = StagedFolder::begin(target).map_err(SaveError::from)?;
-        // What takes time and needs no machine comes first.
+        // Work that takes time and needs no machine comes first.
         let mut manifest = self.identified()?;
         let mut alone = self.connection.alone();
         self.give_up_shares(&mut alone, session)?;
         let saved = self.save_machine(&mut alone, staging.path(), then);
         if then == Then::GoOn {
-            let taken_back = self.take_shares_back(&mut alone, session);
-            saved.and(taken_back)?;
+            let taken_back = self.take_shares_back(&self.devices, &mut alone, session);
+            manifest.state = saved.and_then(|state| taken_back.map(|()| state))?;
         } else {
-            saved?;
+            manifest.state = saved?;
         }
         drop(alone);
-        manifest.files = self.seal(staging.path(), session)?;
+        manifest.files = self.flush(staging.path(), session)?;
         let failed = SaveError::file(target);
         manifest.write(staging.path()).map_err(&failed)?;
         goes_on(session)?;
@@ -103,8 +105,8 @@ impl Saver {
         Ok(manifest)
     }
 
-    /// No state can hold shares: the guest unmounts them, and the machine loses the devices. From here on the workload
-    /// stands still, or it would write to its root what is meant for a share.
+    /// No state can hold shares: the guest unmounts them, and the machine loses their devices. From here on the workload
+    /// stands still: it would otherwise write to its root instead of a share.
     fn give_up_shares(&self, alone: &mut Alone<'_>, session: &Shared) -> Result<(), Error> {
         if self.shares.is_empty() {
             return Ok(());
@@ -115,21 +117,32 @@ impl Saver {
             session.finish(SessionEnd::Error(format!("the guest may have lost its shares: {e}")));
         })?;
         answer.map_err(|reason| SaveError::SharesInUse { reason })?;
-        let unplugged = self.machine.unplug_shares();
-        if unplugged.is_err() {
-            // The caller is told of the first cause, the session's end of this one.
-            let _ = self.take_shares_back(alone, session);
+        for (detached, device) in self.devices.iter().enumerate() {
+            if let Err(e) = self.machine.detach(&DeviceId::Share(device.tag.clone())) {
+                // The caller is told of the first cause, the session's end of this one.
+                let _ = self.take_shares_back(&self.devices[..detached], alone, session);
+                return Err(e.into());
+            }
         }
-        Ok(unplugged?)
+        Ok(())
     }
 
-    /// Lets the workload go on with its shares. It is not to go on without them: the session ends when they are lost.
-    fn take_shares_back(&self, alone: &mut Alone<'_>, session: &Shared) -> Result<(), Error> {
+    /// Lets the workload go on with its shares, of which these were detached. The workload must not go on without them:
+    /// the session ends when they are lost.
+    fn take_shares_back(
+        &self,
+        detached: &[vmette_vmm::Share],
+        alone: &mut Alone<'_>,
+        session: &Shared,
+    ) -> Result<(), Error> {
         if self.shares.is_empty() {
             return Ok(());
         }
-        let plugged = self.machine.plug_shares().map_err(Error::from);
-        let attached = plugged
+        let attach =
+            |device: &vmette_vmm::Share| Ok(self.machine.attach(Device::Share(device.clone())).map(drop)?);
+        let attached = detached
+            .iter()
+            .try_for_each(attach)
             .and_then(|()| alone.request(RootRequest::Attach(self.attach()), SHARES_TIMEOUT))
             .and_then(|answer| answer.map_err(Error::Agent));
         attached.inspect_err(|e| {
@@ -142,16 +155,20 @@ impl Saver {
     }
 
     /// Memory, devices and scratch disk, all of the same moment.
-    fn save_machine(&self, alone: &mut Alone<'_>, folder: &Path, then: Then) -> Result<(), Error> {
+    fn save_machine(&self, alone: &mut Alone<'_>, folder: &Path, then: Then) -> Result<SavedState, Error> {
+        let machine = folder.join(MACHINE);
+        DirBuilder::new().mode(0o700).create(&machine).map_err(SaveError::file(&machine))?;
         alone.hold()?;
         let saved = self.machine.pause().map_err(Error::from).and_then(|()| {
-            self.machine.save(&folder.join(MACHINE)).map_err(SaveError::Engine)?;
-            self.save_scratch(&folder.join(SCRATCH))
+            let state = self.machine.save(&machine).map_err(SaveError::Engine)?;
+            self.save_scratch(&folder.join(SCRATCH))?;
+            Ok(state)
         });
-        match then {
-            Then::End => saved,
-            Then::GoOn => saved.and(self.go_on(alone)),
+        if then == Then::GoOn {
+            let gone_on = self.go_on(alone);
+            return saved.and_then(|state| gone_on.map(|()| state));
         }
+        saved
     }
 
     fn go_on(&self, alone: &mut Alone<'_>) -> Result<(), Error> {
@@ -168,8 +185,8 @@ impl Saver {
         Ok(sparse::duplicate(scratch, &target, || Ok(())).map_err(failed)?)
     }
 
-    /// What is in the snapshot's files, which are on the disk when this returns.
-    fn seal(&self, folder: &Path, session: &Shared) -> Result<BTreeMap<String, Content>, Error> {
+    /// Flushes the snapshot's files to the disk and returns their content.
+    fn flush(&self, folder: &Path, session: &Shared) -> Result<BTreeMap<String, Content>, Error> {
         let mut files = BTreeMap::new();
         let names = fs::read_dir(folder.join(MACHINE))?
             .map(|entry| Ok(format!("{MACHINE}/{}", entry?.file_name().to_string_lossy())))
@@ -190,7 +207,7 @@ impl Saver {
     }
 }
 
-/// Whoever ends a session does not wait for more than what is under way.
+/// Fails once the session has ended: its end waits for nothing but the step under way.
 fn goes_on(session: &Shared) -> Result<(), Error> {
     match session.ended() {
         Some(end) => Err(SaveError::SessionEnded(end).into()),

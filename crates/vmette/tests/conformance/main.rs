@@ -9,6 +9,8 @@
 
 #[cfg(all(target_os = "linux", not(vz_check)))]
 mod agent;
+#[cfg(all(target_os = "linux", not(vz_check)))]
+mod devices;
 mod fake;
 #[cfg(all(target_os = "linux", not(vz_check)))]
 mod image;

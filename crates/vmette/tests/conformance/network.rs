@@ -4,13 +4,19 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use vmette::engine_api::{Capabilities, Hypervisor, Machine, MachineSpec, Network, Result};
-use vmette::{Config, ConfigError, Error, ExecOptions, Session, StartedFrom, WorkloadStrategy};
+use vmette::engine_api::{
+    Capabilities, Frames, Framing, Hypervisor, Mac, Machine, MachineSpec, Network, Result, Support,
+};
+use vmette::{
+    Config, ConfigError, Error, ExecOptions, Session, SessionEnd, StartedFrom, StopHandle, WorkloadStrategy,
+};
 use vmette_qemu::{Qemu, QemuOptions};
 
 use crate::suite::Bench;
@@ -41,7 +47,7 @@ impl Networked {
 
 impl Hypervisor for Networked {
     fn probe(&self, spec: &MachineSpec) -> Result<Capabilities> {
-        Ok(Capabilities { no_network: None, ..self.0.probe(spec)? })
+        Ok(Capabilities { nat: Support::Yes, ..self.0.probe(spec)? })
     }
 
     fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {
@@ -53,7 +59,7 @@ impl Hypervisor for Networked {
     }
 
     fn create(&self, spec: MachineSpec) -> Result<Arc<dyn Machine>> {
-        assert_eq!(spec.network, Network::Nat);
+        assert!(matches!(spec.network, Network::Nat));
         self.0.create(MachineSpec { network: Network::None, ..spec })
     }
 }
@@ -137,6 +143,73 @@ fn qemu_itself_grants_no_network_and_says_so_before_anything_is_made() {
     let spec = MachineSpec { network: Network::Nat, ..bare() };
     let error = Qemu::discover().create(spec).err().expect("refused").to_string();
     assert!(error.starts_with("network: "), "{error}");
+}
+
+/// QEMU whose machines send their frames to a socket of the test.
+struct Wired {
+    engine: Qemu,
+    socket: Arc<OwnedFd>,
+}
+
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
+
+impl Hypervisor for Wired {
+    fn probe(&self, spec: &MachineSpec) -> Result<Capabilities> {
+        let capabilities = self.engine.probe(spec)?;
+        assert_eq!((&capabilities.frames, capabilities.framing), (&Support::Yes, Framing::LengthPrefixed));
+        Ok(Capabilities { nat: Support::Yes, ..capabilities })
+    }
+
+    fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {
+        self.engine.fingerprint(spec)
+    }
+
+    fn boot_failed(&self, spec: &MachineSpec, reason: &str) -> Result<()> {
+        self.engine.boot_failed(spec, reason)
+    }
+
+    fn create(&self, spec: MachineSpec) -> Result<Arc<dyn Machine>> {
+        let network = Network::Frames(Frames { socket: self.socket.clone(), mac: MAC });
+        self.engine.create(MachineSpec { network, ..spec })
+    }
+}
+
+/// The next frame, with its length in front as QEMU sends it.
+fn next_frame(mut socket: &UnixStream) -> std::io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    socket.read_exact(&mut length)?;
+    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+    assert!((14..=2048).contains(&frame.len()), "{}", frame.len());
+    socket.read_exact(&mut frame)?;
+    Ok(frame)
+}
+
+#[test]
+fn frames_of_the_guest_arrive_at_the_other_end_of_the_socket() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    let engine = Wired { engine: Qemu::discover(), socket: Arc::new(theirs.into()) };
+    let bench = Bench::new(tempfile::tempdir().unwrap(), Some(Arc::new(engine)));
+    let stop = StopHandle::new();
+    std::thread::scope(|scope| {
+        let session = scope.spawn(|| {
+            let config = config();
+            bench.start_with(&config, &stop)
+        });
+        // The guest asks for an address: IPv4, UDP, from the port of a DHCP client to that of a server.
+        let asks =
+            |frame: &[u8]| frame[12..14] == [8, 0] && frame[23] == 17 && frame[34..38] == [0, 68, 0, 67];
+        let frame = loop {
+            let frame = next_frame(&ours).unwrap();
+            if frame.len() > 38 && asks(&frame) {
+                break frame;
+            }
+        };
+        assert_eq!((&frame[..6], &frame[6..12]), (&[0xff; 6][..], &MAC.0[..]));
+        stop.stop();
+        // It ends as it was told to, in the middle of its start.
+        assert_eq!(session.join().unwrap().unwrap().wait(), SessionEnd::Stopped);
+    });
 }
 
 fn bare() -> MachineSpec {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::thread;
 
 use vmette::engine_api::Hypervisor;
-use vmette::{Action, Config, Error, ExecOptions, ExitStatus, FailureKind, Output, Session, SessionEnd};
+use vmette::{
+    Action, Config, Error, ExecOptions, ExitStatus, FailureKind, Output, Session, SessionEnd, StopHandle,
+};
 
 /// An engine with the folders that it needs.
 pub(crate) struct Bench {
@@ -19,10 +21,9 @@ impl Bench {
         Self { dir, engine, config: None }
     }
 
-    /// The host's own engine, with what its machines need here.
-    #[cfg_attr(not(vz_check), allow(dead_code, reason = "other engines need nothing"))]
-    pub(crate) fn of_host(dir: tempfile::TempDir, config: Config) -> Self {
-        Self { dir, engine: None, config: Some(config) }
+    /// An engine, or the host's own, with everything that its machines need here.
+    pub(crate) fn with(dir: tempfile::TempDir, engine: Option<Arc<dyn Hypervisor>>, config: Config) -> Self {
+        Self { dir, engine, config: Some(config) }
     }
 
     pub(crate) fn config(&self) -> Config {
@@ -38,7 +39,12 @@ impl Bench {
     }
 
     pub(crate) fn start(&self, config: &Config) -> Result<Session, Error> {
-        let builder = Session::builder(config);
+        self.start_with(config, &StopHandle::new())
+    }
+
+    /// Starts a session that `stop` ends.
+    pub(crate) fn start_with(&self, config: &Config, stop: &StopHandle) -> Result<Session, Error> {
+        let builder = Session::builder(config).stop_handle(stop);
         match &self.engine {
             Some(engine) => builder.engine(engine.clone()).start(),
             None => builder.start(),

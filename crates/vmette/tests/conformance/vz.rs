@@ -49,7 +49,7 @@ fn config(dir: &Path, words: &str) -> Config {
 fn bench() -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), "");
-    Bench::of_host(dir, config)
+    Bench::with(dir, None, config)
 }
 
 suite::tests!(bench);
@@ -170,6 +170,37 @@ fn a_session_with_a_network_boots_cold_and_is_not_saved() {
     let resume = Config { resume_snapshot: Some(saved), rootfs: None, ..config };
     let error = Session::start(&resume).expect_err("refused before it starts").to_string();
     assert!(error.contains("has no network"), "{error}");
+}
+
+#[test]
+fn a_save_that_fails_half_way_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    fs::write(&image, vec![0; 4096]).unwrap();
+    let rootfs = vmette::RootfsBlock { path: image, fstype: vmette::BlockFs::Squashfs };
+    let config = Config {
+        rootfs: Some(Rootfs::Block(rootfs)),
+        allow_snapshot: true,
+        ..config(dir.path(), "standin.save=fail")
+    };
+    let session = Session::start(&config).unwrap();
+    let report = session.report().unwrap();
+    assert_eq!(report.started_from, StartedFrom::Cold, "no template could be saved");
+    assert!(report.notes.iter().any(|note| note.contains("failed to save")), "{:?}", report.notes);
+    let in_folder = |path: &Path| fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
+    let templates: Vec<_> = in_folder(&dir.path().join("cache/templates")).collect();
+    assert!(
+        templates.iter().all(|name| Path::new(name).extension() == Some("lock".as_ref())),
+        "{templates:?}"
+    );
+    let snapshots = dir.path().join("snapshots");
+    fs::create_dir(&snapshots).unwrap();
+    let error = session.snapshot(snapshots.join("saved")).unwrap_err().to_string();
+    assert!(error.contains("failed to save"), "{error}");
+    assert_eq!(in_folder(&snapshots).count(), 0);
+    // The session goes on.
+    let all = session.exec(&ExecOptions::shell("echo on")).unwrap().collect(KEEP).unwrap();
+    assert_eq!(all.stdout, b"on\n");
 }
 
 #[test]

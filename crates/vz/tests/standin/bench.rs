@@ -33,6 +33,13 @@ impl Bench {
         self.dir.path().join(name)
     }
 
+    /// A new empty folder.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
     pub(crate) fn spec(&self, words: &str) -> MachineSpec {
         MachineSpec {
             cmdline: format!("root={} {words}", self.path("root").display()).trim_end().to_owned(),

@@ -7,12 +7,15 @@ mod vsock;
 
 use std::fs;
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
 use vmette_vmm::{
-    AcceleratorChoice, Console, Disk, Error, Hypervisor, MachineEnd, MachineSpec, Network, Origin, Share,
+    AcceleratorChoice, Console, Device, DeviceId, Disk, Error, Frames, Hypervisor, Mac, MachineEnd,
+    MachineSpec, Network, Origin, Saved, SavedState, Share, Support,
 };
 
 use crate::bench::{Bench, LIMIT, assert_answers, open_files, wait_closed};
@@ -86,6 +89,27 @@ fn a_network_is_there_when_it_is_granted_and_has_an_address_of_its_own() {
     // Locally administered, and of one machine rather than a group.
     assert_eq!(address >> 40 & 3, 2, "{first}");
     assert_ne!(network(&bench, Network::Nat), std::slice::from_ref(first));
+    let frames =
+        |socket: OwnedFd| Network::Frames(Frames { socket: Arc::new(socket), mac: Mac([2, 0, 0, 0, 0, 7]) });
+    let (ours, _peer) = UnixDatagram::pair().unwrap();
+    assert_eq!(network(&bench, frames(ours.into())), ["frames:020000000007"]);
+    let (stream, _peer) = UnixStream::pair().unwrap();
+    let spec = MachineSpec { network: frames(stream.into()), ..bench.spec("") };
+    let error = bench.engine.create(spec).err().expect("refused").to_string();
+    assert!(error.contains("datagram socket"), "{error}");
+}
+
+#[test]
+fn devices_neither_come_nor_go() {
+    let bench = Bench::new();
+    let machine = bench.machine("");
+    let stream = machine.start().unwrap();
+    let share = Share { tag: "a".into(), path: bench.path("root"), read_only: true };
+    for refused in [machine.attach(Device::Share(share)).map(drop), machine.detach(&DeviceId::Vsock)] {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, Error::Unsupported { engine: "Virtualization.framework", .. }), "{error}");
+    }
+    assert_answers(&stream);
 }
 
 #[test]
@@ -93,15 +117,16 @@ fn a_machine_with_a_network_is_neither_saved_nor_restored() {
     let bench = Bench::new();
     let spec = MachineSpec { network: Network::Nat, ..bench.spec("") };
     let capabilities = bench.engine.probe(&spec).unwrap();
-    assert!(capabilities.no_network.is_none());
-    assert!(capabilities.no_snapshots.unwrap().contains("has a network"));
+    assert_eq!(capabilities.nat, Support::Yes);
+    assert!(capabilities.snapshots.refusal().unwrap().contains("has a network"));
     let machine = bench.engine.create(spec.clone()).unwrap();
     let _stream = machine.start().unwrap();
     machine.pause().unwrap();
-    let error = machine.save(&bench.path("saved")).unwrap_err();
+    let error = machine.save(&bench.folder("saved")).unwrap_err();
     assert!(matches!(&error, Error::Unsupported { operation: "save", .. }), "{error}");
-    assert!(error.to_string().contains("has a network") && !bench.path("saved").exists());
-    let spec = MachineSpec { origin: Origin::Snapshot(bench.path("saved")), ..spec };
+    assert!(error.to_string().contains("has a network"));
+    let saved = Saved { folder: bench.path("saved"), state: SavedState::default() };
+    let spec = MachineSpec { origin: Origin::Saved(saved), ..spec };
     let error = bench.engine.create(spec).err().expect("refused").to_string();
     assert!(error.contains("restore") && error.contains("has a network"), "{error}");
 }
@@ -268,19 +293,16 @@ fn a_saved_machine_is_restored_and_is_the_same_machine() {
     let bench = Bench::new();
     let machine = bench.machine("");
     let _stream = machine.start().unwrap();
-    let saved = bench.path("saved");
-    assert!(machine.save(&saved).is_err(), "it is not paused");
-    assert!(!saved.exists());
+    let folder = bench.folder("saved");
+    assert!(machine.save(&folder).is_err(), "it is not paused");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     machine.pause().unwrap();
-    machine.save(&saved).unwrap();
-    assert!(machine.save(&saved).is_err(), "a saved state is not replaced");
+    let saved = Saved { state: machine.save(&folder).unwrap(), folder };
     machine.resume().unwrap();
     machine.stop();
-    let leftovers: Vec<_> = fs::read_dir(bench.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert!(!leftovers.iter().any(|name| name.to_string_lossy().contains("partial")), "{leftovers:?}");
 
     let restored = |change: &dyn Fn(&mut MachineSpec)| {
-        let mut spec = MachineSpec { origin: Origin::Snapshot(saved.clone()), ..bench.spec("") };
+        let mut spec = MachineSpec { origin: Origin::Saved(saved.clone()), ..bench.spec("") };
         change(&mut spec);
         bench.engine.create(spec)
     };
@@ -304,14 +326,13 @@ fn a_state_that_vz_refuses_is_the_snapshots_fault() {
     let machine = bench.machine("");
     let _stream = machine.start().unwrap();
     machine.pause().unwrap();
-    let saved = bench.path("saved");
-    machine.save(&saved).unwrap();
+    let folder = bench.folder("saved");
+    let saved = Saved { state: machine.save(&folder).unwrap(), folder };
     machine.stop();
-    // As long, but not the same.
-    let state = saved.join("state");
+    let state = saved.folder.join("state");
     let text = fs::read_to_string(&state).unwrap();
     fs::write(&state, text.replace("cpus=2", "cpus=3")).unwrap();
-    let spec = MachineSpec { origin: Origin::Snapshot(saved), ..bench.spec("") };
+    let spec = MachineSpec { origin: Origin::Saved(saved), ..bench.spec("") };
     let machine = bench.engine.create(spec).unwrap();
     let error = machine.start().unwrap_err();
     assert!(
@@ -322,28 +343,23 @@ fn a_state_that_vz_refuses_is_the_snapshots_fault() {
 }
 
 #[test]
-fn what_cannot_be_saved_says_why_and_leaves_nothing() {
+fn a_machine_that_cannot_be_saved_says_why_and_goes_on() {
     let bench = Bench::new();
     let share = Share { tag: "a".into(), path: bench.path("root"), read_only: true };
     let with_share = MachineSpec { shares: vec![share], ..bench.spec("") };
-    assert!(bench.engine.probe(&with_share).unwrap().no_snapshots.unwrap().contains("shares or disks"));
+    assert!(
+        bench.engine.probe(&with_share).unwrap().snapshots.refusal().unwrap().contains("shares or disks")
+    );
     let machine = bench.engine.create(with_share).unwrap();
     let _stream = machine.start().unwrap();
     machine.pause().unwrap();
-    let error = machine.save(&bench.path("saved")).unwrap_err();
+    let error = machine.save(&bench.folder("saved")).unwrap_err();
     assert!(matches!(&error, Error::Unsupported { operation: "save", .. }), "{error}");
     let machine = bench.machine("standin.save=fail");
     let _stream = machine.start().unwrap();
     machine.pause().unwrap();
-    let error = machine.save(&bench.path("saved")).unwrap_err().to_string();
+    let error = machine.save(&bench.folder("failed")).unwrap_err().to_string();
     assert!(error.contains("failed to save"), "{error}");
-    assert!(
-        !fs::read_dir(bench.dir.path()).unwrap().any(|e| e
-            .unwrap()
-            .file_name()
-            .to_string_lossy()
-            .contains("saved"))
-    );
     machine.resume().unwrap();
 }
 
@@ -410,10 +426,11 @@ fn capabilities_say_what_this_mac_offers() {
     let bench = Bench::new();
     let capabilities = bench.engine.probe(&bench.spec("")).unwrap();
     assert!(capabilities.engine.contains("macOS Version 14.5"), "{}", capabilities.engine);
-    assert!(capabilities.no_snapshots.is_none() && capabilities.boots);
+    assert_eq!(capabilities.snapshots, Support::Yes);
     assert_eq!(capabilities.max_vcpus, 8);
-    let none = (None, None, None);
-    assert_eq!((capabilities.no_shares, capabilities.no_vsock, capabilities.no_network), none);
+    for support in [capabilities.shares, capabilities.vsock, capabilities.nat, capabilities.frames] {
+        assert_eq!(support, Support::Yes);
+    }
     let kvm = MachineSpec { accelerator: AcceleratorChoice::Kvm, ..bench.spec("") };
     assert!(matches!(bench.engine.probe(&kvm), Err(Error::Unavailable { .. })));
     let base = bench.engine.fingerprint(&bench.spec("")).unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use vmette_vmm::{Error, Hypervisor, Machine, MachineSpec, Origin};
+use vmette_vmm::{Error, Hypervisor, Machine, MachineSpec, Origin, Saved};
 
 use crate::bench::{Bench, LIMIT, assert_answers};
 
@@ -80,10 +80,10 @@ fn nobody_takes_the_agents_place() {
     let error = machine.vsock_connect(1024).unwrap_err();
     assert!(error.to_string().contains("port 1024: it is the agent's"), "{error}");
     machine.pause().unwrap();
-    let saved = bench.path("saved");
-    machine.save(&saved).unwrap_or_else(|e| panic!("{e}"));
+    let folder = bench.folder("saved");
+    let saved = Saved { state: machine.save(&folder).unwrap_or_else(|e| panic!("{e}")), folder };
     drop((stream, machine));
-    let spec = MachineSpec { vsock: true, origin: Origin::Snapshot(saved), ..bench.spec("") };
+    let spec = MachineSpec { vsock: true, origin: Origin::Saved(saved), ..bench.spec("") };
     let machine = bench.engine.create(spec).unwrap();
     let stream = machine.start().unwrap();
     assert!(machine.vsock_connect(1024).is_err());
