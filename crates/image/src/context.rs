@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{ProviderError, Result};
 use crate::oci::Credential;
 use crate::progress::{Progress, Reporter};
 use crate::store::{Store, private_dir};
 
 /// When the source of a spec that is in the cache is asked whether there is something newer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PullPolicy {
     /// When it was asked longer ago than an hour; what is in the cache serves with a warning when it cannot be reached.
     #[default]
@@ -42,7 +45,8 @@ impl PullPolicy {
 }
 
 /// How registries and other servers are talked to, beyond what their specs say.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct NetworkOptions {
     /// PEM file, or folder of `*.pem`, `*.crt` and `*.cer` files, whose certificates are trusted beside the usual ones.
     pub ca_certs: Option<PathBuf>,

@@ -1,6 +1,6 @@
 //! The signal that asks an image's command to end, as images write it.
 
-use crate::Config;
+use crate::config::Resolved;
 
 /// What a command gets that says nothing else.
 const DEFAULT: i32 = libc::SIGTERM;
@@ -70,11 +70,10 @@ pub(crate) fn parse(text: &str) -> Option<i32> {
     (RTMIN..=RTMAX).contains(&number).then_some(number)
 }
 
-impl Config {
+impl Resolved {
     /// The Linux number of the signal that asks the command to end: the image's, else `SIGTERM`.
-    #[must_use]
-    pub fn stop_signal(&self) -> i32 {
-        self.image.stop_signal.as_deref().and_then(parse).unwrap_or(DEFAULT)
+    pub(crate) fn stop_signal(&self) -> i32 {
+        self.root.image.stop_signal.as_deref().and_then(parse).unwrap_or(DEFAULT)
     }
 }
 

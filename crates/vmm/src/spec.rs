@@ -4,6 +4,8 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// Everything an engine needs to know of a machine. The engine decides how each part gets there: present from power-on,
 /// or hot-plugged after a saved state was restored.
 #[derive(Debug, Clone)]
@@ -111,7 +113,8 @@ pub enum Console {
 }
 
 /// What may execute the guest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AcceleratorChoice {
     /// The best there is; emulation where there is no better.
     #[default]

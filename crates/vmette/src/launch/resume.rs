@@ -2,38 +2,38 @@
 
 use std::fs::File;
 
-use vmette_vmm::{Disk, MachineSpec, Origin, Share};
+use vmette_vmm::{Disk, MachineSpec, Origin};
 use vmette_wire::agent::{self, Attach, Boot, Op};
 
 use super::bring_up::{RESTORE_TIMEOUT, ROOT_TIMEOUT, Up};
-use super::prepare::{Held, Prepared, asset_options, spec_of};
+use super::prepare::{Held, Prepared, asset_options, named_boot};
 use super::scratch::Scratch;
 use super::{Launcher, accepted, image};
 use crate::assets::{self, Key};
 use crate::ca;
 use crate::error::{Error, StartError};
-use crate::snapshot::{MACHINE, SCRATCH, Snapshot};
+use crate::snapshot::{Digests, MACHINE, SCRATCH, Snapshot};
 
 impl Launcher<'_> {
     /// Checks everything that a start from the snapshot depends on, and gets its own copy of what it will write to.
     pub(super) fn prepare_resume(&self, saved: &Snapshot, boots: bool) -> Result<Prepared, Error> {
         let config = self.config;
-        let digests = config.digests()?.until(self.shared.cancel_flag());
+        let digests = Digests::in_cache(self.cache).until(self.shared.cancel_flag());
         let store = vmette_image::Store::open(self.cache.path())?;
         let options = asset_options(config, self.cache);
         let builtin = || Ok(self.builtin(&options)?.path);
-        let (rootfs, in_use) = saved.base_image(config, &store, builtin, &digests)?;
+        let (rootfs, in_use) = saved.base_image(config.root.rootfs.as_ref(), &store, builtin, &digests)?;
         let (kernel, initramfs) = if boots {
             let found = assets::boot_assets(&options, &|text| self.notices.progress(text))?;
             (found.kernel, found.initramfs)
         } else {
-            (config.kernel.clone(), config.initramfs.clone())
+            named_boot(config)
         };
         saved.check_boot_files(&kernel, &initramfs, &digests)?;
         saved.verify_changed(&digests)?;
         let mut held = Held { rootfs: Some(in_use), ..Held::default() };
         let mut disks = Vec::new();
-        if config.scratch_mib.is_some() {
+        if config.root.scratch_mib.is_some() {
             let source = File::open(saved.folder().join(SCRATCH))
                 .map_err(|e| saved.refused(&format!("{SCRATCH}: {e}")))?;
             let scratch = Scratch::copy_of(self.cache, &source, &self.shared.cancel_flag())?;
@@ -41,21 +41,16 @@ impl Launcher<'_> {
             held.scratch = Some(scratch);
         }
         let manifest = saved.manifest();
-        let shares = config.shares.iter().map(|share| Share {
-            tag: share.tag.clone(),
-            path: share.path.clone(),
-            read_only: share.read_only,
-        });
         let spec = MachineSpec {
             rootfs: Some(rootfs),
             disks,
-            shares: shares.collect(),
+            shares: config.grants.shares.iter().map(Into::into).collect(),
             slots: manifest.machine.slots,
             origin: Origin::Snapshot(saved.folder().join(MACHINE)),
-            ..spec_of(config, kernel, initramfs)
+            ..self.spec(kernel, initramfs)
         };
         self.check_fingerprint(saved, &spec)?;
-        let bundle = match &config.ca_certs {
+        let bundle = match &config.grants.ca_certs {
             Some(dir) => ca::bundle(dir)?,
             None => None,
         };
@@ -63,11 +58,14 @@ impl Launcher<'_> {
         // Those that it trusts already need not be brought again.
         let ca_bundle = bundle.filter(|_| trusted != manifest.ca_bundle).unwrap_or_default();
         Ok(Prepared {
-            boot: Boot { shares: self.guest_shares(), ..manifest.boot.clone() },
+            boot: Boot {
+                shares: config.grants.shares.iter().map(Into::into).collect(),
+                ..manifest.boot.clone()
+            },
             ca_digest: trusted.or_else(|| manifest.ca_bundle.clone()),
             ca_bundle,
             root_in_template: false,
-            rootfs: image::rootfs_report(config, &store),
+            rootfs: image::rootfs_report(&config.root, &store),
             base: Some(manifest.rootfs.clone()),
             held,
             spec,
@@ -93,16 +91,6 @@ impl Launcher<'_> {
              anew",
             saved.fingerprint()
         )))
-    }
-
-    /// The shares as the guest is told of them.
-    pub(super) fn guest_shares(&self) -> Vec<agent::Share> {
-        let share = |share: &crate::ShareMount| agent::Share {
-            tag: share.tag.clone(),
-            target: share.guest_path(),
-            read_only: share.read_only,
-        };
-        self.config.shares.iter().map(share).collect()
     }
 
     /// Starts from the snapshot: there is no other way if that fails.

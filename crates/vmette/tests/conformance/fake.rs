@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmette::engine_api::{Network, fake::FakeHypervisor};
-use vmette::{Config, Error, ExecOptions, Session, SessionEnd, StopHandle};
+use vmette::{Config, Error, ExecOptions, Session, SessionEnd, Started, StopHandle};
 use vmette_wire::agent::{Event, ExitStatus, Op, Request};
 use vmette_wire::{ResponseHeader, frame};
 
@@ -32,9 +32,9 @@ fn hostile(
     guest: impl Fn(UnixStream) -> std::io::Result<()> + Send + Sync + 'static,
 ) -> Result<(Session, tempfile::TempDir), Error> {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config { cache_dir: Some(dir.path().to_owned()), ..Config::default() };
+    let config = Config::default().with(|c| c.host.cache_dir = Some(dir.path().to_owned()));
     let engine = FakeHypervisor::new(move |stream, _| guest(stream).map_err(|e| e.to_string()));
-    Ok((Session::builder(&config).engine(Arc::new(engine)).start()?, dir))
+    Ok((Session::builder(&config).engine(Arc::new(engine)).captured().start()?.running()?, dir))
 }
 
 /// Answers `hello` and `boot`, then hands each further request to `answer`.
@@ -230,7 +230,7 @@ fn a_guest_that_dies_wakes_every_waiter_with_the_cause() {
 #[test]
 fn the_longest_wait_is_one_without_a_limit() {
     let bench = bench();
-    let session = bench.start(&Config { exec_cmd: Some("exit 3".into()), ..bench.config() }).unwrap();
+    let session = bench.start(&bench.config().with(|c| c.command.shell = Some("exit 3".into()))).unwrap();
     let end = Some(SessionEnd::Exited(3));
     assert_eq!(session.stop_handle().wait_end(Duration::MAX), end);
     assert_eq!(Some(session.stop_gently(Duration::MAX)), end);
@@ -239,7 +239,7 @@ fn the_longest_wait_is_one_without_a_limit() {
 #[test]
 fn a_guest_that_takes_nothing_more_does_not_prolong_a_gentle_stop() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config { cache_dir: Some(dir.path().to_owned()), ..Config::default() };
+    let config = Config::default().with(|c| c.host.cache_dir = Some(dir.path().to_owned()));
     let (over, waits) = std::sync::mpsc::channel::<()>();
     let waits = std::sync::Mutex::new(waits);
     let engine = FakeHypervisor::new(move |stream, _| {
@@ -252,7 +252,7 @@ fn a_guest_that_takes_nothing_more_does_not_prolong_a_gentle_stop() {
     });
     let command = ExecOptions::argv(["cat"]).stdin(true);
     let builder = Session::builder(&config).engine(Arc::new(engine)).piped();
-    let session = builder.start_with(Some(command)).unwrap();
+    let session = builder.start_with(Some(command)).unwrap().running().unwrap();
     let process = session.process().unwrap().clone();
     let (piece, written) = std::sync::mpsc::channel();
     std::thread::spawn(move || while process.write_stdin(&[0; 1 << 14]).is_ok() && piece.send(()).is_ok() {});
@@ -267,7 +267,7 @@ fn a_guest_that_takes_nothing_more_does_not_prolong_a_gentle_stop() {
 #[test]
 fn a_stop_during_the_start_ends_it_as_stopped() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config { cache_dir: Some(dir.path().to_owned()), ..Config::default() };
+    let config = Config::default().with(|c| c.host.cache_dir = Some(dir.path().to_owned()));
     let stop = StopHandle::new();
     let for_guest = stop.clone();
     // The guest never answers; the stop comes once it has been asked.
@@ -277,22 +277,23 @@ fn a_stop_during_the_start_ends_it_as_stopped() {
         for_guest.stop();
         stream.read_to_end(&mut Vec::new()).map(drop).map_err(|e| e.to_string())
     });
-    let session = Session::builder(&config).engine(Arc::new(engine)).stop_handle(&stop).start().unwrap();
-    assert_eq!(session.wait(), SessionEnd::Stopped);
-    assert!(session.ping().is_err());
+    let started = Session::builder(&config).engine(Arc::new(engine)).stop_handle(&stop).start().unwrap();
+    assert!(matches!(started, Started::Ended(SessionEnd::Stopped)), "{started:?}");
 }
 
 #[test]
 fn a_guest_that_never_answers_is_ended_by_the_timeout() {
     let dir = tempfile::tempdir().unwrap();
-    let config =
-        Config { cache_dir: Some(dir.path().to_owned()), timeout_seconds: Some(0), ..Config::default() };
+    let config = Config::default().with(|c| {
+        c.host.cache_dir = Some(dir.path().to_owned());
+        c.machine.timeout_seconds = Some(0);
+    });
     let engine = FakeHypervisor::new(|mut stream, _| {
         stream.read_to_end(&mut Vec::new()).map(drop).map_err(|e| e.to_string())
     });
-    let session = Session::builder(&config).engine(Arc::new(engine)).start().unwrap();
-    assert_eq!(session.wait(), SessionEnd::TimedOut);
-    assert_eq!(session.wait().exit_code(), 124);
+    let started = Session::builder(&config).engine(Arc::new(engine)).start().unwrap();
+    assert!(matches!(started, Started::Ended(SessionEnd::TimedOut)), "{started:?}");
+    assert!(matches!(started.running(), Err(Error::Ended(end)) if end.exit_code() == 124));
 }
 
 #[test]
@@ -300,11 +301,13 @@ fn an_engine_that_saves_no_machines_says_so_before_anything_runs() {
     let bench = bench();
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("snapshot");
-    let config =
-        Config { exec_cmd: Some("true".into()), build_snapshot: Some(target.clone()), ..bench.config() };
+    let config = bench.config().with(|c| {
+        c.command.shell = Some("true".into());
+        c.snapshots.build = Some(target.clone());
+    });
     let error = bench.start(&config).unwrap_err();
     assert!(matches!(&error, Error::SaveFailed(reason) if reason.to_string().contains("fake")), "{error}");
-    let session = bench.start(&Config { allow_snapshot: true, ..bench.config() }).unwrap();
+    let session = bench.start(&bench.config().with(|c| c.snapshots.allow = true)).unwrap();
     let error = session.snapshot(&target).unwrap_err();
     assert!(matches!(&error, Error::SaveFailed(reason) if reason.to_string().contains("fake")), "{error}");
     session.ping().unwrap();
@@ -314,7 +317,7 @@ fn an_engine_that_saves_no_machines_says_so_before_anything_runs() {
 #[test]
 fn a_granted_network_reaches_the_engine_and_the_guest_and_the_report() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config { cache_dir: Some(dir.path().to_owned()), ..Config::default() };
+    let config = Config::default().with(|c| c.host.cache_dir = Some(dir.path().to_owned()));
     for net in [false, true] {
         let told = Arc::new(std::sync::Mutex::new(None));
         let (spec, root) = (told.clone(), dir.path().to_owned());
@@ -323,12 +326,12 @@ fn a_granted_network_reaches_the_engine_and_the_guest_and_the_report() {
             *spec.lock().unwrap() = Some((given.network, world.record()));
             vmette_guest::serve(OwnedFd::from(stream), world).map_err(|e| e.to_string())
         });
-        let config = Config { net, ..config.clone() };
-        let session = Session::builder(&config).engine(Arc::new(engine)).start().unwrap();
+        let config = config.clone().with(|c| c.grants.net = net);
+        let session = Session::builder(&config).engine(Arc::new(engine)).start().unwrap().running().unwrap();
         let (network, record) = told.lock().unwrap().clone().unwrap();
         assert_eq!(network, if net { Network::Nat } else { Network::None });
         assert_eq!(record.lock().unwrap().boot.as_ref().unwrap().network, net);
-        assert_eq!(session.report().unwrap().grants.network, net);
+        assert_eq!(session.report().grants.network, net);
     }
 }
 
@@ -336,8 +339,8 @@ fn a_granted_network_reaches_the_engine_and_the_guest_and_the_report() {
 fn an_engine_without_vsock_refuses_who_asks_for_it_and_nobody_else() {
     let bench = bench();
     for config in [
-        Config { vsock: true, ..bench.config() },
-        Config { vsock_port: vmette::VsockPort::Fixed(5), ..bench.config() },
+        bench.config().with(|c| c.vsock.device = true),
+        bench.config().with(|c| c.vsock.port = vmette::VsockPort::Fixed(5)),
     ] {
         let started = bench.start(&config);
         assert!(matches!(started, Err(vmette::Error::Vsock(_))));
