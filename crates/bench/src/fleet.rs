@@ -10,14 +10,14 @@ use crate::stats::Samples;
 /// Machines that are started at once.
 pub(crate) const SIZE: usize = 16;
 
-/// What starting them all came to.
+/// The outcome of starting them all.
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
     /// Milliseconds from the first start until the last one's end, of the rounds without a failure.
     pub(crate) all_done: Samples,
     /// Machines started, over all rounds.
     pub(crate) started: usize,
-    /// What went wrong, one text a machine.
+    /// The errors, one text for each machine that failed.
     pub(crate) failures: Vec<String>,
 }
 

@@ -6,7 +6,7 @@ use std::thread;
 
 use vmette::Report;
 
-/// What a reader needs to know to compare figures.
+/// The facts about a host without which figures cannot be compared.
 #[derive(Debug)]
 pub(crate) struct Host {
     cpu: String,
@@ -29,7 +29,7 @@ impl Host {
         }
     }
 
-    /// As a table of two columns.
+    /// Formats it as a table of two columns.
     pub(crate) fn to_markdown(&self, report: &Report, guest_kernel: &str, load: [&str; 2]) -> String {
         let memory = self.memory_mib.map_or("unknown".to_owned(), |mib| format!("{mib} MiB"));
         let rows = [

@@ -1,4 +1,4 @@
-//! What images are made of: a tree as one archive, and the same entries cut into layers.
+//! The content of images: a tree as one archive, and the same entries cut into layers.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -13,7 +13,7 @@ use crate::program::Program;
 
 /// Downloading and unpacking a distribution takes as long as its mirror does.
 const BUILD_LIMIT: Duration = Duration::from_secs(600);
-/// What slim images leave out.
+/// Folders that slim images leave out.
 const LEFT_OUT: [&[u8]; 3] = [b"usr/share/doc/", b"usr/share/man/", b"usr/share/locale/"];
 /// Files of the made-up tree, in bytes: as large as a shared library.
 const FILE_LEN: usize = 1 << 20;

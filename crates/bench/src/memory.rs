@@ -16,9 +16,9 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Resident memory at its highest, in MiB: anonymous pages, and the files' that are mapped.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Peaks {
-    /// Of the program.
+    /// The program's own memory at its highest, in MiB.
     pub(crate) own: f64,
-    /// Of what it started, each at its own peak, added up.
+    /// The memory of the programs that it started, each at its own peak, added up, in MiB.
     pub(crate) started: f64,
 }
 
@@ -51,7 +51,7 @@ fn peak(pid: u32) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// What any of its threads has started and what has not been waited for.
+/// The children of all of its threads that were not waited for yet.
 fn children(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());

@@ -49,14 +49,14 @@ pub(crate) struct Plan {
     pub(crate) pull: Phase,
     /// Pulling the large image.
     pub(crate) large: Phase,
-    /// Whether there is a Debian image, which takes a minute to make.
+    /// Includes a Debian image, which takes a minute to make.
     pub(crate) debian: bool,
     /// How large the large image is, in MiB.
     pub(crate) large_mib: usize,
 }
 
 impl Plan {
-    /// What `docs/BENCHMARKS.md` is made of.
+    /// The phase that `docs/BENCHMARKS.md` is made of.
     pub(crate) const FULL: Self = Self {
         short: Phase::new(11, 21, 75),
         cold: Phase::new(5, 11, 105),

@@ -21,7 +21,7 @@ const LAST_WORDS: usize = 400;
 /// Output that is searched for a marker before it is given up.
 const OUTPUT_MAX: usize = 1 << 20;
 
-/// What to run.
+/// A program to be run.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     path: PathBuf,
@@ -41,7 +41,7 @@ impl Program {
         self
     }
 
-    /// As one would type it, with the program's name instead of its path.
+    /// The command line as one would type it, with the program's name instead of its path.
     pub(crate) fn shown(&self) -> String {
         let name = self.path.file_name().unwrap_or(self.path.as_os_str());
         let words = std::iter::once(name).chain(self.args.iter().map(OsString::as_os_str));
@@ -135,7 +135,7 @@ impl Running {
         self.child.id()
     }
 
-    /// Whether it has ended by then.
+    /// Waits until `deadline` and returns whether it has ended.
     pub(crate) fn ends_by(&self, deadline: Instant) -> anyhow::Result<bool> {
         await_readable(self.pidfd.as_ref().context("not watched")?, deadline)
     }

@@ -32,7 +32,7 @@ pub(crate) struct Image<'a> {
     pub(crate) tree: &'a Path,
 }
 
-/// What was measured.
+/// The figures of a pull.
 #[derive(Debug, Default)]
 pub(crate) struct Pulled {
     /// `vmette image pull` into an empty cache, in milliseconds.
@@ -83,7 +83,7 @@ pub(crate) fn measure(
 /// and the bytes of the image.
 fn peer(packer: &Path, image: &Image<'_>, folder: &Path) -> anyhow::Result<(Duration, f64)> {
     let (layout, packed) = (folder.join("pull-layout"), folder.join("pull-peer.sqfs"));
-    let copying = image.registry.copy_to(image.name, &layout).time_within(Stdio::null(), LIMIT)?;
+    let copying = image.registry.copy_to(image.name, &layout)?.time_within(Stdio::null(), LIMIT)?;
     let tree = File::open(image.tree).context("open a tree")?;
     let target = packed.display().to_string();
     let args = ["-", target.as_str(), "-tar", "-quiet", "-no-progress"];

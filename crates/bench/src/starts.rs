@@ -6,7 +6,7 @@ use crate::phase::Phase;
 use crate::program::Program;
 use crate::stats::Samples;
 
-/// What ends the measurement of a contender.
+/// The event that ends the measurement of a contender.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Until {
     /// Its end.
@@ -29,7 +29,7 @@ impl Contender {
         Self { program, until, samples: Samples::default() }
     }
 
-    /// What is run, as one would type it.
+    /// The command line as one would type it.
     pub(crate) fn shown(&self) -> String {
         self.program.shown()
     }

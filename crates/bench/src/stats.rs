@@ -1,4 +1,4 @@
-//! What many measurements of the same thing say: the middle, and how far they spread.
+//! Statistics of many measurements of the same thing: the middle, and how far they spread.
 
 /// Measurements of one thing, in the order in which they were taken.
 #[derive(Debug, Clone, Default)]

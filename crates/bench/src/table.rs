@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::stats::{Samples, Summary};
 
-/// What a measurement is in.
+/// The unit of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
     Milliseconds,
@@ -26,7 +26,7 @@ impl Unit {
     }
 }
 
-/// What a median should be.
+/// The promise about a median.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Target {
     /// In words.

@@ -92,7 +92,7 @@ pub enum Error {
         path = .path.display()
     )]
     Io {
-        /// What failed: `cannot open`.
+        /// The step that failed: `cannot open`.
         what: &'static str,
         /// The file or folder.
         path: PathBuf,

@@ -70,7 +70,7 @@ impl OwnedFolder {
 
 impl Drop for OwnedFolder {
     fn drop(&mut self) {
-        // What cannot be removed now is swept when the next one is made.
+        // A folder that cannot be removed now is swept when the next one is made.
         let _ = fs::remove_dir_all(&self.path);
     }
 }

@@ -58,7 +58,7 @@ impl CacheRoot {
     /// Makes the folder if it is not there, and checks that nobody else can write to it.
     ///
     /// # Errors
-    /// As [`private_folder`].
+    /// See [`private_folder`].
     pub fn ensure(&self) -> Result<()> {
         private_folder(&self.path)
     }
@@ -66,7 +66,7 @@ impl CacheRoot {
     /// The folder of one kind of files, made and checked.
     ///
     /// # Errors
-    /// As [`private_folder`].
+    /// See [`private_folder`].
     pub fn folder(&self, kind: &str) -> Result<PathBuf> {
         self.ensure()?;
         let path = self.path.join(kind);
@@ -77,7 +77,7 @@ impl CacheRoot {
     /// The shelf of one kind of derived files.
     ///
     /// # Errors
-    /// As [`private_folder`].
+    /// See [`private_folder`].
     pub fn shelf(&self, kind: &str) -> Result<Shelf> {
         Ok(Shelf::at(self.folder(kind)?))
     }

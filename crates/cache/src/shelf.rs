@@ -48,7 +48,7 @@ impl Shelf {
     /// itself, and its leftovers are removed.
     ///
     /// # Errors
-    /// As [`FileLock::acquire`], whose limit is 30 minutes here.
+    /// See [`FileLock::acquire`]; the limit is 30 minutes here.
     pub fn lock(&self, work: &Work) -> Result<ShelfLock<'_>> {
         let waiting = "waiting for another vmette that prepares the same files";
         let lock = FileLock::acquire(&self.path.join(LOCK), WAIT_MAX, work, waiting)?;
@@ -103,7 +103,7 @@ impl Shelf {
         }
     }
 
-    /// Whether the file has the length that was noted after it was published. A full disk, a crash of the host or a
+    /// True if the file has the length that was noted after it was published. A full disk, a crash of the host or a
     /// hand in the cache can leave a shorter one, which would boot to a panic.
     fn is_whole(&self, path: &Path) -> bool {
         let noted = fs::read_to_string(size_note(path)).ok().and_then(|text| text.parse::<u64>().ok());

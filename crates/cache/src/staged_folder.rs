@@ -38,7 +38,7 @@ pub enum StagingError {
     Foreign {
         /// The folder in which it would be made.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
     /// The place cannot be written.
@@ -182,7 +182,7 @@ fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
 impl Drop for StagedFolder {
     fn drop(&mut self) {
         if !self.published {
-            // What cannot be removed now is removed by the next one that makes the same.
+            // A folder that cannot be removed now is removed by the next one that makes the same.
             let _ = fs::remove_dir_all(&self.path);
         }
     }
@@ -252,7 +252,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (target, moved) = (dir.path().join("snapshot"), dir.path().join("moved"));
         let mut first = StagedFolder::begin(&target).unwrap();
-        // As `publish` does it, with the guard kept.
+        // Does what `publish` does, and keeps the guard.
         rename_to_new(first.path(), &target).unwrap();
         first.published = true;
         fs::rename(&target, &moved).unwrap();

@@ -3,7 +3,7 @@
 //! The header is made from this crate by `cargo run -p xtask -- header`; what a caller has to know is in its own text,
 //! which is in `cbindgen.toml`. Every function here does three things: it checks what it was given, calls the library,
 //! and turns the answer into a status. [`entry`] keeps panics and `SIGPIPE` from the caller.
-#![allow(unsafe_code, reason = "C has nothing else; xtask checks that each use says why it holds")]
+#![allow(unsafe_code, reason = "C has nothing else; each use says why it holds")]
 
 #[cfg(panic = "abort")]
 compile_error!(

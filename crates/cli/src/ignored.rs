@@ -41,6 +41,7 @@ fn does_child_survive(signal: i32) -> Option<bool> {
 mod tests {
     use super::*;
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT};
+    use vmette_testing::again;
 
     /// Not a test: the process in the test below, when that starts this program anew.
     #[test]
@@ -55,7 +56,7 @@ mod tests {
         let started = Command::new("/bin/sh")
             .args(["-c", "trap '' HUP QUIT; exec \"$0\" \"$@\""])
             .arg(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "ignored::tests::a_process_that_was_started_to_ignore_some"])
+            .args(again::arguments("ignored::tests::a_process_that_was_started_to_ignore_some"))
             .output()
             .unwrap();
         assert!(started.status.success(), "{started:?}");

@@ -1,4 +1,4 @@
-//! What an inode of an image carries, whatever it was made from.
+//! The metadata of an image's inode, whatever it was made from.
 
 use std::collections::BTreeMap;
 

@@ -4,10 +4,10 @@ use vmette_vmm::{Accelerator, AcceleratorChoice};
 
 use crate::host_facts::{HostFacts, KvmDevice, Modules, Os};
 
-/// What was decided, with the reasons in the words that the user reads.
+/// The decision, with the reasons in the words that the user reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Decision {
-    /// What will execute the guest.
+    /// The accelerator that will execute the guest.
     pub(crate) accelerator: Accelerator,
     /// Why it is this one and what would have to change to get a better one, one sentence each.
     pub(crate) reasons: Vec<String>,
@@ -136,7 +136,7 @@ mod tests {
     const PVM: Modules = Modules { intel: false, amd: false, pvm: true };
     const NONE: Modules = Modules { intel: false, amd: false, pvm: false };
 
-    /// What `auto`, `hardware` and `kvm` come to, and a word of the reason or error.
+    /// Checks the decisions of `auto`, `hardware` and `kvm`, and a word of the reason or error.
     fn check(facts: &HostFacts, expected: [Option<Accelerator>; 3], word: &str) {
         let choices = [AcceleratorChoice::Auto, AcceleratorChoice::Hardware, AcceleratorChoice::Kvm];
         for (choice, expected) in choices.into_iter().zip(expected) {

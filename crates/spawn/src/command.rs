@@ -1,4 +1,4 @@
-//! What to start, and what it is given.
+//! A program to start, and the resources that it is given.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

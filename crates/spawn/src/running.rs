@@ -66,7 +66,7 @@ impl Running {
     /// Waits for its good end.
     ///
     /// # Errors
-    /// As [`end`](Self::end), and [`Error::Failed`].
+    /// Those of [`end`](Self::end), and [`Error::Failed`].
     pub fn finish(&mut self) -> Result<(), Error> {
         let (status, message) = self.end()?;
         if status.success() {
@@ -133,7 +133,7 @@ impl Stream {
     /// Waits for its end: see [`Running::end`].
     ///
     /// # Errors
-    /// As there.
+    /// See there.
     pub fn end(&mut self) -> Result<(ExitStatus, String), Error> {
         self.running.end()
     }
@@ -141,7 +141,7 @@ impl Stream {
     /// Waits for its good end: see [`Running::finish`].
     ///
     /// # Errors
-    /// As there.
+    /// See there.
     pub fn finish(&mut self) -> Result<(), Error> {
         self.running.finish()
     }

@@ -70,7 +70,7 @@ pub struct Outcome {
     pub status: ExitStatus,
     /// The first bytes of its standard output, as many as were asked for.
     pub output: Vec<u8>,
-    /// Whether there was more.
+    /// True if there was more.
     pub truncated: bool,
     /// The last words of its standard error, or the causes in it. Without control characters.
     pub message: String,
@@ -147,7 +147,7 @@ impl Tool {
         Ok(Outcome { status, output, truncated: rest > 0, message })
     }
 
-    /// As [`outcome`](Self::outcome), and a bad end is an error.
+    /// Does what [`outcome`](Self::outcome) does, and takes a bad end for an error.
     ///
     /// # Errors
     /// Those, and [`Error::Failed`].

@@ -176,9 +176,9 @@ where
 
 /// The owner of the guest's files on the host.
 enum Ids {
-    /// As root: user 1000 of the guest is user 1000 of the host.
+    /// Root's mapping: user 1000 of the guest is user 1000 of the host.
     Same,
-    /// As an ordinary user: all of the guest's users are this one. Files that the guest writes belong to the user
+    /// An ordinary user's mapping: all of the guest's users are this one. Files that the guest writes belong to the user
     /// who started the machine and can remove them; the user's own files show as root's in the guest.
     One { uid: u32, gid: u32 },
 }

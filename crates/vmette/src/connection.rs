@@ -455,24 +455,29 @@ mod tests {
 
     #[test]
     fn a_guest_that_stops_reading_does_not_hold_up_the_end() {
-        let (connection, guest) = pair();
+        let (connection, _guest) = pair();
         let (sender, receiver) = std::sync::mpsc::channel();
-        let writer = {
-            let connection = connection.clone();
-            thread::spawn(move || {
-                // The socket's buffer fills up, and then the writer is stuck.
-                for _ in 0..100 {
-                    if let Err(e) = connection.send(7, &Op::Data, &[0; frame::CHUNK_MAX]) {
-                        sender.send(e.to_string()).unwrap();
-                        return;
-                    }
-                }
-            })
-        };
+        let writer = connection.clone();
+        thread::spawn(move || {
+            let send = || writer.send(7, &Op::Data, &[0; frame::CHUNK_MAX]);
+            let error = std::iter::repeat_with(send).find_map(Result::err);
+            sender.send(error.map(|e| e.to_string())).unwrap();
+        });
+        // Stuck: it has the writer's lock, and the socket takes nothing more.
+        while connection.inner.writer.try_lock().is_ok() || takes_more(&connection.inner.plug) {
+            thread::yield_now();
+        }
         connection.close("the machine was stopped");
-        assert!(receiver.recv().unwrap().contains("the machine was stopped"));
-        writer.join().unwrap();
-        drop(guest);
+        let error =
+            receiver.recv_timeout(WRITE_TIMEOUT / 2).expect("the writer is woken before its own limit");
+        assert!(error.unwrap().contains("the machine was stopped"));
+    }
+
+    fn takes_more(stream: &UnixStream) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut polled = [PollFd::new(stream, PollFlags::OUT)];
+        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
+        polled[0].revents().contains(PollFlags::OUT)
     }
 
     #[test]

@@ -50,6 +50,9 @@ struct State {
     started: Option<u32>,
     file: Option<(u64, u32)>,
     end: Option<StreamEnd>,
+    /// Waits begun so far. Whoever has read a new number under the lock knows that the thread is in its wait by then.
+    #[cfg(test)]
+    waits: usize,
 }
 
 /// One stream's receiving side, and the window of its sending side. Memory is bounded by the window: small chunks are
@@ -71,6 +74,12 @@ impl StreamQueue {
         state: MutexGuard<'a, State>,
         deadline: Option<Instant>,
     ) -> Result<MutexGuard<'a, State>, Error> {
+        #[cfg(test)]
+        let state = {
+            let mut state = state;
+            state.waits += 1;
+            state
+        };
         let Some(deadline) = deadline else {
             return Ok(self.changed.wait(state).unwrap_or_else(PoisonError::into_inner));
         };
@@ -274,7 +283,7 @@ fn append(state: &mut State, channel: Channel, payload: Vec<u8>) -> Result<(), S
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::sync::Arc;
+    use std::sync::{Arc, mpsc};
     use std::thread;
 
     #[test]
@@ -340,23 +349,37 @@ mod tests {
         assert!(queue.push(Event::File { size: 0, mode: 0 }, Vec::new()).is_err());
     }
 
-    #[test]
-    fn the_host_waits_for_credit_and_an_end_wakes_it() {
+    /// A stream whose window is used up, and what comes of a thread that waits for ten bytes of it.
+    fn out_of_credit() -> (Arc<StreamQueue>, mpsc::Receiver<Result<usize, Error>>) {
         let queue = Arc::new(StreamQueue::new());
         let mut reserved = 0;
         while reserved < WINDOW as usize {
             reserved += queue.reserve(usize::MAX, None).unwrap();
         }
-        let waiting = {
-            let queue = queue.clone();
-            thread::spawn(move || (queue.reserve(10, None), queue.reserve(10, None)))
-        };
+        let (sender, outcome) = mpsc::channel();
+        let waiter = queue.clone();
+        let thread = thread::spawn(move || sender.send(waiter.reserve(10, None)));
+        while queue.lock().waits == 0 {
+            assert!(!thread.is_finished(), "it does not wait");
+            thread::yield_now();
+        }
+        (queue, outcome)
+    }
+
+    #[test]
+    fn credit_wakes_a_host_that_waits_for_it() {
+        let (queue, outcome) = out_of_credit();
         queue.push(Event::Credit { bytes: 10 }, Vec::new()).unwrap();
+        assert_eq!(outcome.recv_timeout(STEP_TIMEOUT).expect("it is woken").unwrap(), 10);
+        assert!(queue.reserve(1, Some(Duration::ZERO)).is_err(), "it is used up again");
+    }
+
+    #[test]
+    fn an_end_wakes_a_host_that_waits_for_credit() {
+        let (queue, outcome) = out_of_credit();
         queue.abort("gone");
-        let (first, second) = waiting.join().unwrap();
-        // The credit and the end may both have come before the first look.
-        assert!(matches!(first, Ok(10) | Err(Error::Agent(_))));
-        assert!(matches!(second, Err(Error::Agent(cause)) if cause == "gone"));
+        let end = outcome.recv_timeout(STEP_TIMEOUT).expect("it is woken");
+        assert!(matches!(end, Err(Error::Agent(cause)) if cause == "gone"));
     }
 
     #[test]

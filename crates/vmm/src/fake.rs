@@ -19,6 +19,7 @@ pub type Guest = dyn Fn(UnixStream, &MachineSpec) -> std::result::Result<(), Str
 /// The engine.
 pub struct FakeHypervisor {
     guest: Arc<Guest>,
+    last: Arc<Mutex<Option<UnixStream>>>,
 }
 
 impl FakeHypervisor {
@@ -27,7 +28,14 @@ impl FakeHypervisor {
     where
         G: Fn(UnixStream, &MachineSpec) -> std::result::Result<(), String> + Send + Sync + 'static,
     {
-        Self { guest: Arc::new(guest) }
+        Self { guest: Arc::new(guest), last: Arc::default() }
+    }
+
+    /// A second handle on the host's end of the stream of the machine that was started last: it shows a test whether
+    /// writers still get rid of their bytes.
+    #[must_use]
+    pub fn host_end(&self) -> Option<UnixStream> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -57,6 +65,7 @@ impl Hypervisor for FakeHypervisor {
     fn create(&self, spec: MachineSpec) -> Result<Arc<dyn Machine>> {
         Ok(Arc::new(FakeMachine {
             guest: self.guest.clone(),
+            last: self.last.clone(),
             spec,
             host_end: Mutex::new(None),
             end: Arc::new(Slot::new()),
@@ -66,6 +75,7 @@ impl Hypervisor for FakeHypervisor {
 
 struct FakeMachine {
     guest: Arc<Guest>,
+    last: Arc<Mutex<Option<UnixStream>>>,
     spec: MachineSpec,
     /// A second handle on the host's end: shutting it down is pulling the plug.
     host_end: Mutex<Option<UnixStream>>,
@@ -87,6 +97,8 @@ impl Machine for FakeMachine {
         }
         *slot = Some(host.try_clone().map_err(Error::io("duplicate a socket"))?);
         drop(slot);
+        let second = host.try_clone().map_err(Error::io("duplicate a socket"))?;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(second);
         let (guest, spec, end) = (self.guest.clone(), self.spec.clone(), self.end.clone());
         thread::Builder::new()
             .name("fake-guest".into())

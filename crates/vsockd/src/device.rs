@@ -11,9 +11,8 @@ use rustix::event::epoll;
 use rustix::net::sockopt;
 use vmette_backend::vsock::{ToDevice, ToOwner};
 
-use crate::GUEST_CID;
 use crate::connection::{Connection, Outgoing, Ports, State};
-use crate::packet::{HOST_CID, Header, Op, TYPE_STREAM};
+use crate::packet::{GUEST_CID, HOST_CID, Header, Op, TYPE_STREAM};
 
 /// Most connections at once, those included that are being opened or closed.
 pub(crate) const CONNECTIONS_MAX: usize = 512;

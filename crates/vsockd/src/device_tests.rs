@@ -13,7 +13,7 @@ struct Bench {
     device: Device,
 }
 
-/// What the guest says of its room unless a test says otherwise.
+/// The room that the guest announces unless a test says otherwise.
 const ROOM: u32 = 1 << 20;
 
 fn packet(guest: u32, op: Op) -> Header {
@@ -170,7 +170,7 @@ fn who_sends_beyond_its_window_is_reset_and_nothing_more_is_kept() {
     let mut host = bench.open(1);
     let piece = vec![1; 64 << 10];
     let mut sent = 0;
-    // What the host's kernel takes comes on top of the window.
+    // The bytes in the host kernel's buffers come on top of the window.
     while bench.device.connections() == 1 && sent < (64 << 20) {
         bench.guest(packet(1, Op::Data), &piece);
         sent += piece.len();

@@ -21,10 +21,6 @@ mod server;
 
 use std::process::ExitCode;
 
-/// Context id of every machine's guest: the host is 2, and each machine's ids are its own.
-#[cfg(target_os = "linux")]
-const GUEST_CID: u64 = 3;
-
 #[cfg(target_os = "linux")]
 fn main() -> ExitCode {
     match server::run() {

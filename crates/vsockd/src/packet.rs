@@ -9,6 +9,9 @@ pub(crate) const PAYLOAD_MAX: usize = 64 << 10;
 /// Context id of the host.
 pub(crate) const HOST_CID: u64 = 2;
 
+/// Context id of every machine's guest: each machine's ids are its own.
+pub(crate) const GUEST_CID: u64 = 3;
+
 /// The one type of socket that is served.
 pub(crate) const TYPE_STREAM: u16 = 1;
 

@@ -15,9 +15,8 @@ use vmette_backend::vsock::{Channel, ToDevice};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
-use crate::GUEST_CID;
 use crate::device::Device;
-use crate::packet::{HEADER_LEN, Header, PAYLOAD_MAX};
+use crate::packet::{GUEST_CID, HEADER_LEN, Header, PAYLOAD_MAX};
 
 /// The two queues that a vhost-user backend serves. QEMU serves the third, for events.
 const RX: usize = 0;

@@ -274,7 +274,7 @@ fn a_guest_that_sends_much_gives_others_their_turn() {
     let taken = |guest: &Guest| usize::from(guest.vrings[1].queue_next_avail());
     guest.event(1);
     assert_eq!(taken(&guest), TURN);
-    // What is left needs no notification of the guest's.
+    // The rest needs no notification by the guest.
     guest.event(OTHERS);
     assert_eq!(taken(&guest), 2 * TURN);
 }

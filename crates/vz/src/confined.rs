@@ -69,7 +69,7 @@ impl<T: 'static> Confined<T> {
                 // SAFETY: on the queue, where nothing else borrows the value while this runs.
                 unsafe { *cell.0.get() = Some(value) };
             });
-            // Who has waited for too long drops the value after this.
+            // Fails when the waiter has given up; the value is dropped then.
             drop(done.try_send(result));
         });
         match made.recv_timeout(limit) {

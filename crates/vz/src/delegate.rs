@@ -1,4 +1,4 @@
-//! Who is told how a machine ended.
+//! The delegate that VZ tells how a machine ended.
 
 use std::sync::Arc;
 
@@ -87,7 +87,7 @@ pub(crate) mod tests {
         assert!(name.starts_with("vmette_vz") && name.ends_with(env!("CARGO_PKG_VERSION")), "{name}");
     }
 
-    /// What a class of ours answers to, but for what the bindings add.
+    /// The selectors that a class of ours answers to, without those that the bindings add.
     pub(crate) fn own_selectors(class: &AnyClass) -> Vec<String> {
         let methods = class.instance_methods();
         let names = methods.iter().filter_map(|method| method.name().name().to_str().ok().map(str::to_owned));

@@ -1,5 +1,5 @@
-//! What is thrown on a machine's queue. Neither an exception of Objective-C nor a panic of ours may go on into the frames
-//! of dispatch, which would end the process: a library does not do that to its program.
+//! Catches everything that is thrown on a machine's queue. Neither an exception of Objective-C nor a panic of ours may go on
+//! into the frames of dispatch, which would end the process: a library does not do that to its program.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,4 @@
-//! What VZ says went wrong.
+//! VZ's errors in words.
 
 use objc2_foundation::NSError;
 use vmette_vmm::Error;
@@ -8,7 +8,7 @@ use crate::ENGINE;
 /// VZ names the entitlement that a program lacks, in whatever language the rest of its sentence is.
 const ENTITLEMENT: &str = "com.apple.security.virtualization";
 
-/// What it takes to get it.
+/// The remedy for a program without the entitlement.
 const SIGN: &str = "this program is not signed with the entitlement com.apple.security.virtualization: run `make sign`, or \
      `codesign --force --sign - --entitlements entitlements.plist PROGRAM`";
 

@@ -1,4 +1,4 @@
-//! What this Mac can do, decided from its version and processor.
+//! The abilities of this Mac, decided from its version and processor.
 
 use objc2::rc::autoreleasepool;
 use objc2_foundation::NSProcessInfo;
@@ -20,9 +20,9 @@ pub(crate) struct Host {
     pub(crate) macos: (u32, u32),
     /// With the build, as the system writes it.
     pub(crate) version: String,
-    /// Whether the processor is Apple's.
+    /// True if the processor is Apple's.
     pub(crate) apple_silicon: bool,
-    /// Whether VZ finds what it needs in the processor.
+    /// True if VZ finds the processor features that it needs.
     pub(crate) supported: bool,
 }
 
@@ -44,7 +44,7 @@ impl Host {
         }
     }
 
-    /// Whether machines run here, on what the spec asks for.
+    /// Checks that machines run here, on the accelerator that the spec asks for.
     pub(crate) fn check(&self, choice: AcceleratorChoice) -> Result<()> {
         let unavailable = |reason: String| Err(Error::Unavailable { engine: ENGINE, reason });
         let (major, minor) = self.macos;

@@ -25,5 +25,5 @@ mod vsock;
 
 pub use engine::Vz;
 
-/// What errors call this engine.
+/// The name of this engine in errors.
 const ENGINE: &str = "Virtualization.framework";

@@ -158,7 +158,7 @@ impl Ports {
                 let connected = connection.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
                 connected.and_then(duplicate).map_err(|e| Failure::from_text(e.to_string()))
             });
-            // Who has waited for too long gets nothing, and the descriptor is closed.
+            // Fails when the waiter has given up; the descriptor is closed then.
             drop(sender.try_send(answer));
         });
         // SAFETY: on the machine's queue; VZ copies the block.

@@ -18,7 +18,7 @@ impl From<Cancelled> for io::Error {
     }
 }
 
-/// Whether [`Cancelled`] is this error or among its causes. An `io::Error` that passed through a `Read` keeps it.
+/// True if [`Cancelled`] is this error or among its causes. An `io::Error` that passed through a `Read` keeps it.
 #[must_use]
 pub fn is_cancelled(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
@@ -93,7 +93,7 @@ impl Cancel {
         children.iter().filter_map(Weak::upgrade).for_each(|child| Self(child).cancel());
     }
 
-    /// Whether it is cancelled. Costs one load.
+    /// True if it is cancelled. Costs one load.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.cancelled.load(Ordering::Acquire)

@@ -1,4 +1,4 @@
-//! What work tells while it goes on.
+//! Progress: messages of work that goes on.
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub enum Progress<'a> {
     Finished {
         /// The thing that was downloaded.
         item: Item<'a>,
-        /// Whether it was in the cache, so that nothing was downloaded.
+        /// True if it was in the cache, so that nothing was downloaded.
         cached: bool,
     },
 }

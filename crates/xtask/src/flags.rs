@@ -25,7 +25,7 @@ pub(crate) enum HelpError {
         binary: PathBuf,
         /// Its subcommands.
         arguments: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// It ran and failed.
@@ -43,9 +43,9 @@ pub(crate) enum HelpError {
 /// The long flags of a program.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Help {
-    /// Of `run`, which the document must have all of.
+    /// The flags of `run`, all of which the document must have.
     pub(crate) run: BTreeSet<String>,
-    /// Of the program and all of its subcommands.
+    /// The flags of the program and all of its subcommands.
     pub(crate) all: BTreeSet<String>,
 }
 

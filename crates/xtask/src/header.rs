@@ -16,7 +16,7 @@ pub(crate) enum HeaderError {
     Config {
         /// The file.
         path: PathBuf,
-        /// What cbindgen said.
+        /// cbindgen's error.
         problem: String,
     },
     /// The crate cannot be understood.
@@ -30,7 +30,7 @@ pub(crate) enum HeaderError {
     File {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
 }

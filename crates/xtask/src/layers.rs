@@ -1,84 +1,45 @@
-//! Which crate of the workspace may use which.
+//! Which crate of the workspace may use which, as the table of crates in the architecture's document says.
 //!
-//! The table is the architecture: a crate that is not in it is refused, so that a new crate gets its place by a
-//! decision and not by accident.
+//! A crate may use only crates above it in that table, and those it names. A crate without a row is refused, so that a new
+//! one gets its place by a decision and not by accident.
 
 use cargo_metadata::{DependencyKind, Metadata};
 
 use crate::violation::Violation;
 
-/// What one crate may use.
-struct Layer {
-    name: &'static str,
+/// The beginning of a crate's name, which the column of uses leaves out.
+const PREFIX: &str = "vmette-";
+
+/// The head of the table.
+const HEAD: [&str; 3] = ["crate", "folder", "uses"];
+
+/// The crates that the tests of any crate may use beside those of its row: the wire, the seam with its fake engine, the
+/// agent that the fake engine serves, and the tests' own. Tests ship to nobody, and these depend on nothing that could
+/// make a circle.
+const TESTS_MAY_USE: &[&str] = &["vmette-wire", "vmette-vmm", "vmette-guest", "vmette-testing"];
+
+/// One row of the table.
+#[derive(Debug, PartialEq, Eq)]
+struct Row {
+    line: usize,
+    name: String,
+    folder: String,
     uses: Uses,
 }
 
+#[derive(Debug, PartialEq, Eq)]
 enum Uses {
-    Only(&'static [&'static str]),
+    Only(Vec<String>),
     Anything,
 }
-
-/// From the bottom up.
-const LAYERS: &[Layer] = &[
-    Layer { name: "vmette-wire", uses: Uses::Only(&[]) },
-    Layer { name: "vmette-work", uses: Uses::Only(&[]) },
-    Layer { name: "vmette-cache", uses: Uses::Only(&["vmette-work"]) },
-    Layer { name: "vmette-spawn", uses: Uses::Only(&["vmette-work"]) },
-    Layer { name: "vmette-vmm", uses: Uses::Only(&["vmette-wire", "vmette-work"]) },
-    Layer { name: "vmette-backend", uses: Uses::Only(&[]) },
-    Layer { name: "vmette-virtiofsd", uses: Uses::Only(&["vmette-backend"]) },
-    Layer { name: "vmette-vsockd", uses: Uses::Only(&["vmette-backend"]) },
-    Layer {
-        name: "vmette-qemu",
-        uses: Uses::Only(&["vmette-work", "vmette-cache", "vmette-spawn", "vmette-vmm", "vmette-backend"]),
-    },
-    Layer { name: "vmette-vz", uses: Uses::Only(&["vmette-work", "vmette-cache", "vmette-vmm"]) },
-    Layer { name: "vmette-image", uses: Uses::Only(&["vmette-work", "vmette-cache", "vmette-spawn"]) },
-    Layer { name: "vmette-guest", uses: Uses::Only(&["vmette-wire"]) },
-    Layer {
-        name: "vmette",
-        uses: Uses::Only(&[
-            "vmette-wire",
-            "vmette-work",
-            "vmette-cache",
-            "vmette-spawn",
-            "vmette-vmm",
-            "vmette-image",
-            "vmette-qemu",
-            "vmette-vz",
-        ]),
-    },
-    Layer { name: "vmette-capi", uses: Uses::Only(&["vmette"]) },
-    Layer { name: "vmette-daemon", uses: Uses::Only(&["vmette", "vmette-wire"]) },
-    Layer { name: "vmette-mcp", uses: Uses::Only(&["vmette-daemon", "vmette"]) },
-    Layer {
-        name: "vmette-cli",
-        uses: Uses::Only(&[
-            "vmette-wire",
-            "vmette-vmm",
-            "vmette-qemu",
-            "vmette-vz",
-            "vmette-image",
-            "vmette-guest",
-            "vmette",
-            "vmette-capi",
-            "vmette-daemon",
-            "vmette-mcp",
-        ]),
-    },
-    Layer { name: "vmette-bench", uses: Uses::Anything },
-    Layer { name: "xtask", uses: Uses::Anything },
-];
-
-/// What any crate's tests may use besides its own layer: the wire, the seam with its fake engine, and the agent the
-/// fake engine serves. Tests ship to nobody, and these three depend on nothing that could make a cycle.
-const TESTS_MAY_USE: &[&str] = &["vmette-wire", "vmette-vmm", "vmette-guest"];
 
 /// A crate of the workspace, and the crates of the workspace it names.
 #[derive(Debug, Clone)]
 pub(crate) struct Edges {
     /// The package's name.
     pub(crate) name: String,
+    /// From the workspace's root.
+    pub(crate) folder: String,
     /// In-workspace dependencies of the crate itself and of its build script, on any platform.
     pub(crate) uses: Vec<String>,
     /// In-workspace dependencies of its tests, examples and benchmarks.
@@ -101,104 +62,192 @@ pub(crate) fn edges(metadata: &Metadata) -> Vec<Edges> {
                     .filter(|name| is_member(name))
                     .collect()
             };
-            Edges { name: package.name.to_string(), uses: of(false), tests_use: of(true) }
+            let folder = package.manifest_path.parent().unwrap_or(&package.manifest_path);
+            let folder = folder.strip_prefix(&metadata.workspace_root).unwrap_or(folder);
+            Edges {
+                name: package.name.to_string(),
+                folder: folder.as_str().replace('\\', "/"),
+                uses: of(false),
+                tests_use: of(true),
+            }
         })
         .collect()
 }
 
-/// Every edge that the table does not allow, and every crate that it does not know.
-pub(crate) fn check(edges: &[Edges]) -> Vec<Violation> {
-    edges.iter().flat_map(check_crate).collect()
+/// Every edge that the table does not allow, and every way in which the table is not true.
+pub(crate) fn check(edges: &[Edges], place: &str, document: &str) -> Vec<Violation> {
+    let rows = rows(document);
+    let mut violations = Vec::new();
+    for crate_edges in edges {
+        violations.extend(check_crate(crate_edges, &rows, place));
+    }
+    for (position, row) in rows.iter().enumerate() {
+        let wrong = |what: String| Violation {
+            place: format!("{place}:{}", row.line),
+            what,
+            remedy: "correct the table of crates".to_owned(),
+        };
+        if !edges.iter().any(|edges| edges.name == row.name) {
+            violations.push(wrong(format!("there is no crate {}", row.name)));
+        }
+        let Uses::Only(uses) = &row.uses else { continue };
+        for used in uses.iter().filter(|used| !rows[..position].iter().any(|above| above.name == **used)) {
+            violations.push(wrong(format!("{} uses {used}, which is not above it", row.name)));
+        }
+    }
+    violations
 }
 
-fn check_crate(edges: &Edges) -> Vec<Violation> {
-    let Some(layer) = LAYERS.iter().find(|layer| layer.name == edges.name) else {
-        return vec![Violation {
-            place: edges.name.clone(),
-            what: "this crate has no place in the architecture".to_owned(),
-            remedy: "decide which crates it may use and add it to LAYERS in crates/xtask/src/layers.rs"
-                .to_owned(),
-        }];
+fn check_crate(edges: &Edges, rows: &[Row], place: &str) -> Vec<Violation> {
+    let violation = |what: String, remedy: String| Violation { place: edges.name.clone(), what, remedy };
+    let Some(row) = rows.iter().find(|row| row.name == edges.name) else {
+        return vec![violation(
+            "this crate has no place in the architecture".to_owned(),
+            format!("decide which crates it may use and give it a row in {place}"),
+        )];
     };
-    let Uses::Only(allowed) = layer.uses else {
-        return Vec::new();
-    };
-    let refused = |name: &&String| !allowed.contains(&name.as_str());
+    let mut violations = Vec::new();
+    if row.folder != edges.folder {
+        violations.push(violation(
+            format!("it is in {}, and in {} by {place}", edges.folder, row.folder),
+            "correct the table of crates".to_owned(),
+        ));
+    }
+    let Uses::Only(allowed) = &row.uses else { return violations };
     let in_tests = |name: &&String| !TESTS_MAY_USE.contains(&name.as_str()) && **name != edges.name;
+    let refused = |name: &&String| !allowed.contains(name);
     let code = edges.uses.iter().filter(refused).map(|name| (name, "uses"));
     let tests = edges.tests_use.iter().filter(refused).filter(in_tests).map(|name| (name, "tests with"));
-    code.chain(tests)
-        .map(|(name, verb)| Violation {
-            place: edges.name.clone(),
-            what: format!("it {verb} {name}, which is not below it"),
-            remedy: if allowed.is_empty() {
+    violations.extend(code.chain(tests).map(|(name, verb)| {
+        violation(
+            format!("it {verb} {name}, which {place} does not allow"),
+            if allowed.is_empty() {
                 "it may use no crate of the workspace".to_owned()
             } else {
                 format!("it may use only {}", allowed.join(", "))
             },
+        )
+    }));
+    violations
+}
+
+/// The rows of the table of crates. Without one there are none, and no crate has a place.
+fn rows(document: &str) -> Vec<Row> {
+    let cells = |line: &str| -> Vec<String> {
+        line.split('|').skip(1).map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+    };
+    let numbered = document.lines().enumerate().map(|(i, line)| (i + 1, cells(line)));
+    let table = numbered.skip_while(|(_, cells)| !cells.iter().take(3).eq(HEAD));
+    table
+        .skip(2)
+        .take_while(|(_, cells)| cells.len() > 3)
+        .map(|(line, cells)| Row {
+            line,
+            name: cells[0].clone(),
+            folder: cells[1].clone(),
+            uses: uses(&cells[2]),
         })
         .collect()
+}
+
+/// `–`, `anything`, or short names with remarks in parentheses: `wire, qemu (Linux)`.
+fn uses(cell: &str) -> Uses {
+    match cell {
+        "anything" => Uses::Anything,
+        "–" => Uses::Only(Vec::new()),
+        names => Uses::Only(
+            names
+                .split(',')
+                .filter_map(|name| name.split_whitespace().next())
+                .map(|name| if name == "vmette" { name.to_owned() } else { format!("{PREFIX}{name}") })
+                .collect(),
+        ),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const DOCUMENT: &str = "\
+| crate | folder | uses | what it is |
+|---|---|---|---|
+| `vmette-wire` | `crates/wire` | – | messages |
+| `vmette-vmm` | `crates/vmm` | – | the seam |
+| `vmette-qemu` | `crates/qemu` | vmm | an engine |
+| `vmette` | `crates/vmette` | wire, vmm, qemu (Linux) | the library |
+| `vmette-bench` | `crates/bench` | anything | figures |
+
+| `vmette-later` | `crates/later` | – | another table |
+";
+
     fn edges(name: &str, uses: &[&str], tests_use: &[&str]) -> Edges {
         let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        Edges { name: name.to_owned(), uses: owned(uses), tests_use: owned(tests_use) }
+        let folder = format!("crates/{}", name.strip_prefix(PREFIX).unwrap_or(name));
+        Edges { name: name.to_owned(), folder, uses: owned(uses), tests_use: owned(tests_use) }
     }
 
-    fn places_and_whats(edges: &[Edges]) -> Vec<(String, String)> {
-        check(edges).into_iter().map(|violation| (violation.place, violation.what)).collect()
+    fn in_order() -> Vec<Edges> {
+        vec![
+            edges("vmette-wire", &[], &[]),
+            edges("vmette-vmm", &[], &["vmette-wire", "vmette-guest"]),
+            edges("vmette-qemu", &["vmette-vmm"], &[]),
+            edges("vmette", &["vmette-wire", "vmette-vmm", "vmette-qemu"], &["vmette-guest"]),
+            edges("vmette-bench", &["vmette"], &["vmette-qemu"]),
+        ]
+    }
+
+    fn found(changed: Edges) -> Vec<String> {
+        let mut all = in_order();
+        all.retain(|edges| edges.name != changed.name);
+        all.push(changed);
+        check(&all, "d.md", DOCUMENT).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn edges_of_the_table_pass() {
-        let found = places_and_whats(&[
-            edges("vmette-wire", &[], &[]),
-            edges("vmette-qemu", &["vmette-vmm"], &[]),
-            edges("vmette", &["vmette-wire", "vmette-qemu", "vmette-image"], &["vmette-guest"]),
-            edges("vmette-cli", &["vmette", "vmette-daemon"], &[]),
-            edges("xtask", &["vmette-cli"], &[]),
-        ]);
-        assert_eq!(found, []);
+        assert_eq!(check(&in_order(), "d.md", DOCUMENT), []);
     }
 
     #[test]
     fn an_edge_upwards_is_named_with_both_ends() {
-        let found = places_and_whats(&[edges("vmette-vmm", &["vmette-qemu"], &[])]);
-        let [(place, what)] = found.as_slice() else { panic!("one violation, not {found:?}") };
-        assert_eq!(place, "vmette-vmm");
-        assert!(what.contains("uses vmette-qemu"), "{what}");
-    }
-
-    #[test]
-    fn the_guest_does_not_reach_the_host_library() {
-        assert_eq!(places_and_whats(&[edges("vmette-guest", &["vmette-wire", "vmette"], &[])]).len(), 1);
+        let found = found(edges("vmette-vmm", &["vmette-qemu"], &[]));
+        assert!(found.len() == 1 && found[0].starts_with("vmette-vmm: it uses vmette-qemu"), "{found:?}");
     }
 
     #[test]
     fn tests_reach_the_agent_but_not_the_layers_above() {
-        assert_eq!(places_and_whats(&[edges("vmette-vmm", &[], &["vmette-wire", "vmette-guest"])]), []);
-        assert_eq!(places_and_whats(&[edges("vmette-vmm", &[], &["vmette"])]).len(), 1);
+        assert_eq!(found(edges("vmette-vmm", &[], &["vmette-wire", "vmette-guest"])), [""; 0]);
+        assert_eq!(found(edges("vmette-vmm", &[], &["vmette"])).len(), 1);
     }
 
     #[test]
-    fn a_crate_without_a_place_is_refused() {
-        let found = places_and_whats(&[edges("vmette-misc", &[], &[])]);
-        assert!(matches!(found.as_slice(), [(place, _)] if place == "vmette-misc"));
-    }
-
-    #[test]
-    fn the_table_only_points_downwards() {
-        for (position, layer) in LAYERS.iter().enumerate() {
-            let Uses::Only(allowed) = layer.uses else { continue };
-            for used in allowed {
-                let below = LAYERS[..position].iter().any(|lower| lower.name == *used);
-                assert!(below, "{} uses {used}, which is not above it in the table", layer.name);
-            }
+    fn a_crate_without_a_row_is_refused() {
+        for name in ["vmette-misc", "vmette-later"] {
+            let found = found(edges(name, &[], &[]));
+            assert!(found.len() == 1 && found[0].starts_with(name), "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_table_that_is_not_true_is_refused() {
+        let moved = Edges { folder: "crates/other".to_owned(), ..edges("vmette-wire", &[], &[]) };
+        assert_eq!(found(moved).len(), 1);
+        let gone = check(&in_order()[1..], "d.md", DOCUMENT);
+        assert!(gone.len() == 1 && gone[0].what.contains("no crate vmette-wire"), "{gone:?}");
+    }
+
+    #[test]
+    fn the_table_only_points_upwards() {
+        let turned =
+            DOCUMENT.replace("| `vmette-vmm` | `crates/vmm` | – |", "| `vmette-vmm` | `crates/vmm` | qemu |");
+        let found = check(&in_order(), "d.md", &turned);
+        assert!(found.iter().any(|violation| violation.what.contains("not above it")), "{found:?}");
+    }
+
+    #[test]
+    fn a_document_without_the_table_gives_no_crate_a_place() {
+        assert_eq!(check(&in_order(), "d.md", "# Architecture").len(), in_order().len());
     }
 
     #[test]
@@ -230,8 +279,8 @@ mod tests {
 
         let high = edges.iter().find(|edges| edges.name == "high").expect("it is a member");
         assert_eq!(
-            (high.uses.as_slice(), high.tests_use.as_slice()),
-            (&["low".to_owned()][..], &["low".to_owned()][..])
+            (high.folder.as_str(), high.uses.as_slice(), high.tests_use.as_slice()),
+            ("high", &["low".to_owned()][..], &["low".to_owned()][..])
         );
     }
 }

@@ -1,17 +1,19 @@
-//! The checks of this workspace that no off-the-shelf tool makes: who may use whom, where `unsafe` may live, how
-//! files are named and sized, and whether the documentation names flags and limits that exist.
+//! The checks of this workspace that no off-the-shelf tool makes: which crate may use which, that no modules use each
+//! other in a circle, where `unsafe` may live, how files are named and sized, and whether the documentation names flags
+//! that exist and limits as they are.
 //!
 //! `cargo run -p xtask -- architecture` and `cargo run -p xtask -- docs-flags target/debug/vmette docs/CLI.md`. Each
 //! prints every violation with its remedy, not only the first, and exits 1 if there was one.
 //!
 //! `cargo run -p xtask -- header` writes the C header anew; a test here fails when that would change it.
 
+mod attributes;
 mod flags;
 mod header;
 mod layers;
 mod layout;
 mod limits;
-mod masked;
+mod modules;
 mod sources;
 mod unsafety;
 mod violation;
@@ -26,7 +28,10 @@ use crate::violation::Violation;
 /// Exit code of a call that could not be understood, as opposed to a check that failed.
 const USAGE: u8 = 2;
 
-/// The document that lists what is bounded, and where.
+/// The document whose table says which crate may use which.
+const LAYERS_DOCUMENT: &str = "docs/ARCHITECTURE.md";
+
+/// The document that lists the limits.
 const LIMITS_DOCUMENT: &str = "docs/SECURITY.md";
 
 /// Why a check could not be made at all.
@@ -43,8 +48,16 @@ enum Error {
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
+    },
+    /// A source file is not Rust.
+    #[error("cannot parse {path}: {source}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// The parser's error.
+        source: syn::Error,
     },
     /// The binary whose help is to be compared did not give any.
     #[error(transparent)]
@@ -52,6 +65,18 @@ enum Error {
     /// The C header could not be made.
     #[error(transparent)]
     Header(#[from] header::HeaderError),
+}
+
+impl From<sources::Unreadable> for Error {
+    fn from(sources::Unreadable { path, source }: sources::Unreadable) -> Self {
+        Self::Read { path, source }
+    }
+}
+
+impl From<modules::Unparsable> for Error {
+    fn from(modules::Unparsable { path, source }: modules::Unparsable) -> Self {
+        Self::Parse { path, source }
+    }
 }
 
 fn main() -> ExitCode {
@@ -89,15 +114,18 @@ fn main() -> ExitCode {
 fn architecture() -> Result<Vec<Violation>, Error> {
     let metadata = MetadataCommand::new().no_deps().exec()?;
     let root = metadata.workspace_root.as_std_path();
-    let files =
-        sources::read(root).map_err(|sources::Unreadable { path, source }| Error::Read { path, source })?;
+    let files = sources::read(root)?;
+    let text = |document: &str| {
+        let path = root.join(document);
+        std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })
+    };
 
-    let mut violations = layers::check(&layers::edges(&metadata));
+    let mut violations = layers::check(&layers::edges(&metadata), LAYERS_DOCUMENT, &text(LAYERS_DOCUMENT)?);
+    violations.extend(modules::check(&metadata, &files)?);
     violations.extend(layout::check(&files));
     violations.extend(unsafety::check(&files));
-    let document = root.join(LIMITS_DOCUMENT);
-    let text = std::fs::read_to_string(&document).map_err(|source| Error::Read { path: document, source })?;
-    violations.extend(limits::check(&files, LIMITS_DOCUMENT, &text));
+    violations.extend(unsafety::check_manifests(&metadata)?);
+    violations.extend(limits::check(&files, LIMITS_DOCUMENT, &text(LIMITS_DOCUMENT)?));
     Ok(violations)
 }
 

@@ -12,6 +12,15 @@ pub(crate) struct Source {
     pub(crate) text: String,
 }
 
+impl Source {
+    /// True if it is below a crate's `src` and not a file of tests.
+    pub(crate) fn ships(&self) -> bool {
+        let mut parts = self.path.split('/').skip(2);
+        parts.next() == Some("src")
+            && parts.all(|part| part != "tests" && part != "tests.rs" && !part.ends_with("_tests.rs"))
+    }
+}
+
 /// A file or folder that could not be read.
 #[derive(Debug)]
 pub(crate) struct Unreadable {

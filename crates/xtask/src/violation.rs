@@ -1,4 +1,4 @@
-//! What a check reports.
+//! The report of a check.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub(crate) struct Violation {
     pub(crate) place: String,
     /// Which rule is broken, by what.
     pub(crate) what: String,
-    /// What to do about it.
+    /// The remedy.
     pub(crate) remedy: String,
 }
 

@@ -6,7 +6,7 @@ use fastrand::Rng;
 const INPUT_MAX: usize = 32 << 10;
 const BLOCK: usize = 512;
 
-/// What inputs look like, so that most changes get past the first check.
+/// The shapes of inputs, so that most changes get past the first check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
     Text,

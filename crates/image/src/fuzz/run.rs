@@ -15,7 +15,7 @@ const RUN_MIN: usize = 16;
 /// Longest outcome that is told apart from others.
 const OUTCOME_MAX: usize = 120;
 
-/// What is fuzzed.
+/// A target of fuzzing.
 pub(super) struct Target {
     pub(super) name: &'static str,
     pub(super) runs: u64,

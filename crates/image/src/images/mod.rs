@@ -28,7 +28,7 @@ pub struct Images {
 }
 
 impl Images {
-    /// Of the context's cache, which is made if need be.
+    /// Opens the images of the context's cache, which is made if need be.
     ///
     /// # Errors
     /// [`ProviderError::Cache`](crate::ProviderError::Cache).

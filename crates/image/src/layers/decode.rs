@@ -22,7 +22,7 @@ pub(super) enum Memory {
 }
 
 impl Memory {
-    /// What a stream asks for at its start. Of a zstd stream that begins with anything but a frame, the most.
+    /// The memory that a stream asks for at its start; the limit for a zstd stream that does not begin with a frame.
     pub(super) fn of(kind: FileKind, head: &[u8]) -> Self {
         match kind {
             FileKind::Xz => Self::Large,
@@ -59,7 +59,7 @@ pub(crate) fn decoder<'a, R: BufRead + Send + 'a>(
     decoder_within(input, kind, Memory::Large)
 }
 
-/// As [`decoder`], and fails where the stream asks for more memory.
+/// Does what [`decoder`] does, and fails where the stream asks for more memory.
 pub(super) fn decoder_within<'a, R: BufRead + Send + 'a>(
     input: R,
     kind: FileKind,

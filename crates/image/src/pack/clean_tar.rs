@@ -17,7 +17,7 @@ const OCTAL_7_MAX: u32 = 0o777_7777;
 const OCTAL_11_MAX: u64 = 0o777_7777_7777;
 /// Length of the name and link name fields.
 const NAME_FIELD: usize = 100;
-/// What GNU tar calls an entry that holds a long target.
+/// GNU tar's name for an entry that holds a long target.
 const LONG_LINK: &[u8] = b"././@LongLink";
 
 /// Paths are relative to the root, without a leading `/`; the root itself is empty.
@@ -142,7 +142,7 @@ impl<W: Write> CleanTar<W> {
         self.out.write_all(header.as_bytes())
     }
 
-    /// What does not fit in the header that comes next.
+    /// Writes a field that does not fit in the header that comes next.
     fn ahead(&mut self, kind: tar::EntryType, name: &[u8], content: &[u8]) -> io::Result<()> {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);

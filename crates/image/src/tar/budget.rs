@@ -1,4 +1,4 @@
-//! What one conversion may take in all, however many layers it has. Shared by the threads that read them.
+//! The limits of one conversion in all, however many layers it has. Shared by the threads that read them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,7 +34,7 @@ impl Meter {
     }
 }
 
-/// What may still be taken. Its methods fail once there is nothing left.
+/// The rest that may still be taken. Its methods fail once there is nothing left.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bytes: Meter,

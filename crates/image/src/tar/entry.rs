@@ -19,7 +19,7 @@ type Result<T> = std::result::Result<T, ArchiveError>;
 /// One inode, or one more name of an inode.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// As the archive has it, not checked.
+    /// The path in the archive, not checked.
     pub(crate) path: Vec<u8>,
     pub(crate) meta: Meta,
     pub(crate) kind: Kind,
@@ -42,7 +42,7 @@ pub(crate) enum Kind {
     Fifo,
 }
 
-/// What the headers before an entry's own say about it.
+/// The fields of the headers before an entry's own.
 #[derive(Default)]
 struct Extensions {
     pax: Option<Pax>,

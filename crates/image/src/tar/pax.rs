@@ -14,7 +14,7 @@ const XATTR_NAME_MAX: usize = 255;
 const XATTR_KEY: &[u8] = b"SCHILY.xattr.";
 const LIBARCHIVE_XATTR_KEY: &[u8] = b"LIBARCHIVE.xattr.";
 
-/// What an entry's extended header says. The last record of a key counts.
+/// The fields of an entry's extended header. The last record of a key counts.
 #[derive(Debug, Default)]
 pub(super) struct Pax {
     records: BTreeMap<Vec<u8>, Vec<u8>>,

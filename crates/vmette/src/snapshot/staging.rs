@@ -71,13 +71,19 @@ impl Staging {
     /// It is complete: gives it its name. Nobody else's folder of that name is replaced.
     pub(super) fn publish(mut self) -> io::Result<PathBuf> {
         File::open(&self.path)?.sync_all()?;
-        rename_to_new(&self.path, &self.target)?;
-        self.published = true;
+        self.give_name()?;
         if let Some(parent) = self.target.parent() {
             // The new name, too, should survive a power failure; without it the folder is merely not there.
             let _ = File::open(parent).and_then(|parent| parent.sync_all());
         }
         Ok(self.target.clone())
+    }
+
+    /// From here on the staging folder's path is free for the next one that makes a snapshot of the same name.
+    fn give_name(&mut self) -> io::Result<()> {
+        rename_to_new(&self.path, &self.target)?;
+        self.published = true;
+        Ok(())
     }
 }
 
@@ -203,14 +209,16 @@ mod tests {
     }
 
     #[test]
-    fn whoever_makes_the_next_one_keeps_it() {
+    fn the_next_one_keeps_its_folder_when_the_one_before_lets_go() {
         let dir = tempfile::tempdir().unwrap();
-        let mut done = Staging::begin(&dir.path().join("snapshot")).unwrap();
-        // It has its name, and what is in its old place is the next one's.
-        done.published = true;
-        let path = done.path().to_owned();
-        drop(done);
-        assert!(path.exists());
+        let target = dir.path().join("snapshot");
+        let mut first = Staging::begin(&target).unwrap();
+        first.give_name().unwrap();
+        fs::rename(&target, dir.path().join("moved")).unwrap();
+        let next = Staging::begin(&target).unwrap();
+        drop(first);
+        assert!(next.path().exists());
+        next.publish().unwrap();
     }
 
     #[test]

@@ -250,18 +250,28 @@ fn a_guest_that_takes_nothing_more_does_not_prolong_a_gentle_stop() {
         })
         .map_err(|e| e.to_string())
     });
+    let engine = Arc::new(engine);
     let command = ExecOptions::argv(["cat"]).stdin(true);
-    let builder = Session::builder(&config).engine(Arc::new(engine)).piped();
+    let builder = Session::builder(&config).engine(engine.clone()).piped();
     let session = builder.start_with(Some(command)).unwrap().running().unwrap();
     let process = session.process().unwrap().clone();
-    let (piece, written) = std::sync::mpsc::channel();
-    std::thread::spawn(move || while process.write_stdin(&[0; 1 << 14]).is_ok() && piece.send(()).is_ok() {});
-    // Until the writer waits.
-    while written.recv_timeout(Duration::from_millis(500)).is_ok() {}
+    let stream = engine.host_end().expect("the machine was started");
+    std::thread::spawn(move || while process.write_stdin(&[0; 1 << 14]).is_ok() {});
+    // Until the writer is stuck.
+    while takes_more(&stream) {
+        std::thread::yield_now();
+    }
     let begun = Instant::now();
     assert_eq!(session.stop_gently(Duration::from_millis(10)), SessionEnd::Stopped);
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     drop(over);
+}
+
+fn takes_more(stream: &UnixStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut polled = [PollFd::new(stream, PollFlags::OUT)];
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
+    polled[0].revents().contains(PollFlags::OUT)
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What servers may say, true and hostile.
+//! Answers of servers, honest and hostile.
 
 use super::super::message::{Client, Question};
 use super::super::tests::{CLIENT, Reply, TRANSACTION};
@@ -87,7 +87,7 @@ fn routers_are_neighbours() {
         let refused = lease(|r| r.set(option::ROUTER, &router));
         assert!(matches!(refused, Err(Refusal::Router { .. })), "{router:?}: {refused:?}");
     }
-    // Of two the first counts.
+    // The first of two counts.
     let two = lease(|r| r.set(option::ROUTER, &[192, 168, 64, 2, 0, 0, 0, 0])).unwrap();
     assert_eq!(two.router, Some(Ipv4Addr::new(192, 168, 64, 2)));
 }

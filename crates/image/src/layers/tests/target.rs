@@ -1,4 +1,4 @@
-//! What is fuzzed of archives and layers, beyond stacks of random headers.
+//! Fuzz targets of archives and layers, beyond stacks of random headers.
 
 use std::collections::{HashMap, HashSet};
 
@@ -63,7 +63,7 @@ fn sample() -> Vec<u8> {
     tar.finish().unwrap()
 }
 
-/// As GNU tar writes long names and sparse files, and what layers have besides.
+/// Long names and sparse files as GNU tar writes them, and the other forms that layers have.
 fn others() -> Vec<u8> {
     let mut builder = ::tar::Builder::new(Vec::new());
     let header = |kind: u8, size: u64| {
