@@ -4,10 +4,11 @@ use std::ffi::{OsStr, OsString};
 
 use vmette_image::ImageConfig;
 
-use crate::config::{CommandOptions, Config, Resolved, WorkloadStrategy};
+use crate::config::{CommandOptions, Config, WorkloadStrategy};
 use crate::error::{ConfigError, Error};
 use crate::launch::start_of;
 use crate::process::ExecOptions;
+use crate::resolved::Resolved;
 
 impl CommandOptions {
     /// The program and its arguments that `arguments` make, in an image of this kind: behind the entrypoint, which

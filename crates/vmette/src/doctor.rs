@@ -1,13 +1,15 @@
 //! What a run would have on this host, and why not more. Nothing is started, fetched or changed.
 
 use std::fs;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use crate::assets::{CacheRoot, Kernel};
-use crate::config::{Config, Resolved};
+use crate::config::Config;
 use crate::error::Error;
 use crate::launch::{asset_options, bare_spec};
+use crate::resolved::Resolved;
 use crate::rootfs::cache_of;
 use crate::{engine, template};
 
@@ -16,6 +18,12 @@ const SPARE_MEMORY_MIB: u64 = 128;
 
 /// Free space in the cache below which neither kernel nor template fit, in MiB.
 const SPARE_DISK_MIB: u64 = 512;
+
+/// Programs of the distribution that are started, the package of each, and whether the first run needs it.
+const TOOLS: [(&str, &str, &str, bool); 2] = [
+    ("mksquashfs", "squashfs-tools", "roots cannot be converted to images", true),
+    ("mke2fs", "e2fsprogs", "a root's writes cannot go to a scratch disk", false),
+];
 
 /// Everything that was looked at.
 #[derive(Debug, Clone, Serialize)]
@@ -64,6 +72,7 @@ pub fn examine(config: &Config) -> Diagnosis {
         Ok(cache) => {
             findings.extend(engine_findings(&resolved, &cache));
             findings.push(kernel(&resolved, &cache));
+            findings.extend(TOOLS.map(|tool| tool_finding(tool, vmette_spawn::find(tool.0))));
             findings.push(templates(&cache));
             findings.push(disk(&cache));
         }
@@ -108,7 +117,7 @@ fn kernel(config: &Resolved, cache: &CacheRoot) -> Finding {
             finding.details.push(kernel.image.display().to_string());
             finding
         }
-        Ok(None) if config.host.offline || !is_on_path("apt-get") => Finding::bad(
+        Ok(None) if config.host.offline || vmette_spawn::find("apt-get").is_none() => Finding::bad(
             "kernel",
             if cfg!(target_os = "linux") {
                 "none: install linux-image-cloud-amd64, name one for each run, or set VMETTE_ASSETS_DIR"
@@ -123,9 +132,18 @@ fn kernel(config: &Resolved, cache: &CacheRoot) -> Finding {
     }
 }
 
-fn is_on_path(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+/// A program that only some runs need is no fault when it is missing.
+fn tool_finding(
+    (name, package, without, needed): (&'static str, &str, &str, bool),
+    found: Option<PathBuf>,
+) -> Finding {
+    match found {
+        Some(path) => Finding::good(name, path.display().to_string()),
+        None => {
+            let value = format!("not installed, and {without} without it: install {package}");
+            Finding { ok: !needed, ..Finding::bad(name, value) }
+        }
+    }
 }
 
 /// A missing template is no fault: the first run makes it.
@@ -175,6 +193,17 @@ fn disk(cache: &CacheRoot) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_program_is_named_with_its_package_and_a_fault_only_where_every_run_needs_it() {
+        for tool @ (name, package, ..) in TOOLS {
+            let found = tool_finding(tool, Some("/usr/bin/x".into()));
+            assert!(found.ok && found.value == "/usr/bin/x");
+            let missing = tool_finding(tool, None);
+            assert_eq!((missing.name, missing.ok), (name, !tool.3));
+            assert!(missing.value.ends_with(&format!("install {package}")), "{}", missing.value);
+        }
+    }
 
     #[test]
     fn too_little_memory_is_a_fault_and_an_unknown_amount_is_not() {

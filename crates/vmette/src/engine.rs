@@ -8,9 +8,6 @@ use crate::assets::CacheRoot;
 use crate::config::HostOptions;
 use crate::error::Error;
 
-/// Whether it starts an uncompressed x86 kernel at its PVH entry. VZ takes the image that the kernel's build makes.
-pub(crate) const STARTS_ELF: bool = cfg!(all(target_os = "linux", not(vz_check)));
-
 /// The engine for this host.
 #[cfg(all(target_os = "linux", not(vz_check)))]
 pub(crate) fn for_this_host(host: &HostOptions, cache: &CacheRoot) -> Result<Arc<dyn Hypervisor>, Error> {

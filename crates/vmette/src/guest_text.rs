@@ -1,5 +1,7 @@
 //! Texts that a guest chose the words of, on their way to a person's terminal or log.
 
+use vmette_wire::ResponseHeader;
+
 /// Most characters that are passed on.
 const LENGTH_MAX: usize = 2048;
 
@@ -29,6 +31,14 @@ fn is_invisible(c: char) -> bool {
         '\u{61c}' | '\u{200b}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
     )
+}
+
+/// The agent's refusal as a text that is safe to show: the guest chose the words.
+pub(crate) fn accepted(header: &ResponseHeader) -> Result<(), String> {
+    if header.ok {
+        return Ok(());
+    }
+    Err(safe(header.error.as_deref().unwrap_or("refused without a reason")))
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ mod notice;
 mod process;
 mod pump;
 mod report;
+mod resolved;
 mod rootfs;
 mod run;
 mod seal;
@@ -48,6 +49,7 @@ mod vsock;
 mod waiting;
 
 pub use ca::default_ca_certs;
+pub use capture::RunOutput;
 pub use config::{
     CommandOptions, Config, DEFAULT_CMDLINE, DEFAULT_MEM_MIB, DEFAULT_VCPUS, GrantOptions, HostOptions,
     MachineOptions, RootOptions, Rootfs, RootfsBlock, RootfsShare, ShareMount, SnapshotOptions, VsockConnect,
@@ -63,7 +65,7 @@ pub use report::{
     Grants, Report, RootfsKind, RootfsReport, ShareGrant, StartedFrom, Timings, VsockGrant, VsockGrantForward,
 };
 pub use rootfs::{provider_context, resolve_rootfs, resolve_rootfs_until};
-pub use run::{RunOutput, run, run_captured};
+pub use run::{run, run_captured};
 pub use session::{Session, SessionBuilder, SessionHandle, Started};
 pub use snapshot::{Snapshot, SnapshotInfo};
 pub use validate::{MEM_MIB_MAX, MEM_MIB_MIN, SCRATCH_MIB_MAX, SCRATCH_MIB_MIN, VCPUS_MAX, is_valid_env_key};

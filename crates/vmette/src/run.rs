@@ -1,17 +1,9 @@
 //! The shortest way: one configuration, one command, one answer.
 
+use crate::capture::RunOutput;
 use crate::config::Config;
 use crate::error::Error;
 use crate::session::{Session, SessionBuilder, Started};
-
-/// What came of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunOutput {
-    /// The command's exit status; 124 for a timeout, 0 for a stop, 1 for an error of the machine.
-    pub exit_code: i32,
-    /// The captured output; empty when the output was passed on.
-    pub output: String,
-}
 
 /// Runs the configuration's command to its end; its output goes to this process's stdout and stderr. Signal handlers, the
 /// terminal and the process itself are left alone.

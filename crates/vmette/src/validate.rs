@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use vmette_image::ImageConfig;
 use vmette_wire::agent::{PATH_MAX, SHARES_MAX, VOLUMES_MAX};
 
-use crate::config::{Config, Resolved, Rootfs, ShareMount, SnapshotOptions, VsockOptions, VsockPort};
+use crate::config::{
+    Config, Machine, RootOptions, Rootfs, ShareMount, SnapshotOptions, VsockOptions, VsockPort,
+};
 use crate::error::{ConfigError, Quantity};
 use crate::stop_signal;
 
@@ -149,20 +151,19 @@ fn snapshots(config: &Config) -> Result<(), ConfigError> {
 }
 
 /// Checks the shape that a machine is to have, whoever decided it, and the image's wishes.
-pub(crate) fn shape(session: &Resolved) -> Result<(), ConfigError> {
-    let machine = &session.machine;
+pub(crate) fn shape(machine: &Machine, root: &RootOptions) -> Result<(), ConfigError> {
     in_range(Quantity::VirtualCpus, machine.vcpus.into(), (1, VCPUS_MAX.into()))?;
     in_range(Quantity::Memory, machine.mem_mib, (MEM_MIB_MIN, MEM_MIB_MAX))?;
-    if let Some(mib) = session.root.scratch_mib {
+    if let Some(mib) = root.scratch_mib {
         in_range(Quantity::Scratch, mib, (SCRATCH_MIB_MIN, SCRATCH_MIB_MAX))?;
-        if session.root.read_only {
+        if root.read_only {
             return contradiction("a scratch disk takes the root's writes, and this root is read-only");
         }
     }
     if machine.cmdline.contains(['\0', '\n']) {
         return malformed("kernel command line", &machine.cmdline, "it contains a NUL or a line break");
     }
-    image(&session.root.image)
+    image(&root.image)
 }
 
 fn shares(shares: &[ShareMount]) -> Result<(), ConfigError> {
@@ -310,6 +311,7 @@ fn contradiction(what: &'static str) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resolved::Resolved;
     use proptest::prelude::*;
 
     fn refused(change: impl FnOnce(&mut Config)) -> String {

@@ -33,6 +33,10 @@ pub use key::{FileStamp, Key};
 /// The guest's architecture, as a folder of `VMETTE_ASSETS_DIR` is named: `x86_64` or `aarch64`. It is the host's.
 pub const ARCH: &str = std::env::consts::ARCH;
 
+/// Whether this system's engine starts an uncompressed x86 kernel at its PVH entry. VZ takes the image that the kernel's
+/// build makes.
+const STARTS_ELF: bool = cfg!(all(target_os = "linux", not(vz_check)));
+
 /// Where to take boot assets from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssetOptions {
@@ -111,7 +115,7 @@ pub fn boot_assets(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<Bo
     };
     let vmlinux = match kernel.origin {
         Origin::Explicit => None,
-        _ if !crate::engine::STARTS_ELF => None,
+        _ if !STARTS_ELF => None,
         _ => vmlinux_of(&kernel.image, &options.cache, progress)?,
     };
     Ok(BootAssets {

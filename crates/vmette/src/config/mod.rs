@@ -1,7 +1,7 @@
 //! What a session is asked to be, as data: the same in Rust, in C and in the request of a service. What is not said is a
 //! default of the session's; nothing is granted that is not named.
 
-mod resolve;
+mod machine;
 mod root;
 mod share;
 mod vsock;
@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use vmette_image::{ImageConfig, NetworkOptions, PullPolicy};
 use vmette_vmm::AcceleratorChoice;
 
-pub use resolve::{DEFAULT_CMDLINE, DEFAULT_MEM_MIB, DEFAULT_VCPUS};
-pub(crate) use resolve::{Machine, Resolved, Vsock};
+pub(crate) use machine::Machine;
+pub use machine::{DEFAULT_CMDLINE, DEFAULT_MEM_MIB, DEFAULT_VCPUS};
 pub use root::{Rootfs, RootfsBlock, RootfsShare};
 pub use share::ShareMount;
+pub(crate) use vsock::Vsock;
 pub use vsock::{VsockConnect, VsockForward, VsockOptions, VsockPort};
 
 /// What a session is asked to be. By default a machine with one CPU, 512 MiB, the built-in root and no grants.

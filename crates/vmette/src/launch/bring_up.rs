@@ -6,11 +6,12 @@ use std::time::{Duration, Instant, SystemTime};
 use vmette_vmm::{Capabilities, Machine, MachineEnd, MachineSpec, Origin};
 use vmette_wire::agent::{Hello, Op};
 
+use super::Launcher;
 use super::judge::{Verdict, verdict};
 use super::prepare::{Prepared, base_spec};
-use super::{Launcher, accepted};
 use crate::connection::Connection;
 use crate::error::{Error, StartError};
+use crate::guest_text::accepted;
 use crate::report::StartedFrom;
 use crate::template::Template;
 use crate::{ExecOptions, Process, identity};

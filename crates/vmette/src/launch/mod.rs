@@ -12,19 +12,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use vmette_vmm::{Accelerator, AcceleratorChoice, Capabilities, Console, Hypervisor, Machine};
-use vmette_wire::ResponseHeader;
 
 pub(crate) use image::start_of;
 pub(crate) use prepare::{Held, asset_options, bare_spec};
 
 use crate::assets::CacheRoot;
-use crate::config::Resolved;
 use crate::connection::Connection;
 use crate::end::Shared;
 use crate::error::{ConfigError, Error, SaveError, VsockError};
-use crate::guest_text::safe;
 use crate::notice::Notices;
 use crate::report::{Grants, Report, RootfsReport, StartedFrom, Timings};
+use crate::resolved::Resolved;
 use crate::snapshot::Saver;
 use crate::vsock;
 
@@ -155,12 +153,4 @@ impl Launcher<'_> {
             timings,
         }
     }
-}
-
-/// The agent's refusal as a text that is safe to show: the guest chose the words.
-pub(crate) fn accepted(header: &ResponseHeader) -> Result<(), String> {
-    if header.ok {
-        return Ok(());
-    }
-    Err(safe(header.error.as_deref().unwrap_or("refused without a reason")))
 }

@@ -11,9 +11,10 @@ use super::scratch::Scratch;
 use super::{Launcher, image};
 use crate::assets::{self, AssetOptions, CacheRoot, Key};
 use crate::ca;
-use crate::config::{Machine, Resolved, Rootfs, RootfsBlock};
+use crate::config::{Machine, Rootfs, RootfsBlock};
 use crate::error::{ConfigError, Error, StartError};
 use crate::report::RootfsReport;
+use crate::resolved::Resolved;
 use crate::snapshot::BaseImage;
 
 /// The image of a root was there when the configuration was checked.

@@ -8,10 +8,11 @@ use vmette_wire::agent::{self, Attach, Boot, Op};
 use super::bring_up::{RESTORE_TIMEOUT, ROOT_TIMEOUT, Up};
 use super::prepare::{Held, Prepared, asset_options, named_boot};
 use super::scratch::Scratch;
-use super::{Launcher, accepted, image};
+use super::{Launcher, image};
 use crate::assets::{self, Key};
 use crate::ca;
 use crate::error::{Error, StartError};
+use crate::guest_text::accepted;
 use crate::snapshot::{Digests, MACHINE, SCRATCH, Snapshot};
 
 impl Launcher<'_> {

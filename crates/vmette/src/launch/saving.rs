@@ -11,9 +11,10 @@ use super::Launcher;
 use super::bring_up::Up;
 use super::prepare::Prepared;
 use super::scratch::Scratch;
-use crate::config::{Resolved, Rootfs};
+use crate::config::Rootfs;
 use crate::error::Error;
 use crate::identity;
+use crate::resolved::Resolved;
 use crate::snapshot::{
     BaseImage, BootFile, Content, Digests, Engine, FORMAT, Manifest, Outside, Saver, Shape,
 };

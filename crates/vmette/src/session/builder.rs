@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 use vmette_vmm::{Console, Hypervisor};
 
 use super::{Session, SessionHandle, Started, save, watch};
-use crate::config::{Config, Resolved};
+use crate::config::Config;
 use crate::end::{SessionEnd, Shared, StopHandle};
 use crate::error::Error;
 use crate::launch::Launcher;
 use crate::notice::{Observer, Told};
 use crate::process::{ExecOptions, Process};
+use crate::resolved::Resolved;
 use crate::rootfs::cache_of;
 use crate::snapshot::Snapshot;
-use crate::{engine, vsock};
+use crate::{engine, stop_signal, vsock};
 
 /// What a session needs beside its [`Config`]: what belongs to the program that starts it rather than to the machine. Made
 /// by [`Session::builder`].
@@ -39,9 +40,19 @@ enum CommandOutput {
     Piped,
 }
 
-impl<'a> SessionBuilder<'a> {
-    pub(super) fn new(config: &'a Config) -> Self {
-        Self {
+impl Session {
+    /// Starts a session with the defaults of [`Session::builder`].
+    ///
+    /// # Errors
+    /// As [`SessionBuilder::start`], and [`Error::Ended`] when its time limit passed while it started.
+    pub fn start(config: &Config) -> Result<Self, Error> {
+        Self::builder(config).start()?.running()
+    }
+
+    /// Prepares a session.
+    #[must_use]
+    pub fn builder(config: &Config) -> SessionBuilder<'_> {
+        SessionBuilder {
             config,
             stop: StopHandle::new(),
             observer: None,
@@ -51,7 +62,9 @@ impl<'a> SessionBuilder<'a> {
             output: CommandOutput::PassedOn,
         }
     }
+}
 
+impl SessionBuilder<'_> {
     /// Makes `handle` stop this session, from the first moment of its start.
     #[must_use]
     pub fn stop_handle(mut self, handle: &StopHandle) -> Self {
@@ -176,7 +189,7 @@ impl<'a> SessionBuilder<'a> {
                 connection: launched.connection.clone(),
                 machine: Arc::downgrade(&launched.machine),
                 surroundings: Arc::new(surroundings),
-                stop_signal: resolved.stop_signal(),
+                stop_signal: stop_signal::of(&resolved.root.image),
                 main: process.as_ref().map(Arc::downgrade).unwrap_or_default(),
                 vsock_port: resolved.vsock.as_ref().and_then(|vsock| vsock.port),
             },

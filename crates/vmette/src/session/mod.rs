@@ -6,21 +6,19 @@ mod save;
 mod watch;
 
 use std::ops::Deref;
-use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use builder::SessionBuilder;
 pub use handle::SessionHandle;
 
-use crate::config::Config;
+use crate::capture::RunOutput;
 use crate::end::SessionEnd;
 use crate::error::Error;
 use crate::launch::Launched;
 use crate::notice::Told;
 use crate::process::Process;
 use crate::report::Report;
-use crate::run::RunOutput;
 use crate::vsock;
 
 /// A running machine, owned: dropping it ends the machine and removes everything that belonged to it.
@@ -63,20 +61,6 @@ impl Started {
 }
 
 impl Session {
-    /// Starts a session with the defaults of [`Session::builder`].
-    ///
-    /// # Errors
-    /// As [`SessionBuilder::start`], and [`Error::Ended`] when its time limit passed while it started.
-    pub fn start(config: &Config) -> Result<Self, Error> {
-        Self::builder(config).start()?.running()
-    }
-
-    /// Prepares a session.
-    #[must_use]
-    pub fn builder(config: &Config) -> SessionBuilder<'_> {
-        SessionBuilder::new(config)
-    }
-
     /// A handle for other threads, which does not keep the session alive.
     #[must_use]
     pub fn handle(&self) -> SessionHandle {
@@ -122,24 +106,6 @@ impl Session {
     #[must_use]
     pub fn processes(&self) -> Vec<u32> {
         self.launched.machine.processes()
-    }
-
-    /// Saves the whole machine into the new folder `target`: memory, devices, and what was written to its root. The
-    /// session goes on, after a pause of a fraction of a second. Needs
-    /// [`SnapshotOptions::allow`](crate::SnapshotOptions::allow).
-    ///
-    /// Commands that run now run on in each machine that starts from the snapshot; nobody reads what they print there,
-    /// and their input is at its end. They are frozen until that machine has its own randomness, clock and names, and the
-    /// shares that it was started with. Shares are unmounted while the machine is saved, and are no part of it: a command
-    /// that has one in use makes this fail. Commands are frozen as long as the shares are gone.
-    ///
-    /// # Errors
-    /// [`Error::SaveFailed`]: the session cannot be saved, a share is in use, or there is no room; nothing is left at
-    /// `target` then, and the session goes on. [`Error::Engine`] and [`Error::Agent`] when the machine did not come
-    /// through; if it has lost its shares, the session has ended.
-    pub fn snapshot(&self, target: impl AsRef<Path>) -> Result<(), Error> {
-        self.connection()?;
-        save::save(&self.launched, target.as_ref(), &self.handle.shared)
     }
 }
 

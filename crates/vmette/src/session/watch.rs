@@ -10,10 +10,10 @@ use vmette_wire::agent::{ExitStatus, Op};
 use super::Session;
 use super::handle::SYNC_TIMEOUT;
 use super::save::{end_of_save, saver};
-use crate::config::Resolved;
 use crate::end::SessionEnd;
 use crate::error::Error;
 use crate::process::Process;
+use crate::resolved::Resolved;
 use crate::waiting::Waiting;
 use crate::{capture, pump};
 

@@ -17,7 +17,7 @@ use super::staging::Staging;
 use crate::connection::{Alone, Connection};
 use crate::end::Shared;
 use crate::error::{Error, SaveError};
-use crate::launch::accepted;
+use crate::guest_text::accepted;
 use crate::{SessionEnd, identity};
 
 /// How long the guest may take to mount or unmount its shares.

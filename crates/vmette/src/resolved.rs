@@ -7,22 +7,10 @@ use std::path::PathBuf;
 use vmette_vmm::AcceleratorChoice;
 use vmette_wire::agent::{Overlay, PROTOCOL_VERSION};
 
-use super::{
-    CommandOptions, Config, GrantOptions, HostOptions, MachineOptions, RootOptions, Rootfs, VsockConnect,
-    VsockForward, VsockOptions, VsockPort,
-};
+use crate::config::{CommandOptions, Config, GrantOptions, HostOptions, Machine, RootOptions, Rootfs, Vsock};
 use crate::error::Error;
 use crate::snapshot::Snapshot;
 use crate::{validate, vsock};
-
-/// Base of the kernel's command line, unless another one is named.
-pub const DEFAULT_CMDLINE: &str = "console=hvc0 quiet";
-
-/// Virtual CPUs of a machine, unless a number is named.
-pub const DEFAULT_VCPUS: u8 = 1;
-
-/// Memory of a machine in MiB, unless a size is named.
-pub const DEFAULT_MEM_MIB: u64 = 512;
 
 /// What a session is: nothing is left open, and no two parts contradict each other.
 pub(crate) struct Resolved {
@@ -42,33 +30,6 @@ pub(crate) struct Resolved {
     pub(crate) host: HostOptions,
 }
 
-/// The machine's shape, and what it boots.
-pub(crate) struct Machine {
-    pub(crate) vcpus: u8,
-    pub(crate) mem_mib: u64,
-    pub(crate) accelerator: AcceleratorChoice,
-    /// Whether a template may be used and made.
-    pub(crate) template: bool,
-    /// `None`: vmette's own.
-    pub(crate) kernel: Option<PathBuf>,
-    /// `None`: vmette's own.
-    pub(crate) initramfs: Option<PathBuf>,
-    pub(crate) cmdline: String,
-    pub(crate) extra_modules: Vec<String>,
-    /// Whether the caller chose what boots. That it does not boot says nothing of the host then.
-    pub(crate) own_boot: bool,
-}
-
-/// What the vsock device is for.
-pub(crate) struct Vsock {
-    /// The port that the guest is told of.
-    pub(crate) port: Option<u32>,
-    /// Whether that port answers with what it is sent, if there is a command.
-    pub(crate) echo: bool,
-    pub(crate) forwards: Vec<VsockForward>,
-    pub(crate) connects: Vec<VsockConnect>,
-}
-
 impl Resolved {
     /// The session that `config` asks for; from `snapshot`, if it is to start from one.
     ///
@@ -81,7 +42,7 @@ impl Resolved {
             root: config.root.clone(),
             command: config.command.clone(),
             grants: config.grants.clone(),
-            vsock: Vsock::new(&config.vsock)?,
+            vsock: Vsock::new(&config.vsock, vsock::random_port)?,
             build_snapshot: config.snapshots.build.clone(),
             savable: config.snapshots.allow || config.snapshots.build.is_some(),
             snapshot: None,
@@ -94,7 +55,7 @@ impl Resolved {
         resolved.root.read_only |=
             matches!(&resolved.root.rootfs, Some(Rootfs::Share(share)) if share.read_only);
         // What a snapshot says of its image is as foreign as what an image says of itself.
-        validate::shape(&resolved)?;
+        validate::shape(&resolved.machine, &resolved.root)?;
         Ok(resolved)
     }
 
@@ -137,41 +98,6 @@ impl Resolved {
         self.root.image.clone_from(&saved.image);
         self.root.name = Some(saved.rootfs.name.clone());
         Ok(())
-    }
-}
-
-impl Machine {
-    fn new(asked: &MachineOptions) -> Self {
-        let MachineOptions { kernel, initramfs, cmdline, .. } = asked;
-        Self {
-            vcpus: asked.vcpus.unwrap_or(DEFAULT_VCPUS),
-            mem_mib: asked.mem_mib.unwrap_or(DEFAULT_MEM_MIB),
-            accelerator: asked.accelerator,
-            template: asked.template.unwrap_or(true),
-            own_boot: kernel.is_some() || initramfs.is_some() || cmdline.is_some(),
-            kernel: kernel.clone(),
-            initramfs: initramfs.clone(),
-            cmdline: cmdline.clone().unwrap_or_else(|| DEFAULT_CMDLINE.to_owned()),
-            extra_modules: asked.extra_modules.clone(),
-        }
-    }
-}
-
-impl Vsock {
-    /// `None`: no device, because nothing asks for one.
-    fn new(asked: &VsockOptions) -> Result<Option<Self>, Error> {
-        let VsockOptions { port, device, echo, forwards, connects } = asked;
-        let port = match (port, forwards.first()) {
-            (VsockPort::Disabled, _) => return Ok(None),
-            (VsockPort::Fixed(port), _) => Some(*port),
-            (VsockPort::Auto, Some(forward)) => Some(forward.port),
-            (VsockPort::Auto, None) if *device => Some(vsock::random_port()?),
-            (VsockPort::Auto, None) if connects.is_empty() => return Ok(None),
-            (VsockPort::Auto, None) => None,
-        };
-        let is_taken = forwards.iter().any(|forward| Some(forward.port) == port);
-        let echo = echo.unwrap_or(true) && port.is_some() && !is_taken;
-        Ok(Some(Self { port, echo, forwards: forwards.clone(), connects: connects.clone() }))
     }
 }
 
@@ -232,6 +158,7 @@ impl Same<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::DEFAULT_CMDLINE;
 
     fn resolved(config: &Config) -> Resolved {
         Resolved::new(config, None).unwrap()
@@ -245,28 +172,5 @@ mod tests {
         assert!(said.machine.own_boot && !left_out.machine.own_boot);
         assert_eq!((left_out.machine.vcpus, left_out.machine.mem_mib), (1, 512));
         assert!(left_out.machine.template && left_out.vsock.is_none());
-    }
-
-    #[test]
-    fn there_is_a_vsock_device_when_something_asks_for_one() {
-        let of = |change: fn(&mut VsockOptions)| {
-            let mut options = VsockOptions::default();
-            change(&mut options);
-            Vsock::new(&options).unwrap().map(|vsock| (vsock.port, vsock.echo))
-        };
-        assert_eq!(of(|_| {}), None);
-        assert_eq!(of(|v| v.port = VsockPort::Fixed(5)), Some((Some(5), true)));
-        assert_eq!(of(|v| (v.port, v.echo) = (VsockPort::Fixed(5), Some(false))), Some((Some(5), false)));
-        let forwards = |v: &mut VsockOptions| v.forwards = vec![VsockForward { port: 7, path: "/s".into() }];
-        assert_eq!(of(forwards), Some((Some(7), false)), "a forward has the port");
-        let (port, echo) = of(|v| v.device = true).unwrap();
-        assert!(vsock::AUTO_PORTS.contains(&port.unwrap()) && echo);
-        let connects = of(|v| v.connects = vec![VsockConnect { port: 1, path: "/s".into() }]);
-        assert_eq!(connects, Some((None, false)), "nobody is told of a port");
-        let taken = |v: &mut VsockOptions| {
-            v.port = VsockPort::Fixed(7);
-            v.forwards = vec![VsockForward { port: 7, path: "/s".into() }];
-        };
-        assert_eq!(of(taken), Some((Some(7), false)), "a forward has the port");
     }
 }
