@@ -454,7 +454,7 @@ mod tests {
             c.snapshots.resume = Some("/tmp/old".into());
             c.grants.net = true;
         };
-        assert!(refused(net).contains("has no network"));
+        assert!(refused(net).contains("network access: a machine that starts from a snapshot"));
     }
 
     proptest! {
