@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use vmette::assets::{self, AssetOptions, BootAssets, CacheRoot};
+use vmette::work::{Progress, Work};
 use vmette::{Accelerator, Notice, Report, Session};
 
 use crate::copy;
@@ -57,8 +58,13 @@ pub(crate) fn run(vmette: &Path, plan: Plan, lane: Option<&Path>) -> anyhow::Res
     let folder = tempfile::tempdir().context("a folder for the measurements")?;
     let cache = CacheRoot::from_env()?;
     let options = AssetOptions::from_env(cache);
-    let boot = assets::boot_assets(&options, &|line| step(line))?;
-    let busybox = assets::busybox(&options, &|line| step(line))?;
+    let work = Work::quiet().reporting(Arc::new(|told| {
+        if let Progress::Step(line) = told {
+            step(line);
+        }
+    }));
+    let boot = assets::boot_assets(&options, &work)?;
+    let busybox = assets::busybox(&options, &work)?;
     step("making a template, if there is none yet");
     let report = first_session()?;
     let run_true = Program::new(vmette, ["run", "--", "true"]);

@@ -68,6 +68,13 @@ impl KeyBuilder {
         self.content(file).bytes(&dev.to_le_bytes()).bytes(&ino.to_le_bytes()).bytes(&changed.to_le_bytes())
     }
 
+    /// Adds the file's device and inode: the key of a place to note something about it.
+    #[must_use]
+    pub fn inode(self, file: &FileStamp) -> Self {
+        let (dev, ino, _) = file.stamp.identity();
+        self.bytes(&dev.to_le_bytes()).bytes(&ino.to_le_bytes())
+    }
+
     /// The key of all parts.
     #[must_use]
     pub fn finish(self) -> Key {

@@ -5,7 +5,7 @@
 //! | find the user's cache, and refuse one that others can write to | [`CacheRoot`], [`private_folder`], [`own`] |
 //! | keep one kind of derived files, each made once | [`Shelf`] |
 //! | let one process at a time do something | [`FileLock`] |
-//! | make a file, or a folder, appear whole | [`StagedFile`], [`StagedFolder`] |
+//! | make a file, or a folder, appear whole | [`StagedFile`], [`replace`], [`note`], [`StagedFolder`] |
 //! | have a folder that goes with its process, however that ends | [`OwnedFolder`] |
 //! | name a thing after all that it depends on | [`KeyBuilder`], [`Key`] |
 //! | know a file again without reading it | [`Stamp`], [`FileStamp`] |
@@ -34,7 +34,7 @@ pub use key::{BadKey, Key, KeyBuilder};
 pub use lock::FileLock;
 pub use owned::OwnedFolder;
 pub use private::{own, private_folder};
-pub use publish::{StagedFile, replace, sync_folder};
+pub use publish::{StagedFile, note, replace, sync_folder};
 pub use root::CacheRoot;
 pub use shelf::{Shelf, ShelfLock};
 pub use staged_folder::{StagedFolder, StagingError};

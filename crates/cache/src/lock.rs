@@ -28,7 +28,7 @@ const NOTE_MAX: u64 = 16;
 pub struct FileLock {
     path: PathBuf,
     /// Closed, and thereby unlocked, after `drop` has removed the name.
-    _file: File,
+    file: File,
 }
 
 impl FileLock {
@@ -69,14 +69,17 @@ impl FileLock {
         }
         // The note serves messages only: a full disk must keep nobody from locking, or it could never be emptied.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Some(Self { path: path.to_owned(), _file: file })
+        Some(Self { path: path.to_owned(), file })
     }
 }
 
 impl Drop for FileLock {
     fn drop(&mut self) {
-        // A name that stays is used again by the next holder.
-        let _ = fs::remove_file(&self.path);
+        // Somebody may have emptied the cache, and another holder's file may have the name by now.
+        if is_named(&self.path, &self.file) {
+            // A name that stays is used again by the next holder.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -70,6 +70,16 @@ pub fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
     staged.publish()
 }
 
+/// Writes a small file whole, and does not wait for the disk: for a note whose loss costs time and nothing else.
+///
+/// # Errors
+/// The folder cannot be written; an older file is still there then.
+pub fn note(target: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut staged = StagedFile::beside(target)?;
+    staged.file.write_all(bytes)?;
+    staged.file.persist(&staged.target).map(drop).map_err(|e| e.error)
+}
+
 /// Makes renames and removals in the folder survive a crash of the host.
 ///
 /// # Errors

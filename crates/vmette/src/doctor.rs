@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::assets::{CacheRoot, Kernel};
+use vmette_cache::CacheRoot;
+
+use crate::assets::Kernel;
 use crate::config::Config;
 use crate::error::Error;
 use crate::launch::{asset_options, bare_spec};

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use vmette_vmm::{Machine, Slot};
+use vmette_vmm::Machine;
+use vmette_work::{Cancel, Slot};
 
 /// How a session ended. The first cause wins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,14 +48,16 @@ impl fmt::Display for SessionEnd {
 /// What a session and everything that may end it share.
 pub(crate) struct Shared {
     end: Slot<SessionEnd>,
-    /// Set with the end, for loops that cannot wait for it.
+    /// Cancelled with the end: whatever the session waits for ends with it.
+    cancel: Cancel,
+    /// The same for the image's context.
     cancelled: Arc<AtomicBool>,
     machine: Mutex<Option<Arc<dyn Machine>>>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { end: Slot::new(), cancelled: Arc::default(), machine: Mutex::default() }
+        Self { end: Slot::new(), cancel: Cancel::new(), cancelled: Arc::default(), machine: Mutex::default() }
     }
 }
 
@@ -63,6 +66,7 @@ impl Shared {
     pub(crate) fn finish(&self, end: SessionEnd) -> bool {
         let first = self.end.set(end);
         self.cancelled.store(true, Ordering::Relaxed);
+        self.cancel.cancel();
         let machine = self.machine().clone();
         if let Some(machine) = machine {
             self.stop_machine(&machine);
@@ -95,6 +99,10 @@ impl Shared {
 
     pub(crate) fn cancel_flag(&self) -> Arc<AtomicBool> {
         self.cancelled.clone()
+    }
+
+    pub(crate) fn cancel(&self) -> &Cancel {
+        &self.cancel
     }
 
     pub(crate) fn wait(&self) -> SessionEnd {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use vmette_cache::CacheRoot;
 use vmette_vmm::Hypervisor;
 
-use crate::assets::CacheRoot;
 use crate::config::HostOptions;
 use crate::error::Error;
 

@@ -28,6 +28,7 @@ mod end;
 mod engine;
 mod error;
 mod files;
+mod folder_stamps;
 mod guest_text;
 mod identity;
 mod launch;
@@ -38,7 +39,6 @@ mod report;
 mod resolved;
 mod rootfs;
 mod run;
-mod seal;
 mod session;
 mod snapshot;
 mod stop_signal;
@@ -85,6 +85,11 @@ pub mod provider {
         Registry, Removed, Reporter, Result, RootfsArtifact, RootfsProvider, SquashfsProvider, Store,
         TarLimits, TarProvider, builtin_rootfs, default_registry, printable,
     };
+}
+
+/// Work that can be cancelled and tells its progress.
+pub mod work {
+    pub use vmette_work::{Cancel, Cancelled, Item, Progress, Reporter, Work};
 }
 
 /// The engines' seam, for embedders that bring their own.

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
+use vmette_work::{Progress, Reporter};
+
 /// Something a person may want to know while a session starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
@@ -44,8 +46,15 @@ impl Notices {
         Self { watching: Mutex::new(watching), ..Self::default() }
     }
 
-    pub(crate) fn progress(&self, text: &str) {
-        self.tell(&Notice::Progress(text.to_owned()));
+    /// Passes on what the session's work tells.
+    pub(crate) fn reporter(self: &Arc<Self>) -> Reporter {
+        let notices = self.clone();
+        Arc::new(move |progress| match progress {
+            Progress::Step(line) => notices.tell(&Notice::Progress((*line).to_owned())),
+            Progress::Warning(line) => notices.warn((*line).to_owned()),
+            // No download of a session's own start is told in steps.
+            _ => {}
+        })
     }
 
     pub(crate) fn vsock(&self, text: String) {
@@ -156,7 +165,7 @@ mod tests {
         let notices = told.notices().clone();
         let calling = {
             let notices = notices.clone();
-            thread::spawn(move || notices.progress("one"))
+            thread::spawn(move || notices.reporter()(&Progress::Step("one")))
         };
         assert_eq!(order.recv().unwrap(), "called");
         let closing = thread::spawn(move || {
@@ -185,12 +194,12 @@ mod tests {
         })));
         let notices = told.notices().clone();
         *cell.lock().unwrap() = Some(told);
-        notices.progress("the end");
+        notices.reporter()(&Progress::Step("the end"));
         assert!(cell.lock().unwrap().is_none());
 
         let told = Told::new(Some(Arc::new(|_| panic!("on purpose"))));
         let notices = told.notices().clone();
-        assert!(thread::spawn(move || notices.progress("one")).join().is_err());
+        assert!(thread::spawn(move || notices.reporter()(&Progress::Step("one"))).join().is_err());
         drop(told);
     }
 }

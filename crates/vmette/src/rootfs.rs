@@ -1,8 +1,13 @@
 //! From a rootfs spec to an artifact, with the default providers.
 
+use std::sync::Arc;
+
 use vmette_image::{Context, Progress, Reporter, RootfsArtifact};
 
-use crate::assets::{self, AssetOptions, CacheRoot};
+use vmette_cache::CacheRoot;
+use vmette_work::{Cancel, Work};
+
+use crate::assets::{self, AssetOptions};
 use crate::config::HostOptions;
 use crate::end::StopHandle;
 use crate::error::Error;
@@ -48,7 +53,13 @@ fn resolve(
     let context = context(host, reporter.clone(), stop)?;
     let busybox = if spec == vmette_image::BUILTIN_SPEC {
         let options = AssetOptions { offline: host.offline, ..AssetOptions::from_env(cache_of(host)?) };
-        Some(assets::busybox(&options, &|line| reporter(&Progress::Step(line)))?)
+        let work = Work::new(stop.map_or_else(Cancel::new, |stop| stop.shared.cancel().clone()));
+        let work = work.reporting(Arc::new(move |told| {
+            if let vmette_work::Progress::Step(line) = told {
+                reporter(&Progress::Step(line));
+            }
+        }));
+        Some(assets::busybox(&options, &work)?)
     } else {
         None
     };

@@ -5,27 +5,22 @@
 //! and pruned. Making one is guarded by a lock: the second of two first runs waits for the first. Whatever goes wrong
 //! with a template costs a cold boot and a warning, never the run.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, flock};
+use vmette_cache::{CacheRoot, FileLock, FileStamp, KeyBuilder};
 use vmette_vmm::{Hypervisor, MachineSpec};
 use vmette_wire::agent::{Boot, PROTOCOL_VERSION};
+use vmette_work::Work;
 
-use crate::assets::{CacheRoot, FileStamp, Key};
 use crate::error::{ConfigError, Error, StartError};
-use crate::seal::Seal;
+use crate::folder_stamps::FolderStamps;
 
 /// How long a run waits for another one that is making the same template.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// How soon that wait notices that it was called off.
-const CANCEL_CHECK: Duration = Duration::from_millis(50);
 
 /// Templates kept; the least recently used go first. Each holds about 90 MiB: together hardly more than one large image.
 const TEMPLATES_MAX: usize = 12;
@@ -40,12 +35,12 @@ const FREE_SPACE_MIN: u64 = 256 << 20;
 /// Behind the key in the name of a lock.
 const LOCK_SUFFIX: &str = ".lock";
 
-/// In a template's folder: the engine's own folder, and what tells that it is still the one that was saved.
+/// In a template's folder: the engine's own folder, and the stamps of its files.
 const MACHINE: &str = "machine";
-const SEAL: &str = "seal.json";
+const STAMPS: &str = "stamps.json";
 
-/// Beside them as long as a guest that did not come up is the last that is known of it.
-const DOUBT: &str = "doubt";
+/// Beside them when the last guest that was started from it did not come up.
+const FAILED_START: &str = "failed-start";
 
 /// Where one machine shape's template is, or would be.
 pub(crate) struct Template {
@@ -62,7 +57,7 @@ impl Template {
         cache: &CacheRoot,
     ) -> Result<Self, Error> {
         let stamp = |path: &Path| FileStamp::of(path).map_err(ConfigError::file("file", path));
-        let mut key = Key::new()
+        let mut key = KeyBuilder::new()
             .text(&engine.fingerprint(spec)?)
             .file(&stamp(&spec.kernel)?)
             .file(&stamp(&spec.initramfs)?)
@@ -75,7 +70,7 @@ impl Template {
             // not even those of the same content in another order. Images of the store are written once.
             key = key.text(&boot).file(&stamp(rootfs)?);
         }
-        Ok(Self { folder: folder_in(cache), key: key.hex() })
+        Ok(Self { folder: folder_in(cache), key: key.finish().to_string() })
     }
 
     /// The template's folder.
@@ -86,7 +81,7 @@ impl Template {
     /// The saved machine in it. [`Error::RestoreFailed`] when that is not what was saved.
     pub(crate) fn machine(&self) -> Result<PathBuf, Error> {
         let machine = self.path().join(MACHINE);
-        Seal::check(&self.path().join(SEAL), &machine)?;
+        FolderStamps::check(&self.path().join(STAMPS), &machine)?;
         Ok(machine)
     }
 
@@ -96,7 +91,7 @@ impl Template {
         let staging = self.path().with_extension("new");
         fs::DirBuilder::new().mode(0o700).create(&staging)?;
         let made = save(&staging.join(MACHINE)).and_then(|()| {
-            Seal::of(&staging.join(MACHINE))?.write(&staging.join(SEAL))?;
+            FolderStamps::of(&staging.join(MACHINE))?.write(&staging.join(STAMPS))?;
             Ok(fs::rename(&staging, self.path())?)
         });
         if made.is_err() {
@@ -111,16 +106,16 @@ impl Template {
         self.path().is_dir()
     }
 
-    /// Notes that a guest did not come up in an attempt that began at `begun`. Whether it is the second: after that one
-    /// has been noted another has begun, and come to the same. Attempts at the same time are one.
-    pub(crate) fn doubt(&self, begun: SystemTime) -> bool {
-        let mark = self.path().join(DOUBT);
+    /// Notes that a guest did not come up in a start that began at `begun`. Returns whether it is the second failure in
+    /// succession: a start that begins after one was noted, and fails too. Starts at the same time count as one.
+    pub(crate) fn record_failed_start(&self, begun: SystemTime) -> bool {
+        let mark = self.path().join(FAILED_START);
         let noted = fs::metadata(&mark).and_then(|mark| mark.modified());
         if noted.as_ref().is_ok_and(|noted| *noted < begun) {
             return true;
         }
         if noted.is_err() {
-            // Where nothing can be written a template cannot be removed either.
+            // A template in a folder that cannot be written cannot be removed either.
             let _ = File::create_new(mark);
         }
         false
@@ -129,36 +124,20 @@ impl Template {
     /// Notes that it was used, for pruning, and that it works.
     pub(crate) fn touch(&self) {
         // There hardly ever is one.
-        let _ = fs::remove_file(self.path().join(DOUBT));
+        let _ = fs::remove_file(self.path().join(FAILED_START));
         // Only the order of pruning depends on it.
         if let Ok(dir) = File::open(self.path()) {
             let _ = dir.set_modified(SystemTime::now());
         }
     }
 
-    /// Takes the lock under which a template is made. Another process that holds it is waited for, until `cancelled` is
-    /// set, and `waiting` is called first; one that died has lost it.
-    pub(crate) fn lock(&self, cancelled: &AtomicBool, waiting: &dyn Fn()) -> Result<MakerLock, String> {
-        fs::create_dir_all(&self.folder).map_err(|e| format!("{}: {e}", self.folder.display()))?;
+    /// Takes the lock under which a template is made. Another process that holds it is waited for.
+    pub(crate) fn lock(&self, work: &Work) -> vmette_cache::Result<FileLock> {
+        fs::create_dir_all(&self.folder)
+            .map_err(vmette_cache::Error::io("it cannot be made", &self.folder))?;
         let path = self.folder.join(format!("{}{LOCK_SUFFIX}", self.key));
-        let failed = |e: io::Error| format!("{}: {e}", path.display());
-        let deadline = Instant::now() + LOCK_TIMEOUT;
-        let mut unsaid = Some(waiting);
-        loop {
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .mode(0o600)
-                .open(&path)
-                .map_err(failed)?;
-            let file = wait_for(file, deadline, cancelled, &mut unsaid).map_err(failed)?;
-            let lock = MakerLock { file, path: path.clone() };
-            // Whoever held it before has removed its name; then the lock that others find is another one.
-            if lock.is_named().map_err(failed)? {
-                return Ok(lock);
-            }
-        }
+        let waiting = "waiting for another run that is making the same template";
+        FileLock::acquire(&path, LOCK_TIMEOUT, work, waiting)
     }
 
     /// Whether there is room for one more without removing one that is in use.
@@ -229,7 +208,7 @@ impl Template {
                 }
             } else if rest == LOCK_SUFFIX && key != self.key {
                 // Taken and dropped, it removes itself.
-                drop(MakerLock::try_take(entry.path()));
+                drop(FileLock::try_acquire(&entry.path()));
             }
         }
         Ok(())
@@ -239,47 +218,7 @@ impl Template {
 /// Whether nobody makes the template of that key.
 fn is_abandoned(folder: &Path, key: &str) -> bool {
     let path = folder.join(format!("{key}{LOCK_SUFFIX}"));
-    !path.exists() || MakerLock::try_take(path).is_some()
-}
-
-/// Locks `file`. flock has no deadline of its own, its holder may be stopped for ever, and it cannot be called off: a
-/// thread of its own waits in it, and lets go at once of what comes too late.
-fn wait_for(
-    file: File,
-    deadline: Instant,
-    cancelled: &AtomicBool,
-    unsaid: &mut Option<&dyn Fn()>,
-) -> io::Result<File> {
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => return Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {}
-        Err(e) => return Err(e.into()),
-    }
-    let (sender, receiver) = mpsc::channel();
-    std::thread::Builder::new().name("vmette-lock".into()).spawn(move || {
-        let locked = flock(&file, FlockOperation::LockExclusive);
-        drop(sender.send(locked.map(|()| file)));
-    })?;
-    loop {
-        if cancelled.load(Ordering::Relaxed) {
-            return Err(io::Error::other("called off"));
-        }
-        match receiver.recv_timeout(CANCEL_CHECK) {
-            Ok(locked) => return Ok(locked?),
-            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {
-                unsaid.take().iter().for_each(|waiting| waiting());
-            }
-            Err(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!(
-                        "another run has been making the template for more than {} s",
-                        LOCK_TIMEOUT.as_secs()
-                    ),
-                ));
-            }
-        }
-    }
+    !path.exists() || matches!(FileLock::try_acquire(&path), Ok(Some(_)))
 }
 
 fn folder_in(cache: &CacheRoot) -> PathBuf {
@@ -291,45 +230,6 @@ pub(crate) fn count(cache: &CacheRoot) -> usize {
     let Ok(entries) = fs::read_dir(folder_in(cache)) else { return 0 };
     let is_template = |entry: &fs::DirEntry| entry.path().is_dir() && entry.path().extension().is_none();
     entries.flatten().filter(is_template).count()
-}
-
-/// Held while a template is made. Its file goes with it.
-#[derive(Debug)]
-pub(crate) struct MakerLock {
-    file: File,
-    path: PathBuf,
-}
-
-impl MakerLock {
-    /// `None` when somebody holds it, or has just removed it.
-    fn try_take(path: PathBuf) -> Option<Self> {
-        let file = File::open(&path).ok()?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
-        let lock = Self { file, path };
-        if lock.is_named().ok()? {
-            return Some(lock);
-        }
-        None
-    }
-
-    /// Whether its file is the one of that name.
-    fn is_named(&self) -> io::Result<bool> {
-        let own = self.file.metadata()?;
-        match fs::metadata(&self.path) {
-            Ok(named) => Ok((own.dev(), own.ino()) == (named.dev(), named.ino())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(e),
-        }
-    }
-}
-
-impl Drop for MakerLock {
-    fn drop(&mut self) {
-        // Under the lock nobody else's file has the name; who waits for this one finds out that it has none.
-        if self.is_named().unwrap_or(false) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 /// Removes a folder under another name first, so that nobody finds half of it.
@@ -352,68 +252,29 @@ mod tests {
         Template { folder: folder.to_owned(), key: digit.to_string().repeat(64) }
     }
 
-    fn lock(template: &Template) -> MakerLock {
-        template.lock(&AtomicBool::new(false), &|| {}).unwrap()
+    fn lock(template: &Template) -> FileLock {
+        template.lock(&Work::quiet()).unwrap()
     }
 
     #[test]
-    fn who_waits_says_so_and_can_be_called_off() {
+    fn makers_of_the_same_template_exclude_each_other_and_others_do_not_wait() {
         let dir = tempfile::tempdir().unwrap();
-        let held = lock(&template(dir.path(), 'a'));
-        let cancelled = AtomicBool::new(false);
-        let said = std::cell::Cell::new(0);
-        // Called off as soon as it is heard of.
-        let waiting = || {
-            said.set(said.get() + 1);
-            cancelled.store(true, Ordering::Relaxed);
-        };
-        let reason = template(dir.path(), 'a').lock(&cancelled, &waiting).unwrap_err();
-        assert!(reason.contains("called off"), "{reason}");
-        assert_eq!(said.get(), 1);
-        drop(held);
-        template(dir.path(), 'a').lock(&AtomicBool::new(false), &|| panic!("nobody holds it")).unwrap();
-    }
-
-    #[test]
-    fn the_second_maker_waits_for_the_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = lock(&template(dir.path(), 'a'));
-        let (sender, receiver) = mpsc::channel();
-        let path = dir.path().to_owned();
-        let second = std::thread::spawn(move || {
-            let lock = lock(&template(&path, 'a'));
-            sender.send(()).unwrap();
-            drop(lock);
-        });
-        assert!(receiver.try_recv().is_err());
-        drop(first);
-        receiver.recv().unwrap();
-        second.join().unwrap();
-    }
-
-    #[test]
-    fn only_one_has_the_lock_though_its_file_goes_with_each_holder() {
-        const TURNS: usize = 100;
-        let dir = tempfile::tempdir().unwrap();
-        let taken = std::sync::atomic::AtomicBool::new(false);
+        let _held = lock(&template(dir.path(), 'a'));
+        drop(lock(&template(dir.path(), 'b')));
+        let (sender, told) = std::sync::mpsc::channel();
+        let work = Work::quiet()
+            .reporting(std::sync::Arc::new(move |told| sender.send(format!("{told:?}")).unwrap()));
         std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..TURNS {
-                        let lock = lock(&template(dir.path(), 'a'));
-                        assert!(!taken.swap(true, Ordering::SeqCst), "two have it");
-                        std::thread::yield_now();
-                        taken.store(false, Ordering::SeqCst);
-                        drop(lock);
-                    }
-                });
-            }
+            let second = scope.spawn(|| template(dir.path(), 'a').lock(&work));
+            let line = told.recv().unwrap();
+            assert!(line.contains("waiting for another run"), "{line}");
+            work.cancel().cancel();
+            assert!(vmette_work::is_cancelled(&second.join().unwrap().unwrap_err()));
         });
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn pruning_keeps_the_latest_and_the_current_and_sweeps_leavings() {
+    fn pruning_keeps_the_latest_and_the_current_and_sweeps_leftovers() {
         let dir = tempfile::tempdir().unwrap();
         for (i, digit) in DIGITS.chars().enumerate() {
             let t = template(dir.path(), digit);
@@ -423,10 +284,10 @@ mod tests {
         }
         let current = template(dir.path(), '0');
         let _lock = lock(&current);
-        let leaving = dir.path().join(format!("{}.tmp", "f".repeat(64)));
-        fs::create_dir(&leaving).unwrap();
+        let leftover = dir.path().join(format!("{}.tmp", "f".repeat(64)));
+        fs::create_dir(&leftover).unwrap();
         current.prune().unwrap();
-        assert!(current.exists() && !leaving.exists());
+        assert!(current.exists() && !leftover.exists());
         assert!(!template(dir.path(), '1').exists() && !template(dir.path(), '2').exists());
         let kept = DIGITS[3..].chars().filter(|d| template(dir.path(), *d).exists()).count();
         assert_eq!(kept, TEMPLATES_MAX - 1);
@@ -467,10 +328,13 @@ mod tests {
         fs::create_dir(t.path()).unwrap();
         let minute = Duration::from_secs(60);
         let (before, after) = (SystemTime::now() - minute, SystemTime::now() + minute);
-        assert!(!t.doubt(before) && !t.doubt(before), "they began before the first was noted");
+        assert!(
+            !t.record_failed_start(before) && !t.record_failed_start(before),
+            "they began before the first was noted"
+        );
         t.touch();
-        assert!(!t.doubt(after), "one has worked since");
-        assert!(t.doubt(after));
+        assert!(!t.record_failed_start(after), "one has worked since");
+        assert!(t.record_failed_start(after));
     }
 
     #[test]

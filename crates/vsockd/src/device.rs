@@ -377,5 +377,4 @@ fn header(ports: Ports, outgoing: Outgoing, window: u32, forwarded: u32) -> Head
 }
 
 #[cfg(test)]
-#[path = "device_tests.rs"]
 mod tests;

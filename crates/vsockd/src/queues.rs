@@ -353,5 +353,4 @@ impl VhostUserBackendMut for Queues {
 }
 
 #[cfg(test)]
-#[path = "queues_tests.rs"]
 mod tests;

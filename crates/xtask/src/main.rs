@@ -5,7 +5,8 @@
 //! `cargo run -p xtask -- architecture` and `cargo run -p xtask -- docs-flags target/debug/vmette docs/CLI.md`. Each
 //! prints every violation with its remedy, not only the first, and exits 1 if there was one.
 //!
-//! `cargo run -p xtask -- header` writes the C header anew; a test here fails when that would change it.
+//! `cargo run -p xtask -- header` writes the C header anew; a test here fails when that would change it. `map` writes the
+//! map of modules anew.
 
 mod attributes;
 mod flags;
@@ -38,7 +39,9 @@ const LIMITS_DOCUMENT: &str = "docs/SECURITY.md";
 #[derive(Debug, thiserror::Error)]
 enum Error {
     /// Printed with the usage when the arguments name no check.
-    #[error("usage: xtask architecture | xtask docs-flags VMETTE_BINARY CLI_MARKDOWN | xtask header")]
+    #[error(
+        "usage: xtask architecture | xtask docs-flags VMETTE_BINARY CLI_MARKDOWN | xtask header | xtask map"
+    )]
     Usage,
     /// Cargo did not describe the workspace.
     #[error("cannot read the workspace with `cargo metadata`: {0}; run this from inside the repository")]
@@ -51,6 +54,17 @@ enum Error {
         /// The system's error.
         source: std::io::Error,
     },
+    /// A document could not be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The document has lost the two lines between which the map stands.
+    #[error("{0} has no place for the map of modules")]
+    NoMap(PathBuf),
     /// A source file is not Rust.
     #[error("cannot parse {path}: {source}")]
     Parse {
@@ -85,6 +99,7 @@ fn main() -> ExitCode {
     let found = match words.as_slice() {
         ["architecture"] => architecture(),
         ["docs-flags", binary, document] => docs_flags(Path::new(binary), Path::new(document)),
+        ["map"] => write_map().map(|()| Vec::new()),
         ["header"] => write_header().map(|()| Vec::new()),
         _ => Err(Error::Usage),
     };
@@ -115,10 +130,7 @@ fn architecture() -> Result<Vec<Violation>, Error> {
     let metadata = MetadataCommand::new().no_deps().exec()?;
     let root = metadata.workspace_root.as_std_path();
     let files = sources::read(root)?;
-    let text = |document: &str| {
-        let path = root.join(document);
-        std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })
-    };
+    let text = |document: &str| read(&root.join(document));
 
     let mut violations = layers::check(&layers::edges(&metadata), LAYERS_DOCUMENT, &text(LAYERS_DOCUMENT)?);
     violations.extend(modules::check(&metadata, &files)?);
@@ -129,14 +141,27 @@ fn architecture() -> Result<Vec<Violation>, Error> {
     Ok(violations)
 }
 
+fn read(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })
+}
+
+fn write_map() -> Result<(), Error> {
+    let metadata = MetadataCommand::new().no_deps().exec()?;
+    let root = metadata.workspace_root.as_std_path();
+    let (files, path) = (sources::read(root)?, root.join(LAYERS_DOCUMENT));
+    let Some(renewed) = modules::map::renew(&metadata, &files, &read(&path)?)? else {
+        return Err(Error::NoMap(path));
+    };
+    std::fs::write(&path, renewed).map_err(|source| Error::Write { path, source })
+}
+
 fn write_header() -> Result<(), Error> {
     let metadata = MetadataCommand::new().no_deps().exec()?;
     Ok(header::write(metadata.workspace_root.as_std_path())?)
 }
 
 fn docs_flags(binary: &Path, document: &Path) -> Result<Vec<Violation>, Error> {
-    let text = std::fs::read_to_string(document)
-        .map_err(|source| Error::Read { path: document.to_path_buf(), source })?;
+    let text = read(document)?;
     let help = flags::Help::of(binary)?;
     Ok(flags::check(&help, &document.display().to_string(), &text))
 }

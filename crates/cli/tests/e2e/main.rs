@@ -8,6 +8,7 @@
 mod cache;
 mod exit_codes;
 mod failures;
+mod first_start;
 mod grants;
 mod honesty;
 mod identity;

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use vmette::assets::{AssetOptions, BootAssets, CacheRoot, boot_assets, busybox};
+use vmette::work::Work;
 use vmette::{
     AcceleratorChoice, Collected, Config, Console, ExecOptions, Isolation, Rootfs, RootfsShare, Session,
     ShareMount, WorkloadStrategy, provider,
@@ -181,10 +182,10 @@ impl Outer {
 /// Fetches or derives what an inner run needs while it is fast.
 fn prepare(cache: &Path) -> BootAssets {
     let options = AssetOptions::from_env(CacheRoot::at(cache));
-    let progress = |text: &str| eprintln!("{text}");
-    let assets = boot_assets(&options, &progress).unwrap();
+    let work = Work::quiet().reporting(Arc::new(|progress| eprintln!("{progress:?}")));
+    let assets = boot_assets(&options, &work).unwrap();
     let store = provider::Store::open(cache).unwrap();
-    provider::builtin_rootfs(&store, &busybox(&options, &progress).unwrap()).unwrap();
+    provider::builtin_rootfs(&store, &busybox(&options, &work).unwrap()).unwrap();
     assets
 }
 

@@ -5,25 +5,19 @@
 //! pass).
 
 use std::fs;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use vmette_cache::CacheRoot;
+use vmette_spawn::{Command, NETWORK_VARIABLES, Tool, find};
+use vmette_work::Work;
 
 use super::AssetError;
-use super::cache::CacheRoot;
 
 /// A command that takes longer has lost its network or its disk; the largest fetch is 30 to 100 MiB.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
-/// How much of a command's output is kept.
-const MAX_OUTPUT: u64 = 4 << 20;
-/// How many characters of its own words go into an error.
-const LONGEST_CAUSE: usize = 300;
-
-/// Sees to it that the command does not outlive us, also if we are killed.
-const SETPRIV: &str = "/usr/bin/setpriv";
+/// Bytes of a command's output that are kept.
+const OUTPUT_MAX: usize = 4 << 20;
 
 /// The lists that packages are looked up in.
 enum Lists {
@@ -34,39 +28,43 @@ enum Lists {
 }
 
 /// A way to get packages.
-pub(super) struct Apt {
+pub(super) struct Apt<'a> {
     lists: Lists,
+    work: &'a Work,
 }
 
-impl Apt {
-    /// Does `work` with the host's lists; if those are missing or stale (the archive keeps only the newest version of
+impl<'a> Apt<'a> {
+    /// Does `job` with the host's lists; if those are missing or stale (the archive keeps only the newest version of
     /// a package), once more with lists of our own, freshly updated.
     pub(super) fn attempt<T>(
         cache: &CacheRoot,
-        progress: &dyn Fn(&str),
-        work: impl Fn(&Self) -> Result<T, AssetError>,
+        work: &'a Work,
+        job: impl Fn(&Self) -> Result<T, AssetError>,
     ) -> Result<T, AssetError> {
-        let host = Self { lists: Lists::Host };
+        let host = Self { lists: Lists::Host, work };
         host.run("apt-get", &["--version"])?;
-        match work(&host) {
-            Err(AssetError::Tool { .. } | AssetError::Package { .. }) => {}
+        match job(&host) {
+            Err(error) if error.is_of_packages() => {}
             result => return result,
         }
         let shelf = cache.shelf("apt")?;
-        let _lock = shelf.lock(progress)?;
-        let own = Self { lists: Lists::Own(shelf.path().to_owned()) };
+        let _lock = shelf.lock(work)?;
+        let own = Self { lists: Lists::Own(shelf.path().to_owned()), work };
         for folder in ["lists/partial", "cache/archives/partial"] {
             let path = shelf.path().join(folder);
-            fs::create_dir_all(&path).map_err(AssetError::cache(path))?;
+            fs::create_dir_all(&path).map_err(AssetError::cache(&path))?;
         }
-        progress("updating private package lists");
+        work.step("updating private package lists");
         // One source out of order does not matter if another one has the package; if none has, it is the reason.
-        let updated = own.run("apt-get", &["-q", "update"]);
-        let done = work(&own).map_err(|error| updated.err().unwrap_or(error));
+        let updated = match own.run("apt-get", &["-q", "update"]) {
+            Err(error) if !error.is_of_packages() => Err(error),
+            updated => Ok(updated.err()),
+        };
+        let done = updated.and_then(|failed| job(&own).map_err(|error| failed.unwrap_or(error)));
         // The lists are 100 MiB of parsed text, and stale tomorrow.
         for folder in ["lists", "cache"] {
             let path = shelf.path().join(folder);
-            fs::remove_dir_all(&path).map_err(AssetError::cache(path))?;
+            fs::remove_dir_all(&path).map_err(AssetError::cache(&path))?;
         }
         done
     }
@@ -86,7 +84,7 @@ impl Apt {
     pub(super) fn download(&self, package: &str, folder: &Path) -> Result<PathBuf, AssetError> {
         let own = folder.join(package);
         fs::create_dir(&own).map_err(AssetError::cache(&own))?;
-        self.run_in("apt-get", &["-q", "download", "--", package], Some(&own))?;
+        self.run_in("apt-get", &["-q", "download", "--", package], &own)?;
         let file = fs::read_dir(&own)
             .map_err(AssetError::cache(&own))?
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -97,19 +95,27 @@ impl Apt {
         })
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) -> Result<String, AssetError> {
-        self.run_in(program, arguments, None)
+    /// Unpacks a package's files below a folder. No script of the package runs.
+    pub(super) fn unpack(&self, deb: &Path, folder: &Path) -> Result<(), AssetError> {
+        let line = format!("dpkg-deb -x {}", deb.display());
+        output_of(command("dpkg-deb").arg("-x").arg(deb).arg(folder), &line, self.work).map(drop)
     }
 
-    fn run_in(&self, program: &str, arguments: &[&str], folder: Option<&Path>) -> Result<String, AssetError> {
-        let mut command = contained(program);
-        for option in self.options() {
-            command.arg("-o").arg(option);
-        }
-        if let Some(folder) = folder {
-            command.current_dir(folder);
-        }
-        output_of(command.args(arguments), &format!("{program} {}", arguments.join(" ")))
+    /// The package's version.
+    pub(super) fn version(&self, deb: &Path) -> Result<String, AssetError> {
+        let line = format!("dpkg-deb -f {}", deb.display());
+        let output = output_of(command("dpkg-deb").arg("-f").arg(deb).arg("Version"), &line, self.work)?;
+        Ok(output.trim().to_owned())
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<String, AssetError> {
+        self.run_in(program, arguments, Path::new("/"))
+    }
+
+    fn run_in(&self, program: &str, arguments: &[&str], folder: &Path) -> Result<String, AssetError> {
+        let options = self.options().into_iter().flat_map(|option| ["-o".to_owned(), option]);
+        let command = command(program).args(options).args(arguments).folder(folder);
+        output_of(command, &format!("{program} {}", arguments.join(" ")), self.work)
     }
 
     fn options(&self) -> Vec<String> {
@@ -130,21 +136,6 @@ impl Apt {
     }
 }
 
-/// Unpacks a package's files below a folder. No script of the package runs.
-pub(super) fn unpack(deb: &Path, folder: &Path) -> Result<(), AssetError> {
-    output_of(contained("dpkg-deb").arg("-x").arg(deb).arg(folder), &format!("dpkg-deb -x {}", deb.display()))
-        .map(drop)
-}
-
-/// The package's version.
-pub(super) fn version(deb: &Path) -> Result<String, AssetError> {
-    let output = output_of(
-        contained("dpkg-deb").arg("-f").arg(deb).arg("Version"),
-        &format!("dpkg-deb -f {}", deb.display()),
-    )?;
-    Ok(output.trim().to_owned())
-}
-
 /// As Debian's policy has it. A name that begins otherwise could be taken for an option, or leave the folder.
 pub(super) fn is_package_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
@@ -153,81 +144,18 @@ pub(super) fn is_package_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte))
 }
 
-/// A command that ends with us, speaks English and asks nothing.
-fn contained(program: &str) -> Command {
-    let mut command = if Path::new(SETPRIV).exists() {
-        let mut command = Command::new(SETPRIV);
-        command.args(["--pdeathsig", "KILL", "--", program]);
-        command
-    } else {
-        Command::new(program)
-    };
-    command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
-    command
+/// A command that asks nothing, and knows the way to the network. One that is not installed fails when it is started.
+fn command(program: &str) -> Command {
+    Command::new(find(program).unwrap_or_else(|| program.into()))
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .pass_on(NETWORK_VARIABLES)
 }
 
-/// Runs a command to its end, at most for `DEADLINE`, and returns its standard output.
-fn output_of(command: &mut Command, line: &str) -> Result<String, AssetError> {
-    let failed = |reason: String| AssetError::Tool { command: line.to_owned(), reason };
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = Owned(child.map_err(|error| failed(format!("cannot be run: {error}")))?);
-    let (Some(stdout), Some(stderr)) = (child.0.stdout.take(), child.0.stderr.take()) else {
-        return Err(failed("has no pipes".to_owned()));
-    };
-    let (stdout, stderr) = (collect(stdout), collect(stderr));
-    let end = Instant::now() + DEADLINE;
-    let take = |text: &mpsc::Receiver<String>| {
-        text.recv_timeout(end.saturating_duration_since(Instant::now()))
-            .map_err(|_| failed(format!("took longer than {} minutes", DEADLINE.as_secs() / 60)))
-    };
-    let (stdout, stderr) = (take(&stdout)?, take(&stderr)?);
-    let status = child.wait().map_err(|error| failed(format!("cannot be waited for: {error}")))?;
-    if status.success() {
-        return Ok(stdout);
-    }
-    Err(failed(format!("failed ({status}): {}", cause(&stderr))))
-}
-
-/// The line that says why: apt's first error, for the others follow from it; of a command that marks none, its last
-/// words.
-fn cause(stderr: &str) -> String {
-    let mut lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty());
-    let marked = lines.clone().find_map(|line| line.strip_prefix("E: "));
-    marked.or_else(|| lines.next_back()).unwrap_or("it said nothing").chars().take(LONGEST_CAUSE).collect()
-}
-
-/// Reads a pipe to its end on a thread of its own, so that neither of two pipes fills up; keeps the first part.
-fn collect(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let mut kept = Vec::new();
-        let mut pipe = pipe;
-        let read = pipe.by_ref().take(MAX_OUTPUT).read_to_end(&mut kept);
-        if read.is_ok() {
-            // What is too much is read all the same, or the command would wait for us; its end is in its status.
-            let _ = io::copy(&mut pipe, &mut io::sink());
-        }
-        // Nobody listens after the deadline.
-        let _ = sender.send(String::from_utf8_lossy(&kept).into_owned());
-    });
-    receiver
-}
-
-/// A command that is killed and reaped if it is given up.
-struct Owned(Child);
-
-impl Owned {
-    fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.0.wait()
-    }
-}
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        // Both fail only if it is reaped already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Runs a command to its end, and returns its standard output. `line` is for messages.
+fn output_of(command: Command, line: &str, work: &Work) -> Result<String, AssetError> {
+    let tool = Tool::new(format!("`{line}`"), command, DEADLINE).causes(|line| line.starts_with("E: "));
+    let output = tool.output(OUTPUT_MAX, work)?;
+    Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
 #[cfg(test)]
@@ -245,35 +173,16 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_is_the_first_error_or_the_last_words() {
-        assert_eq!(cause("W: odd\nE: no network\nE: nothing fetched\n"), "no network");
-        assert_eq!(cause("reading\ncannot read\n\n"), "cannot read");
-        assert_eq!(cause(""), "it said nothing");
-        assert_eq!(cause(&"x".repeat(1000)).len(), LONGEST_CAUSE);
-    }
-
-    #[test]
     fn a_failing_command_is_quoted_with_its_last_words() {
-        let error =
-            output_of(contained("sh").args(["-c", "echo out; echo why >&2; exit 3"]), "sh -c …").unwrap_err();
-        let text = error.to_string();
-        assert!(
-            text.starts_with("`sh -c …` failed") && text.contains('3') && text.ends_with("why"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_loud_command_neither_blocks_nor_fills_memory() {
-        let script =
-            format!("head -c {} /dev/zero | tr '\\0' x; head -c 1000000 /dev/zero >&2", MAX_OUTPUT * 2);
-        let output = output_of(contained("sh").args(["-c", &script]), "sh").unwrap();
-        assert_eq!(output.len() as u64, MAX_OUTPUT);
+        let script = ["-c", "echo out; echo 'E: why' >&2; echo more >&2; exit 3"];
+        let error = output_of(command("sh").args(script), "sh -c …", &Work::quiet()).unwrap_err();
+        assert_eq!(error.to_string(), "`sh -c …` failed (exit status: 3): E: why");
+        assert!(error.is_of_packages());
     }
 
     #[test]
     fn a_missing_tool_is_named() {
-        let error = output_of(&mut Command::new("/nonexistent/apt-get"), "apt-get").unwrap_err().to_string();
-        assert!(error.contains("`apt-get` cannot be run"), "{error}");
+        let error = output_of(command("no-such-apt-get"), "no-such-apt-get", &Work::quiet()).unwrap_err();
+        assert!(error.to_string().starts_with("`no-such-apt-get` cannot be started: "), "{error}");
     }
 }

@@ -5,7 +5,10 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::apt::{self, Apt};
+use vmette_cache::Shelf;
+use vmette_work::Work;
+
+use super::apt::Apt;
 use super::image::is_version;
 use super::{AssetError, AssetOptions, elf};
 
@@ -17,10 +20,10 @@ const MAX_SIZE: u64 = 64 << 20;
 
 /// A static busybox for the guest: of `VMETTE_ASSETS_DIR`, of the cache, of the host; when there is none, the
 /// distribution's is fetched into the cache.
-pub fn busybox(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<PathBuf, AssetError> {
+pub fn busybox(options: &AssetOptions, work: &Work) -> Result<PathBuf, AssetError> {
     match find_on(options, Path::new("/"))? {
         Some(path) => Ok(path),
-        None => obtain(options, progress),
+        None => obtain(options, work),
     }
 }
 
@@ -41,16 +44,14 @@ fn find_on(options: &AssetOptions, host: &Path) -> Result<Option<PathBuf>, Asset
 
 fn cached(options: &AssetOptions) -> Result<Option<PathBuf>, AssetError> {
     let folder = options.cache.path().join("busybox");
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(AssetError::Cache { path: folder, source }),
-    };
+    let names = Shelf::names(&folder)?;
+    if names.is_empty() {
+        return Ok(None);
+    }
     // A folder that another user could fill must not supply the guest's shell.
     options.cache.ensure()?;
-    let versions = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let files =
-        versions.filter(|version| is_version(version)).map(|version| folder.join(version).join("busybox"));
+    let versions = names.iter().filter(|name| is_version(name));
+    let files = versions.map(|version| folder.join(version).join("busybox"));
     Ok(files.filter(|path| check(path).is_ok()).max())
 }
 
@@ -68,23 +69,23 @@ fn check(path: &Path) -> io::Result<()> {
     }
 }
 
-fn obtain(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<PathBuf, AssetError> {
+fn obtain(options: &AssetOptions, work: &Work) -> Result<PathBuf, AssetError> {
     if options.offline {
         return Err(AssetError::NoBusybox {
             reason: "none is here, and offline mode rules out fetching one".to_owned(),
         });
     }
     let shelf = options.cache.shelf("busybox")?;
-    let lock = shelf.lock(progress)?;
+    let lock = shelf.lock(work)?;
     if let Some(path) = cached(options)? {
         return Ok(path);
     }
-    let fetched = Apt::attempt(&options.cache, progress, |apt| {
+    let fetched = Apt::attempt(&options.cache, work, |apt| {
         let staging = lock.staging()?;
-        progress(&format!("fetching {PACKAGE}"));
+        work.step(&format!("fetching {PACKAGE}"));
         let deb = apt.download(PACKAGE, staging.path())?;
-        apt::unpack(&deb, &staging.path().join("root"))?;
-        let version = apt::version(&deb)?;
+        apt.unpack(&deb, &staging.path().join("root"))?;
+        let version = apt.version(&deb)?;
         Ok((staging, version))
     });
     let (staging, version) = fetched
@@ -92,11 +93,9 @@ fn obtain(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<PathBuf, As
             arrange(staging.path(), &version)?;
             Ok((staging, version))
         })
-        .map_err(|error| match error {
-            AssetError::Tool { .. } | AssetError::Package { .. } => {
-                AssetError::NoBusybox { reason: error.to_string() }
-            }
-            other => other,
+        .map_err(|error| match error.is_of_packages() {
+            true => AssetError::NoBusybox { reason: error.to_string() },
+            false => error,
         })?;
     Ok(lock.publish(&staging.path().join("busybox"), &version)?.join("busybox"))
 }
@@ -120,9 +119,9 @@ fn arrange(staging: &Path, version: &str) -> Result<(), AssetError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cache::CacheRoot;
     use super::super::{ARCH, elf};
     use super::*;
+    use vmette_cache::CacheRoot;
 
     fn put(path: &Path, content: &[u8]) -> PathBuf {
         fs::create_dir_all(path.parent().unwrap()).unwrap();

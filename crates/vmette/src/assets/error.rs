@@ -1,22 +1,19 @@
 //! What can go wrong before there is a machine.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use vmette_work::Cancelled;
 
 /// Why a kernel, an initramfs or a busybox could not be had. The text names what, where and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum AssetError {
-    /// Neither a cache folder nor a home is known.
-    #[error("no cache folder: HOME is not set; set VMETTE_CACHE_DIR to a folder of yours")]
-    NoHome,
-    /// A folder that is named by the environment depends on the current folder.
-    #[error("{variable}={path} is not an absolute path; name the folder from / on", path = .path.display())]
-    Relative {
-        /// The variable.
-        variable: &'static str,
-        /// What it holds.
-        path: PathBuf,
-    },
+    /// The cache cannot be used, or the wait for it was given up.
+    #[error(transparent)]
+    Cache(#[from] vmette_cache::Error),
+    /// The work was given up.
+    #[error("{0}")]
+    Cancelled(#[from] Cancelled),
     /// `VMETTE_ASSETS_DIR` names something that is not there.
     #[error("VMETTE_ASSETS_DIR={path}: {source}; unset it or name a folder that exists", path = .path.display())]
     AssetsDir {
@@ -25,43 +22,6 @@ pub enum AssetError {
         /// What the system says.
         #[source]
         source: io::Error,
-    },
-    /// The cache cannot be read or written.
-    #[error(
-        "cache {path}: {source}; make it usable, or set VMETTE_CACHE_DIR to a folder of yours with space",
-        path = .path.display()
-    )]
-    Cache {
-        /// Which file or folder.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
-    /// The cache belongs to someone else, who could replace the kernel in it.
-    #[error(
-        "cache {path} belongs to user {owner}, not to {us}; set VMETTE_CACHE_DIR to a folder of yours",
-        path = .path.display()
-    )]
-    CacheOwner {
-        /// The cache folder.
-        path: PathBuf,
-        /// Whose it is.
-        owner: u32,
-        /// Who we are.
-        us: u32,
-    },
-    /// Others may write to the cache, and could replace the kernel in it.
-    #[error(
-        "cache {path} is writable by others (mode {mode:04o}): run `chmod 700 {path}` if its content is yours, \
-         or set VMETTE_CACHE_DIR to another folder",
-        path = .path.display()
-    )]
-    CacheMode {
-        /// The cache folder.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
     },
     /// A file that is to be booted cannot be used.
     #[error("{what} {path}: {source}", path = .path.display())]
@@ -134,13 +94,8 @@ pub enum AssetError {
     )]
     NoGuest,
     /// A tool of the distribution failed.
-    #[error("`{command}` {reason}")]
-    Tool {
-        /// The command line.
-        command: String,
-        /// How it failed, with its last words.
-        reason: String,
-    },
+    #[error(transparent)]
+    Tool(vmette_spawn::Error),
     /// A package has not what it should.
     #[error("package {package}: {reason}")]
     Package {
@@ -152,13 +107,28 @@ pub enum AssetError {
 }
 
 impl AssetError {
+    /// Whether a tool or a package is at fault, so that another way may lead to the same.
+    pub(super) fn is_of_packages(&self) -> bool {
+        matches!(self, Self::Tool(_) | Self::Package { .. })
+    }
+
     /// For `map_err`: an error of the cache at this path.
-    pub(super) fn cache(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Cache { path: path.into(), source }
+    pub(super) fn cache(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        let failed = vmette_cache::Error::io("it cannot be used", path);
+        move |source| failed(source).into()
     }
 
     /// For `map_err`: an error about this file.
     pub(super) fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::File { what, path: path.into(), source }
+    }
+}
+
+impl From<vmette_spawn::Error> for AssetError {
+    fn from(error: vmette_spawn::Error) -> Self {
+        match error {
+            vmette_spawn::Error::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            error => Self::Tool(error),
+        }
     }
 }

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::cache::CacheRoot;
-use super::key::{FileStamp, Key};
+use vmette_cache::{CacheRoot, FileStamp, KeyBuilder};
+use vmette_work::Work;
+
 use super::{AssetError, decompress, elf};
 
 /// Offsets in the x86 boot header (`Documentation/arch/x86/boot.rst`).
@@ -118,20 +119,16 @@ pub(super) fn is_version(text: &str) -> bool {
 }
 
 /// The uncompressed kernel inside of a `vmlinuz`, kept in the cache: started at its PVH entry it is up half a second
-/// earlier under emulation, because neither firmware nor the kernel's own unpacker run. None when the image holds no
+/// earlier under emulation, because neither firmware nor the kernel's own unpacker run. `None` when the image holds no
 /// ELF file with such an entry, or packs it in a way that is not known; then the image itself is to be booted.
-pub fn vmlinux_of(
-    vmlinuz: &Path,
-    cache: &CacheRoot,
-    progress: &dyn Fn(&str),
-) -> Result<Option<PathBuf>, AssetError> {
+pub fn vmlinux_of(vmlinuz: &Path, cache: &CacheRoot, work: &Work) -> Result<Option<PathBuf>, AssetError> {
     let stamp = FileStamp::of(vmlinuz).map_err(AssetError::file("kernel", vmlinuz))?;
-    let name = format!("{}.elf", Key::new().text(FORMAT).content(&stamp).hex());
-    let path = cache.shelf("vmlinux")?.file(&name, progress, |out| {
-        progress("unpacking the kernel");
+    let name = format!("{}.elf", KeyBuilder::new().text(FORMAT).content(&stamp).finish());
+    let path = cache.shelf("vmlinux")?.file(&name, work, |out| {
+        work.step("unpacking the kernel");
         let elf = extract(vmlinuz).map_err(AssetError::file("kernel", vmlinuz))?;
         // "There is none" is remembered as an empty file.
-        out.write_all(&elf.unwrap_or_default()).map_err(AssetError::cache(cache.path()))
+        out.write_all(&elf.unwrap_or_default()).map_err(|e| AssetError::cache(cache.path())(e))
     })?;
     let length = path.metadata().map_err(AssetError::cache(&path))?.len();
     Ok((length > 0).then_some(path))
@@ -150,7 +147,6 @@ fn extract(vmlinuz: &Path) -> io::Result<Option<Vec<u8>>> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::cell::Cell;
     use std::fs;
 
     use super::*;
@@ -197,6 +193,7 @@ pub(super) mod tests {
 
     #[cfg(target_arch = "x86_64")]
     mod x86 {
+        use super::super::super::tests::{idle, listening};
         use super::*;
 
         #[test]
@@ -222,12 +219,11 @@ pub(super) mod tests {
             payload.extend(u32::try_from(kernel.len()).unwrap().to_le_bytes());
             fs::write(&file, bzimage("1", &payload)).unwrap();
 
-            let unpacked = Cell::new(0);
-            let progress = |_: &str| unpacked.set(unpacked.get() + 1);
-            let path = vmlinux_of(&file, &cache, &progress).unwrap().unwrap();
+            let (work, steps) = listening();
+            let path = vmlinux_of(&file, &cache, &work).unwrap().unwrap();
             assert_eq!(fs::read(&path).unwrap(), kernel);
-            assert_eq!(vmlinux_of(&file, &cache, &progress).unwrap(), Some(path));
-            assert_eq!(unpacked.get(), 1);
+            assert_eq!(vmlinux_of(&file, &cache, &work).unwrap(), Some(path));
+            assert_eq!(steps(), ["unpacking the kernel"]);
         }
 
         #[test]
@@ -240,8 +236,8 @@ pub(super) mod tests {
             for image in [bzimage("1", b"\x7fELF"), bzimage("1", &[0x1f, 0x8b, 9]), bzimage("1", b""), beyond]
             {
                 fs::write(&file, image).unwrap();
-                assert_eq!(vmlinux_of(&file, &cache, &|_| {}).unwrap(), None);
-                assert_eq!(vmlinux_of(&file, &cache, &|_| panic!("asked again")).unwrap(), None);
+                assert_eq!(vmlinux_of(&file, &cache, &Work::quiet()).unwrap(), None);
+                assert_eq!(vmlinux_of(&file, &cache, &idle()).unwrap(), None);
                 fs::remove_dir_all(cache.path()).unwrap();
             }
         }

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use cpio::newc::{Builder, ModeFileType, trailer};
+use vmette_cache::{CacheRoot, FileStamp, Key, KeyBuilder};
+use vmette_work::Work;
 
-use super::cache::CacheRoot;
 use super::kernel::Kernel;
-use super::key::{FileStamp, Key};
 use super::modules::{self, Module, Modules, NETWORK, WANTED};
 use super::{AssetError, GUEST, GUEST_SHA256};
 
@@ -33,29 +33,29 @@ pub fn initramfs(
     kernel: &Kernel,
     extra_modules: &[&str],
     cache: &CacheRoot,
-    progress: &dyn Fn(&str),
+    work: &Work,
 ) -> Result<PathBuf, AssetError> {
     let guest = GUEST.ok_or(AssetError::NoGuest)?;
     let name = format!("{}.cpio", key(kernel, extra_modules)?);
-    cache.shelf("initramfs")?.file(&name, progress, |out| {
+    cache.shelf("initramfs")?.file(&name, work, |out| {
         match &kernel.modules {
-            Some(_) => progress("assembling the initramfs"),
-            None => progress("assembling an initramfs without modules: none were found beside the kernel"),
+            Some(_) => work.step("assembling the initramfs"),
+            None => work.step("assembling an initramfs without modules: none were found beside the kernel"),
         }
         let modules = modules::resolve(kernel, extra_modules)?;
-        write(out, guest, &modules).map_err(AssetError::cache(cache.path()))
+        write(out, guest, &modules).map_err(|e| AssetError::cache(cache.path())(e))
     })
 }
 
 /// Names the archive after everything that goes into it.
-fn key(kernel: &Kernel, extra_modules: &[&str]) -> Result<String, AssetError> {
+fn key(kernel: &Kernel, extra_modules: &[&str]) -> Result<Key, AssetError> {
     let image = FileStamp::of(&kernel.image).map_err(AssetError::file("kernel", &kernel.image))?;
-    let mut key = Key::new().text(FORMAT).text(GUEST_SHA256).content(&image);
+    let mut key = KeyBuilder::new().text(FORMAT).text(GUEST_SHA256).content(&image);
     if let Some(tree) = &kernel.modules {
         key = key.content(&FileStamp::of(tree).map_err(AssetError::file("kernel modules", tree))?);
     }
     let wanted = WANTED.iter().chain(&NETWORK).map(|wanted| wanted.name);
-    Ok(wanted.chain(extra_modules.iter().copied()).fold(key, Key::text).hex())
+    Ok(wanted.chain(extra_modules.iter().copied()).fold(key, KeyBuilder::text).finish())
 }
 
 /// Writes the archive. The same input gives the same bytes: no times, no owners, inodes counted from one.
@@ -121,6 +121,7 @@ mod tests {
     use std::io::Read as _;
 
     use super::super::modules::tests::{built_in, kernel, module, put};
+    use super::super::tests::listening;
     use super::*;
 
     type Entry = (String, u32, Vec<u8>);
@@ -180,8 +181,13 @@ mod tests {
         put(&kernel, "kernel/drivers/vsock.ko", &module("depends=\n"));
         put(&kernel, "kernel/drivers/kvm.ko", &module("depends=\n"));
         let cache = CacheRoot::at(folder.path().join("cache"));
+        let (work, steps) = listening();
         let made = Cell::new(0);
-        let make = |extra: &[&str]| initramfs(&kernel, extra, &cache, &|_| made.set(made.get() + 1)).unwrap();
+        let make = |extra: &[&str]| {
+            let path = initramfs(&kernel, extra, &cache, &work).unwrap();
+            made.set(made.get() + steps().len());
+            path
+        };
         let list = |path: &PathBuf| {
             let entries = listing(&fs::read(path).unwrap());
             let list = entries.into_iter().find(|entry| entry.0 == MODULES_LIST).unwrap();
@@ -215,9 +221,9 @@ mod tests {
         let kernel = kernel(folder.path());
         fs::write(&kernel.image, "image").unwrap();
         let cache = CacheRoot::at(folder.path().join("cache"));
-        let error = initramfs(&kernel, &[], &cache, &|_| {}).unwrap_err();
+        let error = initramfs(&kernel, &[], &cache, &Work::quiet()).unwrap_err();
         assert!(error.to_string().contains("`virtio_pci`"), "{error}");
         let left = fs::read_dir(cache.path().join("initramfs")).unwrap().count();
-        assert_eq!(left, 1, "only the lock");
+        assert_eq!(left, 0);
     }
 }

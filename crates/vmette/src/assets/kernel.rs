@@ -5,7 +5,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::apt::{self, Apt};
+use vmette_cache::Shelf;
+use vmette_work::Work;
+
+use super::apt::Apt;
 use super::image::{Head, is_version};
 use super::{ARCH, AssetError, AssetOptions};
 
@@ -56,10 +59,10 @@ pub struct Kernel {
 
 impl Kernel {
     /// The kernel to boot; when there is none, the distribution's is fetched into the cache. Of several the newest.
-    pub fn locate(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<Self, AssetError> {
+    pub fn locate(options: &AssetOptions, work: &Work) -> Result<Self, AssetError> {
         match Self::find(options)? {
             Some(kernel) => Ok(kernel),
-            None => obtain(options, progress),
+            None => obtain(options, work),
         }
     }
 
@@ -108,15 +111,13 @@ fn in_assets(options: &AssetOptions) -> Result<Option<Kernel>, AssetError> {
 
 fn cached(options: &AssetOptions) -> Result<Option<Kernel>, AssetError> {
     let folder = options.cache.path().join("kernel");
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(AssetError::Cache { path: folder, source }),
-    };
+    let names = Shelf::names(&folder)?;
+    if names.is_empty() {
+        return Ok(None);
+    }
     // A folder that another user could fill must not supply a kernel.
     options.cache.ensure()?;
-    let versions = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let whole = versions.filter(|version| is_version(version)).filter_map(|version| {
+    let whole = names.into_iter().filter(|name| is_version(name)).filter_map(|version| {
         let path = folder.join(&version);
         let (image, modules) = (path.join("vmlinuz"), path.join("modules"));
         (Head::read(&image).is_ok() && is_tree(&modules)).then_some(Kernel {
@@ -172,30 +173,28 @@ fn by_version(a: &str, b: &str) -> Ordering {
 
 /// Fetches the distribution's kernel and unpacks it into the cache. It is not installed: that takes privileges, runs
 /// hooks for half a minute and changes what the host boots.
-fn obtain(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<Kernel, AssetError> {
+fn obtain(options: &AssetOptions, work: &Work) -> Result<Kernel, AssetError> {
     if options.offline {
         let reason = "none is here, and offline mode rules out fetching one".to_owned();
         return Err(AssetError::NoKernel { reason, package: PACKAGE });
     }
     let shelf = options.cache.shelf("kernel")?;
-    let lock = shelf.lock(progress)?;
+    let lock = shelf.lock(work)?;
     // Another run may have done it while we waited.
     if let Some(kernel) = cached(options)? {
         return Ok(kernel);
     }
-    let unavailable = |error: AssetError| match error {
-        AssetError::Tool { .. } | AssetError::Package { .. } => {
-            AssetError::NoKernel { reason: error.to_string(), package: PACKAGE }
-        }
-        other => other,
+    let unavailable = |error: AssetError| match error.is_of_packages() {
+        true => AssetError::NoKernel { reason: error.to_string(), package: PACKAGE },
+        false => error,
     };
-    let fetched = Apt::attempt(&options.cache, progress, |apt| {
+    let fetched = Apt::attempt(&options.cache, work, |apt| {
         let staging = lock.staging()?;
         for package in parts(apt)? {
-            progress(&format!("fetching {package}"));
+            work.step(&format!("fetching {package}"));
             let deb = apt.download(&package, staging.path())?;
-            progress(&format!("unpacking {package}"));
-            apt::unpack(&deb, &staging.path().join("root"))?;
+            work.step(&format!("unpacking {package}"));
+            apt.unpack(&deb, &staging.path().join("root"))?;
         }
         Ok(staging)
     });
@@ -209,9 +208,12 @@ fn obtain(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<Kernel, Ass
 }
 
 /// The packages that make up the newest kernel.
-fn parts(apt: &Apt) -> Result<Vec<String>, AssetError> {
+fn parts(apt: &Apt<'_>) -> Result<Vec<String>, AssetError> {
     let is_part = |name: &String| PARTS.iter().any(|prefix| name.starts_with(prefix));
-    let of = |package: &str| Ok(apt.depends(package)?.into_iter().filter(is_part).collect::<Vec<_>>());
+    let of = |package: &str| {
+        let needed = apt.depends(package)?;
+        Ok::<Vec<_>, AssetError>(needed.into_iter().filter(is_part).collect())
+    };
     let mut parts = match of(PACKAGE) {
         Ok(parts) if !parts.is_empty() => parts,
         first => match of(PACKAGE_ELSEWHERE) {
@@ -253,7 +255,7 @@ fn arrange(staging: &Path) -> Result<String, AssetError> {
     let tree = trees.iter().find(|tree| is_tree(tree)).ok_or_else(|| lacks("modules of that kernel"))?;
     let rename = |from: &Path, name: &str| {
         let to = kernel.join(name);
-        fs::rename(from, &to).map_err(AssetError::cache(to))
+        fs::rename(from, &to).map_err(AssetError::cache(&to))
     };
     fs::create_dir(&kernel).map_err(AssetError::cache(&kernel))?;
     rename(&root.join(format!("boot/vmlinuz-{version}")), "vmlinuz")?;

@@ -1,4 +1,5 @@
-use super::super::cache::CacheRoot;
+use vmette_cache::CacheRoot;
+
 use super::*;
 
 /// An ELF kernel passes for one on every architecture.
@@ -108,7 +109,7 @@ fn a_cache_that_others_can_write_to_supplies_no_kernel() {
     host.put("cache/kernel/6.1.0-9/vmlinuz", ELF);
     host.put("cache/kernel/6.1.0-9/modules/modules.builtin", b"");
     fs::set_permissions(host.path("cache"), fs::Permissions::from_mode(0o777)).unwrap();
-    assert!(matches!(host.find(), Err(AssetError::CacheMode { .. })));
+    assert!(matches!(host.find(), Err(AssetError::Cache(vmette_cache::Error::Writable { .. }))));
 }
 
 #[test]
@@ -146,7 +147,7 @@ fn a_wrong_assets_folder_is_named() {
     let error = host.find().unwrap_err().to_string();
     assert!(error.contains("VMETTE_ASSETS_DIR") && error.contains("gone"), "{error}");
     host.options.assets_dir = Some("assets".into());
-    assert!(matches!(host.find(), Err(AssetError::Relative { .. })));
+    assert!(matches!(host.find(), Err(AssetError::Cache(vmette_cache::Error::Relative { .. }))));
 }
 
 #[test]

@@ -6,7 +6,6 @@
 
 mod apt;
 mod busybox;
-mod cache;
 mod decompress;
 mod elf;
 mod error;
@@ -14,21 +13,21 @@ mod guest;
 mod image;
 mod initramfs;
 mod kernel;
-mod key;
 mod modules;
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use vmette_cache::CacheRoot;
+use vmette_work::Work;
+
 pub use busybox::busybox;
-pub use cache::CacheRoot;
 pub use error::AssetError;
 pub use guest::{GUEST, GUEST_SHA256};
 pub use image::vmlinux_of;
 pub use initramfs::initramfs;
 pub use kernel::{Kernel, Origin};
-pub use key::{FileStamp, Key};
 
 /// The guest's architecture, as a folder of `VMETTE_ASSETS_DIR` is named: `x86_64` or `aarch64`. It is the host's.
 pub const ARCH: &str = std::env::consts::ARCH;
@@ -80,7 +79,8 @@ impl AssetOptions {
     fn assets_for_arch(&self) -> Result<Option<PathBuf>, AssetError> {
         let Some(folder) = &self.assets_dir else { return Ok(None) };
         if !folder.is_absolute() {
-            return Err(AssetError::Relative { variable: "VMETTE_ASSETS_DIR", path: folder.clone() });
+            let path = folder.clone();
+            return Err(vmette_cache::Error::Relative { variable: "VMETTE_ASSETS_DIR", path }.into());
         }
         fs::read_dir(folder).map_err(|source| AssetError::AssetsDir { path: folder.clone(), source })?;
         Ok(Some(folder.join(ARCH)))
@@ -100,23 +100,23 @@ pub struct BootAssets {
     pub origin: Origin,
 }
 
-/// Finds, fetches and derives what is missing. Takes about a millisecond when everything is there; up to minutes, on
-/// the network, on the first run. `progress` gets a line before each step that takes its time.
-pub fn boot_assets(options: &AssetOptions, progress: &dyn Fn(&str)) -> Result<BootAssets, AssetError> {
+/// Finds the assets, and fetches and derives those that are missing. Takes about a millisecond when everything is there; up
+/// to minutes, on the network, on the first run. `work` hears of each step that takes its time.
+pub fn boot_assets(options: &AssetOptions, work: &Work) -> Result<BootAssets, AssetError> {
     let given = options.initramfs.as_deref().map(readable_initramfs).transpose()?;
-    let kernel = Kernel::locate(options, progress)?;
+    let kernel = Kernel::locate(options, work)?;
     let extra: Vec<&str> = options.extra_modules.iter().map(String::as_str).collect();
     let initramfs = match given.or_else(|| kernel.initramfs.clone()) {
         Some(path) if !extra.is_empty() => {
             return Err(AssetError::GivenInitramfs { modules: extra.join(", "), path });
         }
         Some(path) => path,
-        None => initramfs(&kernel, &extra, &options.cache, progress)?,
+        None => initramfs(&kernel, &extra, &options.cache, work)?,
     };
     let vmlinux = match kernel.origin {
         Origin::Explicit => None,
         _ if !STARTS_ELF => None,
-        _ => vmlinux_of(&kernel.image, &options.cache, progress)?,
+        _ => vmlinux_of(&kernel.image, &options.cache, work)?,
     };
     Ok(BootAssets {
         kernel: vmlinux.unwrap_or(kernel.image),

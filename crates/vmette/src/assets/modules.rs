@@ -238,5 +238,4 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-#[path = "modules_tests.rs"]
 pub(super) mod tests;

@@ -1,6 +1,7 @@
 //! Names of errors that stay the same from version to version. The list is in `docs/API.md`; a test compares the two.
 //! No string in this file, before its tests, is anything but a code.
 
+use vmette_cache::StagingError;
 use vmette_image::{NetworkError, ProviderError};
 use vmette_vmm::Error as EngineError;
 use vmette_wire::agent::FailureKind;
@@ -25,6 +26,7 @@ impl Error {
             Self::Engine(error) => of_engine(error),
             Self::Rootfs(error) => of_provider(error),
             Self::Assets(error) => of_asset(error),
+            Self::Cache(error) => of_cache(error),
             Self::Io(_) => "io",
         }
     }
@@ -64,8 +66,9 @@ impl SaveError {
     fn code(&self) -> &'static str {
         match self {
             Self::Impossible(_) => "save_impossible",
-            Self::Exists { .. } => "save_exists",
-            Self::BeingMade { .. } => "save_being_made",
+            Self::Target(StagingError::Exists(_)) => "save_exists",
+            Self::Target(StagingError::Busy(_)) => "save_being_made",
+            Self::Target(_) => "save_file",
             Self::File { .. } => "save_file",
             Self::SharesInUse { .. } => "save_shares_in_use",
             Self::GuestMoves { .. } => "save_guest_moves",
@@ -157,18 +160,28 @@ fn of_network(error: &NetworkError) -> &'static str {
     }
 }
 
+fn of_cache(error: &vmette_cache::Error) -> &'static str {
+    use vmette_cache::Error as Cache;
+    match error {
+        Cache::Link { .. } | Cache::Owner { .. } | Cache::Writable { .. } => "cache_not_private",
+        Cache::Held { .. } => "cache_held",
+        Cache::Cancelled(_) => "cancelled",
+        _ => "cache",
+    }
+}
+
 fn of_asset(error: &AssetError) -> &'static str {
     match error {
-        AssetError::NoHome | AssetError::Cache { .. } => "cache",
-        AssetError::CacheOwner { .. } | AssetError::CacheMode { .. } => "cache_not_private",
-        AssetError::Relative { .. } | AssetError::AssetsDir { .. } => "assets_folder",
+        AssetError::Cache(error) => of_cache(error),
+        AssetError::Cancelled(_) => "cancelled",
+        AssetError::AssetsDir { .. } => "assets_folder",
         AssetError::File { .. } => "assets_file",
         AssetError::NoKernel { .. } => "kernel_missing",
         AssetError::NoBusybox { .. } => "busybox_missing",
         AssetError::NoModule { .. } | AssetError::Modules { .. } => "kernel_modules",
         AssetError::GivenInitramfs { .. } => "initramfs_given",
         AssetError::NoGuest => "guest_missing",
-        AssetError::Tool { .. } => "tool_failed",
+        AssetError::Tool(_) => "tool_failed",
         AssetError::Package { .. } => "package",
     }
 }

@@ -60,9 +60,12 @@ pub enum Error {
     /// The rootfs could not be resolved.
     #[error("rootfs: {0}")]
     Rootfs(#[from] vmette_image::ProviderError),
-    /// Kernel, initramfs or cache folder.
+    /// Kernel, initramfs or busybox.
     #[error(transparent)]
     Assets(#[from] AssetError),
+    /// The cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] vmette_cache::Error),
     /// Another system error.
     #[error("I/O: {0}")]
     Io(#[from] io::Error),

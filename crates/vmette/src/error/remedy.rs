@@ -52,6 +52,7 @@ impl Error {
             Self::InvalidConfig(ConfigError::NoNetwork { .. }) => Some(Remedy::RunWithoutNetwork),
             Self::StartFailed(StartError::AgentSilent { .. }) => Some(Remedy::ShowConsole),
             Self::Assets(error) => of_asset(error),
+            Self::Cache(error) => of_cache(error),
             Self::Rootfs(error) => Remedy::of_provider(error),
             _ => None,
         }
@@ -81,12 +82,16 @@ impl Remedy {
     }
 }
 
+fn of_cache(error: &vmette_cache::Error) -> Option<Remedy> {
+    match error {
+        vmette_cache::Error::Cancelled(_) | vmette_cache::Error::Held { .. } => None,
+        _ => Some(Remedy::SetCacheDir),
+    }
+}
+
 fn of_asset(error: &AssetError) -> Option<Remedy> {
     match error {
-        AssetError::NoHome | AssetError::Cache { .. } | AssetError::CacheOwner { .. } => {
-            Some(Remedy::SetCacheDir)
-        }
-        AssetError::CacheMode { .. } => Some(Remedy::SetCacheDir),
+        AssetError::Cache(error) => of_cache(error),
         AssetError::NoKernel { .. } => Some(Remedy::NameKernel),
         AssetError::NoGuest => Some(Remedy::NameInitramfs),
         AssetError::NoBusybox { .. } => Some(Remedy::InstallPackage { package: "busybox-static".to_owned() }),

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use vmette_cache::StagingError;
+
 use crate::end::SessionEnd;
 
 /// Why a session was not saved. Unless the session has ended it goes on.
@@ -12,18 +14,9 @@ pub enum SaveError {
     /// A session like this one cannot be saved.
     #[error("{0}")]
     Impossible(String),
-    /// There is something at the place of the new folder.
-    #[error("{path} exists already", path = .path.display())]
-    Exists {
-        /// The folder that was to be made.
-        path: PathBuf,
-    },
-    /// Another process makes the same one at this moment.
-    #[error("{path} is being made already", path = .path.display())]
-    BeingMade {
-        /// The folder that was to be made.
-        path: PathBuf,
-    },
+    /// The new folder cannot be made: something is there, or another process makes the same one at this moment.
+    #[error(transparent)]
+    Target(#[from] StagingError),
     /// A file or folder of the host cannot be read or written.
     #[error("{path}: {source}", path = .path.display())]
     File {

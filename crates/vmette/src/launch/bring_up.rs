@@ -109,8 +109,7 @@ impl Launcher<'_> {
                 Restored::Removed => {}
             }
         }
-        let waiting = || self.notices.progress("waiting for another run that is making the same template");
-        let lock = match template.lock(&self.shared.cancel_flag(), &waiting) {
+        let lock = match template.lock(self.work) {
             Ok(lock) => lock,
             Err(reason) => {
                 self.check_running()?;
@@ -151,7 +150,7 @@ impl Launcher<'_> {
         let condemned = match verdict {
             Verdict::Template => true,
             Verdict::Caller | Verdict::Host => false,
-            Verdict::Unclear => template.doubt(begun),
+            Verdict::Unclear => template.record_failed_start(begun),
         };
         if !condemned {
             self.notices.warn(format!("no start from the template this time ({error}); booting cold"));
@@ -180,7 +179,7 @@ impl Launcher<'_> {
             self.notices.warn(format!("old templates could not be removed: {e}"));
         }
         let of = if with_root { "root" } else { "kernel" };
-        self.notices.progress(&format!("booting a template (once for this {of} and machine shape)"));
+        self.work.step(&format!("booting a template (once for this {of} and machine shape)"));
         let up = self.try_start(base, BOOT_TIMEOUT)?;
         let mut warmed = Ok(());
         if with_root {

@@ -11,12 +11,13 @@ mod scratch;
 use std::sync::Arc;
 use std::time::Instant;
 
+use vmette_cache::CacheRoot;
 use vmette_vmm::{Accelerator, AcceleratorChoice, Capabilities, Console, Hypervisor, Machine};
+use vmette_work::Work;
 
 pub(crate) use image::start_of;
 pub(crate) use prepare::{Held, asset_options, bare_spec};
 
-use crate::assets::CacheRoot;
 use crate::connection::Connection;
 use crate::end::Shared;
 use crate::error::{ConfigError, Error, SaveError, VsockError};
@@ -44,6 +45,8 @@ pub(crate) struct Launcher<'a> {
     pub(crate) engine: Arc<dyn Hypervisor>,
     pub(crate) cache: &'a CacheRoot,
     pub(crate) shared: &'a Arc<Shared>,
+    /// Ends with the session, and tells its observer.
+    pub(crate) work: &'a Work,
     pub(crate) notices: &'a Notices,
     pub(crate) started: Instant,
     /// Where the guest kernel's messages go.

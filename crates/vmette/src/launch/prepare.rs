@@ -3,13 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use vmette_cache::{CacheRoot, KeyBuilder};
 use vmette_image::RootfsArtifact;
 use vmette_vmm::{Console, Disk, MachineSpec, Network, Origin, Share};
 use vmette_wire::agent::{self, Boot, Overlay, Root};
 
 use super::scratch::Scratch;
 use super::{Launcher, image};
-use crate::assets::{self, AssetOptions, CacheRoot, Key};
+use crate::assets::{self, AssetOptions};
 use crate::ca;
 use crate::config::{Machine, Rootfs, RootfsBlock};
 use crate::error::{ConfigError, Error, StartError};
@@ -48,7 +49,6 @@ impl Launcher<'_> {
             return self.prepare_resume(saved, boots);
         }
         let config = self.config;
-        let progress = |text: &str| self.notices.progress(text);
         let mut held = Held::default();
         if let Some(Rootfs::Block(block)) = &config.root.rootfs {
             // Before anything that takes time: from here on nobody prunes it.
@@ -60,7 +60,7 @@ impl Launcher<'_> {
         };
         let options = asset_options(config, self.cache);
         let (kernel, initramfs) = if boots {
-            let found = assets::boot_assets(&options, &progress)?;
+            let found = assets::boot_assets(&options, self.work)?;
             (found.kernel, found.initramfs)
         } else {
             named_boot(config)
@@ -127,7 +127,7 @@ impl Launcher<'_> {
             && !boot.vsock
             && !boot.savable
             && !config.command.switch_root;
-        let ca_digest = ca_bundle.as_ref().map(|bundle| Key::new().bytes(bundle).hex());
+        let ca_digest = ca_bundle.as_ref().map(|bundle| KeyBuilder::new().bytes(bundle).finish().to_string());
         let ca_bundle = ca_bundle.unwrap_or_default();
         Ok(Prepared { spec, boot, ca_bundle, ca_digest, root_in_template, rootfs, base: None, held })
     }
@@ -138,7 +138,7 @@ impl Launcher<'_> {
     }
 
     pub(super) fn builtin(&self, options: &AssetOptions) -> Result<RootfsBlock, Error> {
-        let busybox = assets::busybox(options, &|text| self.notices.progress(text))?;
+        let busybox = assets::busybox(options, self.work)?;
         let store = vmette_image::Store::open(self.cache.path())?;
         match vmette_image::builtin_rootfs(&store, &busybox)? {
             RootfsArtifact::BlockImage { path, fstype, .. } => Ok(RootfsBlock { path, fstype }),

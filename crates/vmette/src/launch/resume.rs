@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use vmette_cache::KeyBuilder;
 use vmette_vmm::{Disk, MachineSpec, Origin};
 use vmette_wire::agent::{self, Attach, Boot, Op};
 
@@ -9,7 +10,7 @@ use super::bring_up::{RESTORE_TIMEOUT, ROOT_TIMEOUT, Up};
 use super::prepare::{Held, Prepared, asset_options, named_boot};
 use super::scratch::Scratch;
 use super::{Launcher, image};
-use crate::assets::{self, Key};
+use crate::assets;
 use crate::ca;
 use crate::error::{Error, StartError};
 use crate::guest_text::accepted;
@@ -19,13 +20,13 @@ impl Launcher<'_> {
     /// Checks everything that a start from the snapshot depends on, and gets its own copy of what it will write to.
     pub(super) fn prepare_resume(&self, saved: &Snapshot, boots: bool) -> Result<Prepared, Error> {
         let config = self.config;
-        let digests = Digests::in_cache(self.cache).until(self.shared.cancel_flag());
+        let digests = Digests::in_cache(self.cache).until(self.shared.cancel());
         let store = vmette_image::Store::open(self.cache.path())?;
         let options = asset_options(config, self.cache);
         let builtin = || Ok(self.builtin(&options)?.path);
         let (rootfs, in_use) = saved.base_image(config.root.rootfs.as_ref(), &store, builtin, &digests)?;
         let (kernel, initramfs) = if boots {
-            let found = assets::boot_assets(&options, &|text| self.notices.progress(text))?;
+            let found = assets::boot_assets(&options, self.work)?;
             (found.kernel, found.initramfs)
         } else {
             named_boot(config)
@@ -37,7 +38,7 @@ impl Launcher<'_> {
         if config.root.scratch_mib.is_some() {
             let source = File::open(saved.folder().join(SCRATCH))
                 .map_err(|e| saved.refused(&format!("{SCRATCH}: {e}")))?;
-            let scratch = Scratch::copy_of(self.cache, &source, &self.shared.cancel_flag())?;
+            let scratch = Scratch::copy_of(self.cache, &source, self.shared.cancel())?;
             disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
         }
@@ -55,7 +56,7 @@ impl Launcher<'_> {
             Some(dir) => ca::bundle(dir)?,
             None => None,
         };
-        let trusted = bundle.as_ref().map(|bundle| Key::new().bytes(bundle).hex());
+        let trusted = bundle.as_ref().map(|bundle| KeyBuilder::new().bytes(bundle).finish().to_string());
         // Those that it trusts already need not be brought again.
         let ca_bundle = bundle.filter(|_| trusted != manifest.ca_bundle).unwrap_or_default();
         Ok(Prepared {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use vmette_vmm::{Console, Hypervisor};
+use vmette_work::Work;
 
 use super::{Session, SessionHandle, Started, save, watch};
 use crate::config::Config;
@@ -155,6 +156,7 @@ impl SessionBuilder<'_> {
         };
         let told = Told::new(self.observer);
         let notices = told.notices();
+        let work = Work::new(shared.cancel().clone()).reporting(notices.reporter());
         let surroundings = resolved.surroundings();
         let exec = exec(&resolved).map(|exec| exec.within(&surroundings).init(resolved.command.switch_root));
         let runs = exec.is_some();
@@ -163,6 +165,7 @@ impl SessionBuilder<'_> {
             engine,
             cache: &cache,
             shared: &shared,
+            work: &work,
             notices,
             started,
             console: self.console,

@@ -6,26 +6,15 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::SeekFrom;
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-
-use crate::assets::{CacheRoot, FileStamp, Key};
-
-/// Parts that are left out when they are zero.
-const BLOCK: usize = 4096;
+use vmette_cache::sparse::{self, BLOCK};
+use vmette_cache::{CacheRoot, Digest, FileStamp, Key, KeyBuilder};
+use vmette_work::Cancel;
 
 const ZEROS: [u8; BLOCK] = [0; BLOCK];
-
-/// Bytes read at once: a multiple of [`BLOCK`].
-const CHUNK: usize = 256 << 10;
 
 /// Digests that are remembered; beyond that all are forgotten, which costs time and nothing else.
 const REMEMBERED_MAX: usize = 4096;
@@ -36,57 +25,11 @@ const SHELF: &str = "digests";
 /// Longest note of one digest, in bytes.
 const NOTE_MAX: u64 = 4096;
 
-/// Calls `each` for the parts of a file that hold data: where a part begins, on a block's boundary, and its bytes.
-pub(super) fn for_data(file: &File, mut each: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
-    let size = file.metadata()?.len();
-    let block = BLOCK as u64;
-    let mut buffer = vec![0; CHUNK];
-    let mut at = 0;
-    while at < size {
-        let data = match rustix::fs::seek(file.as_fd(), SeekFrom::Data(at)) {
-            Ok(data) => data,
-            // No data up to the end.
-            Err(Errno::NXIO) => break,
-            Err(e) => return Err(e.into()),
-        };
-        let hole = rustix::fs::seek(file.as_fd(), SeekFrom::Hole(data))?;
-        let start = (data / block * block).max(at);
-        let end = hole.div_ceil(block).saturating_mul(block).min(size);
-        let mut position = start;
-        while position < end {
-            let left = usize::try_from(end - position).unwrap_or(usize::MAX).min(CHUNK);
-            let part = &mut buffer[..left];
-            file.read_exact_at(part, position)?;
-            each(position, part)?;
-            position += left as u64;
-        }
-        at = end;
-    }
-    Ok(())
-}
-
-/// As [`for_data`], until `cancelled` is set: a file may have many gigabytes.
-pub(super) fn for_data_until(
-    file: &File,
-    cancelled: &AtomicBool,
-    mut each: impl FnMut(u64, &[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    for_data(file, |start, part| {
-        if cancelled.load(Ordering::Relaxed) {
-            return Err(io::Error::other("called off"));
-        }
-        each(start, part)
-    })
-}
-
-/// The digest of what can be read from the file, as hexadecimal text.
-pub(super) fn digest_of(file: &File) -> io::Result<String> {
-    digest_until(file, &AtomicBool::new(false))
-}
-
-fn digest_until(file: &File, cancelled: &AtomicBool) -> io::Result<String> {
+/// The digest of what can be read from the file, as hexadecimal text, unless it is given up.
+pub(super) fn digest_of(file: &File, cancel: &Cancel) -> io::Result<String> {
     let mut digest = Sha256::new();
-    for_data_until(file, cancelled, |start, part| {
+    sparse::for_data(file, |start, part| {
+        cancel.check()?;
         for (i, block) in part.chunks(BLOCK).enumerate() {
             if *block != ZEROS[..block.len()] {
                 digest.update((start + (i * BLOCK) as u64).to_le_bytes());
@@ -97,13 +40,13 @@ fn digest_until(file: &File, cancelled: &AtomicBool) -> io::Result<String> {
         Ok(())
     })?;
     digest.update(file.metadata()?.len().to_le_bytes());
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(Digest::finish(digest).hex())
 }
 
 /// A digest and what its file was when it had it, wherever the file is.
 #[derive(Serialize, Deserialize)]
 struct Note {
-    stamp: String,
+    stamp: Key,
     digest: String,
 }
 
@@ -111,7 +54,7 @@ struct Note {
 #[derive(Debug, Clone)]
 pub(crate) struct Digests {
     folder: PathBuf,
-    cancelled: Arc<AtomicBool>,
+    cancel: Cancel,
 }
 
 impl Digests {
@@ -120,14 +63,13 @@ impl Digests {
     }
 
     pub(super) fn in_folder(folder: PathBuf) -> Self {
-        Self { folder, cancelled: Arc::default() }
+        Self { folder, cancel: Cancel::new() }
     }
 
-    /// Reads no further once `cancelled` is set.
+    /// Reads no further once `cancel` is.
     #[must_use]
-    pub(crate) fn until(mut self, cancelled: Arc<AtomicBool>) -> Self {
-        self.cancelled = cancelled;
-        self
+    pub(crate) fn until(self, cancel: &Cancel) -> Self {
+        Self { cancel: cancel.clone(), ..self }
     }
 
     /// The digest of the file at `path`: remembered, else read.
@@ -137,7 +79,7 @@ impl Digests {
             return Ok(known);
         }
         let file = File::open(&stamp.path)?;
-        let digest = digest_until(&file, &self.cancelled)?;
+        let digest = digest_of(&file, &self.cancel)?;
         // One that was written to meanwhile is not remembered, and neither is one in a cache that cannot be written.
         if FileStamp::of(path).is_ok_and(|now| now == stamp) {
             let _ = self.note(&stamp, &digest);
@@ -157,7 +99,7 @@ impl Digests {
             return None;
         }
         let note: Note = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-        (note.stamp == text_of(stamp)).then_some(note.digest)
+        (note.stamp == key_of(stamp)).then_some(note.digest)
     }
 
     fn note(&self, stamp: &FileStamp, digest: &str) -> io::Result<()> {
@@ -166,25 +108,24 @@ impl Digests {
             fs::remove_dir_all(&self.folder)?;
             fs::create_dir_all(&self.folder)?;
         }
-        let note = Note { stamp: text_of(stamp), digest: digest.to_owned() };
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-        io::Write::write_all(&mut file, &serde_json::to_vec(&note)?)?;
-        file.persist(self.place(stamp)).map(drop).map_err(|e| e.error)
+        let note = Note { stamp: key_of(stamp), digest: digest.to_owned() };
+        vmette_cache::note(&self.place(stamp), &serde_json::to_vec(&note)?)
     }
 
     fn place(&self, stamp: &FileStamp) -> PathBuf {
-        self.folder.join(Key::new().bytes(&stamp.dev.to_le_bytes()).bytes(&stamp.ino.to_le_bytes()).hex())
+        self.folder.join(KeyBuilder::new().inode(stamp).finish().to_string())
     }
 }
 
-fn text_of(stamp: &FileStamp) -> String {
+fn key_of(stamp: &FileStamp) -> Key {
     // A folder that is renamed has the same files.
-    Key::new().file(&FileStamp { path: PathBuf::new(), ..stamp.clone() }).hex()
+    KeyBuilder::new().file(&FileStamp { path: PathBuf::new(), ..stamp.clone() }).finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::FileExt;
 
     #[test]
     fn a_digest_is_of_the_contents_wherever_the_holes_are() {
@@ -196,7 +137,7 @@ mod tests {
         let mut contents = vec![0; 1 << 20];
         contents[300_000..300_004].copy_from_slice(b"data");
         fs::write(&dense, &contents).unwrap();
-        let of = |path: &Path| digest_of(&File::open(path).unwrap()).unwrap();
+        let of = |path: &Path| digest_of(&File::open(path).unwrap(), &Cancel::new()).unwrap();
         assert_eq!(of(&sparse), of(&dense));
         contents[300_004] = 1;
         fs::write(&dense, &contents).unwrap();
@@ -231,5 +172,18 @@ mod tests {
         let two = digests.of(&path).unwrap();
         assert!(two != one && two != "a lie");
         assert!(digests.of(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn a_digest_can_be_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "content").unwrap();
+        let digests = Digests::in_folder(dir.path().join("digests"));
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let error = digests.clone().until(&cancel).of(&path).unwrap_err();
+        assert!(vmette_work::is_cancelled(&error), "{error}");
+        digests.of(&path).unwrap();
     }
 }

@@ -5,15 +5,12 @@
 //! runs, and nothing is taken that was not finished.
 
 mod content;
-mod copy;
 mod manifest;
 mod open;
 mod resume;
 mod save;
-mod staging;
 
 pub(crate) use content::Digests;
-pub(crate) use copy::copy_until;
 pub(crate) use manifest::{BaseImage, BootFile, Content, Engine, FORMAT, MACHINE, Manifest, SCRATCH, Shape};
 pub use open::{Snapshot, SnapshotInfo};
 pub(crate) use save::{Outside, Saver, Then};

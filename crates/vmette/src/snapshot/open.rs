@@ -108,7 +108,10 @@ impl Snapshot {
     /// # Errors
     /// [`Error::RestoreFailed`] names the first file that is damaged.
     pub fn verify(&self) -> Result<(), Error> {
-        self.check_files(|path| std::fs::File::open(path).and_then(|file| super::content::digest_of(&file)))
+        self.check_files(|path| {
+            std::fs::File::open(path)
+                .and_then(|file| super::content::digest_of(&file, &vmette_work::Cancel::new()))
+        })
     }
 
     /// As [`Snapshot::verify`], but files that were found whole and have not changed since are not read again.

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use vmette_cache::{StagedFolder, sparse};
 use vmette_vmm::Machine;
 use vmette_wire::agent::{self, Attach, Op};
 
 use super::content::Digests;
-use super::copy::copy;
 use super::manifest::{Content, MACHINE, Manifest, SCRATCH};
-use super::staging::Staging;
 use crate::connection::{Alone, Connection};
 use crate::end::Shared;
 use crate::error::{Error, SaveError};
@@ -65,7 +64,7 @@ impl Saver {
     pub(crate) fn save(&self, target: &Path, then: Then, session: &Shared) -> Result<(), Error> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         goes_on(session)?;
-        let staging = Staging::begin(target)?;
+        let staging = StagedFolder::begin(target).map_err(SaveError::from)?;
         // What takes time and needs no machine comes first.
         let mut manifest = self.identified()?;
         let mut alone = self.connection.alone();
@@ -162,7 +161,7 @@ impl Saver {
         let mut options = File::options();
         let target =
             options.read(true).write(true).create_new(true).mode(0o600).open(path).map_err(&failed)?;
-        Ok(copy(scratch, &target).map_err(failed)?)
+        Ok(sparse::duplicate(scratch, &target, || Ok(())).map_err(failed)?)
     }
 
     /// What is in the snapshot's files, which are on the disk when this returns.
@@ -180,7 +179,7 @@ impl Saver {
             let failed = SaveError::file(&path);
             let file = File::open(&path).map_err(&failed)?;
             file.sync_all().map_err(&failed)?;
-            let digest = super::content::digest_of(&file).map_err(&failed)?;
+            let digest = super::content::digest_of(&file, session.cancel()).map_err(&failed)?;
             files.insert(name, Content { size: file.metadata().map_err(failed)?.size(), digest });
         }
         Ok(files)

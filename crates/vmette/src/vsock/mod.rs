@@ -179,5 +179,4 @@ impl Error {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

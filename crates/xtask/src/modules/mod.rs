@@ -14,6 +14,7 @@
 
 mod circles;
 mod imports;
+pub(crate) mod map;
 mod paths;
 mod resolve;
 #[cfg(test)]
@@ -87,7 +88,7 @@ pub(crate) fn check(metadata: &Metadata, files: &[Source]) -> Result<Vec<Violati
     Ok(judge(&circles, TOLERATED))
 }
 
-/// The root files of all libraries and programs, from the workspace's root.
+/// The root files of all libraries and programs, from the workspace's root, those of one crate together.
 fn roots(metadata: &Metadata) -> Vec<String> {
     let ships = |kind: &TargetKind| {
         !matches!(kind, TargetKind::Test | TargetKind::Bench | TargetKind::Example | TargetKind::CustomBuild)

@@ -23,6 +23,8 @@ const DEPTH_MAX: usize = 32;
 pub(super) struct Module {
     /// Its path in the crate, such as `serve::out`; empty for the root.
     pub(super) name: String,
+    /// The first sentence of its documentation, without its full stop and without links.
+    pub(super) subject: String,
     /// The module that declares it; the root is its own.
     pub(super) parent: Id,
     pub(super) children: BTreeMap<String, Id>,
@@ -87,6 +89,9 @@ impl Reader<'_> {
         if file.attrs.iter().any(is_for_tests) {
             return Ok(());
         }
+        if self.modules[id].subject.is_empty() {
+            self.modules[id].subject = subject(&file.attrs);
+        }
         let here = path.rsplit_once('/').map_or("", |(here, _)| here);
         self.items(id, file.items, Place { here, folder, depth })
     }
@@ -119,6 +124,7 @@ impl Reader<'_> {
         }
         let name = module.ident.to_string();
         let id = self.child(parent, &name);
+        self.modules[id].subject = subject(&module.attrs);
         let folder = format!("{}/{name}", place.folder);
         let depth = place.depth + 1;
         match (module.content, given_path(&module.attrs)) {
@@ -163,14 +169,31 @@ struct Place<'a> {
     depth: usize,
 }
 
-fn given_path(attributes: &[syn::Attribute]) -> Option<String> {
-    attributes.iter().find_map(|attribute| match &attribute.meta {
-        Meta::NameValue(pair) if pair.path.is_ident("path") => match &pair.value {
-            syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) => Some(text.value()),
-            _ => None,
-        },
+/// The first sentence of a module's documentation.
+fn subject(attributes: &[syn::Attribute]) -> String {
+    let lines = attributes.iter().filter(|attribute| attribute.path().is_ident("doc"));
+    let lines = lines.filter_map(|attribute| text_of(&attribute.meta));
+    let lines: Vec<String> =
+        lines.map(|line| line.trim().to_owned()).take_while(|line| !line.is_empty()).collect();
+    let text = lines.join(" ");
+    let sentence = text.split_once(". ").map_or(text.as_str(), |(sentence, _)| sentence);
+    sentence.trim_end_matches('.').replace("[`", "`").replace("`]", "`")
+}
+
+/// The text of `name = "text"`.
+fn text_of(meta: &Meta) -> Option<String> {
+    match meta {
+        Meta::NameValue(syn::MetaNameValue {
+            value: syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }),
+            ..
+        }) => Some(text.value()),
         _ => None,
-    })
+    }
+}
+
+fn given_path(attributes: &[syn::Attribute]) -> Option<String> {
+    let given = attributes.iter().find(|attribute| attribute.path().is_ident("path"))?;
+    text_of(&given.meta)
 }
 
 fn name_of(item: &Item) -> Option<String> {
