@@ -216,7 +216,10 @@ mod tests {
                 drop(lock);
             });
             // It is told while it waits, so the lock is not had at once.
-            assert_eq!(lines.recv().unwrap(), format!("waiting (process {})", std::process::id()));
+            assert_eq!(
+                lines.recv_timeout(LONG).expect("it waits"),
+                format!("waiting (process {})", std::process::id())
+            );
             holding.fetch_sub(1, Ordering::SeqCst);
             drop(first);
             second.join().unwrap();
@@ -233,7 +236,7 @@ mod tests {
         let (work, lines) = heard(cancel.clone());
         thread::scope(|scope| {
             let waiting = scope.spawn(|| FileLock::acquire(&path, Duration::MAX, &work, "waiting"));
-            lines.recv().unwrap();
+            lines.recv_timeout(LONG).expect("it waits");
             cancel.cancel();
             let error = waiting.join().unwrap().unwrap_err();
             assert!(is_cancelled(&error), "{error}");

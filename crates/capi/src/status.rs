@@ -105,7 +105,7 @@ impl From<std::io::Error> for Failure {
 mod tests {
     use super::*;
     use library::{Error, FailureKind};
-    use vmette_wire::agent::Failure as Refusal;
+    use vmette_wire::streams::Failure as Refusal;
 
     #[test]
     fn an_error_keeps_its_kind_its_text_and_its_exit_code() {

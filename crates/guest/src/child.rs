@@ -1,4 +1,4 @@
-//! A process of the agent, with the session it leads: killed and reaped by its guard.
+//! Processes of the agent, killed and reaped by their guards.
 
 use std::cell::RefCell;
 use std::io;
@@ -8,34 +8,64 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, waitid};
-use vmette_wire::agent::ExitStatus;
+use vmette_wire::streams::ExitStatus;
 
-use crate::sys::{self, Spawned};
+use crate::sys::{self, Forked};
 
 /// `SIGKILL`, the same number on every architecture.
 const SIGKILL: i32 = 9;
 
-/// How long the agent waits for the end of all that it has killed. A workload can put a process's end off as long as it
-/// likes: by tracing it, or with a file system of its own that does not answer it.
+/// Longest wait for the end of all processes that were killed. A workload can put a process's end off as long as it likes:
+/// by tracing it, or with a file system of its own that does not answer it.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 
 thread_local! {
-    /// What was killed and had not ended when its guard was dropped: nobody waits for that.
+    /// Processes that had not ended when their guard was dropped: nobody waits for them.
     static DYING: RefCell<Vec<Rc<OwnedFd>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A process that leads its own session and process group, or is about to.
+/// A process whose status is taken once. One that is dropped before ends by itself, and is reaped then.
 #[derive(Debug)]
-pub(crate) struct Child {
-    pid: Pid,
+pub(crate) struct Helper {
     pidfd: Rc<OwnedFd>,
     /// Until then its id cannot be given to another process.
     reaped: bool,
 }
 
+impl Helper {
+    pub(crate) fn new(pidfd: OwnedFd) -> Self {
+        Self { pidfd: Rc::new(pidfd), reaped: false }
+    }
+
+    /// The status, once it has ended; `None` while it runs and after the status was taken.
+    pub(crate) fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        if self.reaped {
+            return Ok(None);
+        }
+        let status = try_reap(self.pidfd.as_fd())?;
+        self.reaped |= status.is_some();
+        Ok(status)
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if !self.reaped {
+            DYING.with_borrow_mut(|dying| dying.push(self.pidfd.clone()));
+        }
+    }
+}
+
+/// A process that leads its own session and process group, or is about to. Dropping it kills them.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: Pid,
+    process: Helper,
+}
+
 impl Child {
-    pub(crate) fn new(spawned: Spawned) -> Self {
-        Self { pid: spawned.pid, pidfd: Rc::new(spawned.pidfd), reaped: false }
+    pub(crate) fn new(forked: Forked) -> Self {
+        Self { pid: forked.pid, process: Helper::new(forked.pidfd) }
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -44,27 +74,22 @@ impl Child {
 
     /// Readable once the process has ended.
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.process.pidfd.as_fd()
     }
 
-    /// How it ended, once it has; `None` while it runs and after the status was taken.
+    /// As [`Helper::try_wait`].
     pub(crate) fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        if self.reaped {
-            return Ok(None);
-        }
-        let status = try_reap(self.pidfd())?;
-        self.reaped |= status.is_some();
-        Ok(status)
+        self.process.try_wait()
     }
 
-    /// Whether its status was taken.
+    /// `true` once its status was taken.
     pub(crate) fn has_ended(&self) -> bool {
-        self.reaped
+        self.process.reaped
     }
 
     /// Signals the process group, unless the process has been reaped: its id may be someone else's by then.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
-        if self.reaped {
+        if self.process.reaped {
             return Ok(());
         }
         match sys::signal_group(self.pid, signal) {
@@ -83,14 +108,11 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if !self.reaped {
-            self.kill();
-            DYING.with_borrow_mut(|dying| dying.push(self.pidfd.clone()));
-        }
+        self.kill();
     }
 }
 
-/// Reaps what has ended of that which was killed, and tells how many are left. The end of one is an event of its
+/// Reaps those of the dying that have ended, and returns the number of the others. The end of one is an event of its
 /// descriptor, as it was before.
 pub(crate) fn reap_killed() -> usize {
     DYING.with_borrow_mut(|dying| {
@@ -100,7 +122,7 @@ pub(crate) fn reap_killed() -> usize {
     })
 }
 
-/// Waits until all that was killed has ended, up to [`SETTLE_LIMIT`].
+/// Waits until all of the dying have ended, up to [`SETTLE_LIMIT`].
 pub(crate) fn settle() {
     let deadline = Instant::now() + SETTLE_LIMIT;
     let pidfds = DYING.with_borrow(Vec::clone);

@@ -8,17 +8,50 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 
+/// How long a device may take to appear: it may be plugged in while the guest boots.
+const DEVICE_DEADLINE: Duration = Duration::from_secs(20);
+
 /// The group of the kernel's own announcements.
 const KERNEL_GROUP: u32 = 1;
+
+/// A device that is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeviceError {
+    #[error("cannot {what}: {source}")]
+    Io { what: String, source: io::Error },
+    #[error(
+        "no disk with the serial number {serial} appeared in the guest within {} s",
+        DEVICE_DEADLINE.as_secs()
+    )]
+    NoDisk { serial: String },
+    #[error(
+        "no vsock device appeared in the guest within {} s; its kernel needs the modules vsock and \
+         vmw_vsock_virtio_transport",
+        DEVICE_DEADLINE.as_secs()
+    )]
+    NoVsock,
+    #[error("no virtio-fs share with the tag {tag} appeared in the guest within {} s", DEVICE_DEADLINE.as_secs())]
+    NoShare { tag: String },
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> DeviceError {
+    move |source| DeviceError::Io { what: what.into(), source }
+}
 
 /// A subscription to the kernel's announcements.
 #[derive(Debug)]
 pub(crate) struct Uevents(OwnedFd);
 
 impl Uevents {
+    /// As [`Uevents::subscribe`], with an error that says what for.
+    pub(crate) fn of_kernel() -> Result<Self, DeviceError> {
+        Self::subscribe().map_err(failed("listen for devices"))
+    }
+
     pub(crate) fn subscribe() -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(KOBJECT_UEVENT))?;
@@ -53,7 +86,34 @@ impl Uevents {
         }
     }
 
-    /// What the announcements say does not matter: they are a reason to look again.
+    /// Waits for the disk of that serial number, and returns its path.
+    pub(crate) fn disk(&self, serial: &str) -> Result<String, DeviceError> {
+        self.wait_for(DEVICE_DEADLINE, || disk(serial))
+            .map_err(failed("look for disks"))?
+            .ok_or_else(|| DeviceError::NoDisk { serial: serial.to_owned() })
+    }
+
+    /// Waits for the vsock device.
+    pub(crate) fn vsock(&self) -> Result<(), DeviceError> {
+        self.wait_for(DEVICE_DEADLINE, vsock)
+            .map_err(failed("look for the vsock device"))?
+            .ok_or(DeviceError::NoVsock)
+    }
+
+    /// Waits for the share of that tag, and mounts it at `target`.
+    pub(crate) fn mount_share(&self, tag: &str, target: &str, flags: MountFlags) -> Result<(), DeviceError> {
+        let mounted = self.wait_for(DEVICE_DEADLINE, || match mount(tag, target, "virtiofs", flags, None) {
+            Ok(()) => Ok(Some(())),
+            // No device with this tag, so far.
+            Err(Errno::INVAL) => Ok(None),
+            Err(e) => Err(e.into()),
+        });
+        mounted
+            .map_err(failed(format!("mount share {tag} at {target}")))?
+            .ok_or_else(|| DeviceError::NoShare { tag: tag.to_owned() })
+    }
+
+    /// The announcements' contents do not matter: each is a reason to look again.
     fn drain(&self) {
         let mut buffer = [0u8; 64];
         // An overrun (ENOBUFS) is an announcement as well.
@@ -64,7 +124,7 @@ impl Uevents {
 }
 
 /// The block device whose virtio serial number is `serial`, as `/dev/vdX`.
-pub(crate) fn disk(serial: &str) -> io::Result<Option<String>> {
+fn disk(serial: &str) -> io::Result<Option<String>> {
     for entry in fs::read_dir("/sys/block")? {
         let entry = entry?;
         let name = entry.file_name();
@@ -91,8 +151,8 @@ pub(crate) fn port(name: &str) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Whether the guest's kernel drives a vsock device.
-pub(crate) fn vsock() -> io::Result<Option<()>> {
+/// Finds out whether the guest's kernel drives a vsock device.
+fn vsock() -> io::Result<Option<()>> {
     // The folder is the driver's: without the module there is none.
     let Ok(devices) = fs::read_dir("/sys/bus/virtio/drivers/vmw_vsock_virtio_transport") else {
         return Ok(None);

@@ -3,19 +3,21 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fstat, openat, renameat, unlinkat};
-use vmette_wire::agent::{Event, Failure, FailureKind, Put as PutRequest};
 use vmette_wire::frame::CHUNK_MAX;
+use vmette_wire::path;
+use vmette_wire::streams::{Event, Failure, FailureKind, Get as GetRequest, Input, Put as PutRequest};
 
-use crate::exec::kind_of;
-use crate::serve::{Out, Progress, ServeError, Window};
-use crate::tree::{self, Tree};
+use crate::errno::kind_of;
+use crate::root::tree::Tree;
+use crate::stream::{Limit, Out, Progress, Role, STREAMS, Stream, StreamError, Window};
 
 /// All permission bits.
 const MODE_MAX: u32 = 0o7777;
 
-/// Why a transfer failed.
+/// A transfer that failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
     #[error("{0:?} is not an absolute path to a file, without ..")]
@@ -59,7 +61,7 @@ impl Put {
     pub(crate) fn begin(tree: Tree<'_>, id: u32, request: &PutRequest) -> Result<Self, FileError> {
         let path = &request.path;
         let (parent, name) = path.rsplit_once('/').unwrap_or_default();
-        if !tree::is_plain_absolute(path) || name.is_empty() || name == "." {
+        if !path::is_plain(path) || name.is_empty() || name == "." {
             return Err(FileError::Path(path.clone()));
         }
         if request.mode > MODE_MAX {
@@ -87,7 +89,7 @@ impl Put {
     }
 
     /// Takes bytes; the inner error ends the transfer, the outer one the connection.
-    pub(crate) fn data(&mut self, bytes: &[u8], out: &mut Out) -> Result<Result<(), FileError>, ServeError> {
+    fn data(&mut self, bytes: &[u8], out: &mut Out) -> Result<Result<(), FileError>, StreamError> {
         self.window.receive(self.id, bytes.len())?;
         if let Err(e) = self.file.write_all(bytes) {
             return Ok(Err(FileError::io("write", &self.path)(e)));
@@ -98,7 +100,7 @@ impl Put {
     }
 
     /// Gives the file its name.
-    pub(crate) fn finish(mut self) -> Result<(), FileError> {
+    fn finish(&mut self) -> Result<(), FileError> {
         if let Some(temporary) = &self.temporary {
             renameat(self.dir.as_fd(), temporary.as_str(), self.dir.as_fd(), self.name.as_str())
                 .map_err(FileError::io("replace", &self.path))?;
@@ -106,6 +108,57 @@ impl Put {
         }
         Ok(())
     }
+}
+
+impl Stream for Put {
+    fn limit(&self) -> &'static Limit {
+        &STREAMS
+    }
+
+    fn id(&self) -> Option<u32> {
+        Some(self.id)
+    }
+
+    fn wake(&mut self, _role: Role) -> Result<(), StreamError> {
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn input(&mut self, input: Input, payload: &[u8], out: &mut Out) -> Result<Progress, StreamError> {
+        let failed = match input {
+            Input::Data => match self.data(payload, out)? {
+                Ok(()) => return Ok(Progress::Idle),
+                Err(e) => e.into(),
+            },
+            Input::Eof => match self.finish() {
+                Ok(()) => {
+                    out.event(self.id, Event::Done, b"")?;
+                    return Ok(Progress::Finished);
+                }
+                Err(e) => e.into(),
+            },
+            Input::Signal { .. } => given_up(),
+            Input::Credit { .. } | Input::Resize(_) | Input::Unread { .. } => return Ok(Progress::Idle),
+        };
+        out.failed(self.id, failed)?;
+        Ok(Progress::Finished)
+    }
+
+    fn pump(&mut self, _out: &mut Out, _scratch: &mut [u8]) -> Result<Progress, StreamError> {
+        Ok(Progress::Idle)
+    }
+
+    fn orphan(&mut self) -> bool {
+        false
+    }
+}
+
+/// The end of a transfer that the host has cancelled.
+fn given_up() -> Failure {
+    Failure { kind: FailureKind::Other, message: "the host has given the transfer up".to_owned() }
 }
 
 impl Drop for Put {
@@ -124,27 +177,58 @@ pub(crate) struct Get {
     path: String,
     file: File,
     window: Window,
+    /// The event that describes the file, until it has been sent.
+    found: Option<Event>,
 }
 
 impl Get {
-    /// Opens the file, and says what it is.
-    pub(crate) fn begin(tree: Tree<'_>, id: u32, path: &str) -> Result<(Self, Event), FileError> {
-        if !tree::is_plain_absolute(path) {
-            return Err(FileError::Path(path.to_owned()));
+    /// Opens the file.
+    pub(crate) fn begin(tree: Tree<'_>, id: u32, request: &GetRequest) -> Result<Self, FileError> {
+        let path = &request.path;
+        if !path::is_plain(path) {
+            return Err(FileError::Path(path.clone()));
         }
         let file = tree.open_regular(path, OFlags::RDONLY).map_err(FileError::io("read", path))?;
         let stat = fstat(&file).map_err(FileError::io("read", path))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let event = Event::File { size, mode: stat.st_mode & MODE_MAX };
-        Ok((Self { id, path: path.to_owned(), file, window: Window::default() }, event))
+        let found = Some(Event::File { size, mode: stat.st_mode & MODE_MAX });
+        Ok(Self { id, path: path.clone(), file, window: Window::default(), found })
+    }
+}
+
+impl Stream for Get {
+    fn limit(&self) -> &'static Limit {
+        &STREAMS
     }
 
-    pub(crate) fn credit(&mut self, bytes: u32) -> Result<(), ServeError> {
-        self.window.credit(self.id, bytes)
+    fn id(&self) -> Option<u32> {
+        Some(self.id)
     }
 
-    /// Moves one chunk.
-    pub(crate) fn pump(&mut self, out: &mut Out, scratch: &mut [u8]) -> Result<Progress, ServeError> {
+    fn wake(&mut self, _role: Role) -> Result<(), StreamError> {
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn input(&mut self, input: Input, _payload: &[u8], out: &mut Out) -> Result<Progress, StreamError> {
+        match input {
+            Input::Credit { bytes } => self.window.credit(self.id, bytes)?,
+            Input::Signal { .. } => {
+                out.failed(self.id, given_up())?;
+                return Ok(Progress::Finished);
+            }
+            Input::Data | Input::Eof | Input::Resize(_) | Input::Unread { .. } => {}
+        }
+        Ok(Progress::Idle)
+    }
+
+    fn pump(&mut self, out: &mut Out, scratch: &mut [u8]) -> Result<Progress, StreamError> {
+        if let Some(found) = self.found.take() {
+            out.event(self.id, found, b"")?;
+        }
         let room = self.window.room().min(CHUNK_MAX);
         if room == 0 {
             return Ok(Progress::Idle);
@@ -153,15 +237,19 @@ impl Get {
             return Ok(Progress::Starved);
         }
         match self.file.read(&mut scratch[..room]) {
-            Ok(0) => out.event(self.id, &Event::Done, b"")?,
+            Ok(0) => out.event(self.id, Event::Done, b"")?,
             Ok(n) => {
                 self.window.send(n);
-                out.event(self.id, &Event::Data, &scratch[..n])?;
+                out.event(self.id, Event::Data, &scratch[..n])?;
                 return Ok(Progress::More);
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(Progress::More),
             Err(e) => out.failed(self.id, FileError::io("read", &self.path)(e))?,
         }
         Ok(Progress::Finished)
+    }
+
+    fn orphan(&mut self) -> bool {
+        false
     }
 }

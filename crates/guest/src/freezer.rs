@@ -1,4 +1,5 @@
-//! The workload's processes as one control group, which the kernel stops and lets go as a whole.
+//! The processes of all workloads as one control group, which the kernel stops and lets go as a whole. In it each root has
+//! groups of its own.
 //!
 //! A machine that is saved is started from many times, and each copy needs randomness and a clock of its own before any of
 //! its processes asks for them. They are therefore frozen when it is saved, and none sees that: no signal, and no change of
@@ -17,16 +18,16 @@ use rustix::mount::{MountFlags, mount};
 
 use crate::log;
 
-/// Where the groups are, out of the workload's sight.
+/// The place of the groups, out of the workloads' sight.
 const HIERARCHY: &str = "/cgroup";
 
-/// The group that is frozen. It has no processes itself, only groups that have.
-const WORKLOAD: &str = "workload";
+/// The group that is frozen. It has no processes itself, only the roots' groups, each with the two below.
+const WORKLOADS: &str = "workload";
 
-/// The workload's PID 1 when that is a command: a group of its own, which it may divide as it likes.
+/// A root's PID 1 when that is a command: a group of its own, which it may divide as it likes.
 const INIT: &str = "init";
 
-/// All other commands.
+/// All other commands of a root.
 const COMMANDS: &str = "commands";
 
 /// How long the last process may take to be frozen. One that is in the middle of a system call which cannot be
@@ -40,45 +41,65 @@ const FROZEN: &str = "frozen 1";
 /// Longest `cgroup.events` that is read.
 const EVENTS_MAX: usize = 1 << 10;
 
-/// The groups. Nothing in them runs while it is frozen, what is added to them included.
+/// The group of all workloads. Nothing in it runs while it is frozen, later members included.
 #[derive(Debug)]
 pub(crate) struct Freezer {
-    init: File,
-    commands: File,
     freeze: File,
     events: File,
 }
 
+/// The groups of one root, by their `cgroup.procs`.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    init: File,
+    commands: File,
+}
+
+impl Groups {
+    /// The file by which a process becomes a member.
+    pub(crate) fn members(&self, init: bool) -> BorrowedFd<'_> {
+        if init { self.init.as_fd() } else { self.commands.as_fd() }
+    }
+}
+
 impl Freezer {
-    /// Makes the groups.
+    /// Makes the group.
     ///
     /// # Errors
     /// The kernel's; `ENODEV` when it has no control groups.
     pub(crate) fn make() -> io::Result<Self> {
         mount_hierarchy()?;
-        let workload = Path::new(HIERARCHY).join(WORKLOAD);
-        let members = |name: &str| {
-            let group = workload.join(name);
-            fs::create_dir_all(&group)?;
-            File::options().write(true).open(group.join("cgroup.procs"))
-        };
+        let workloads = Path::new(HIERARCHY).join(WORKLOADS);
+        fs::create_dir_all(&workloads)?;
         Ok(Self {
-            init: members(INIT)?,
-            commands: members(COMMANDS)?,
-            freeze: File::options().write(true).open(workload.join("cgroup.freeze"))?,
-            events: File::open(workload.join("cgroup.events"))?,
+            freeze: File::options().write(true).open(workloads.join("cgroup.freeze"))?,
+            events: File::open(workloads.join("cgroup.events"))?,
         })
     }
 
-    /// Hands the machine's controllers to the groups, so that a PID 1 can limit what it starts. Not before there is one: a
+    /// Makes the groups of a root.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn groups(&self, root: &str) -> io::Result<Groups> {
+        let members = |name: &str| {
+            let group = Path::new(HIERARCHY).join(WORKLOADS).join(root).join(name);
+            fs::create_dir_all(&group)?;
+            File::options().write(true).open(group.join("cgroup.procs"))
+        };
+        Ok(Groups { init: members(INIT)?, commands: members(COMMANDS)? })
+    }
+
+    /// Hands the machine's controllers to the groups of a root, so that a PID 1 can limit what it starts. Not before there is one: a
     /// controller that is in use here is none that older programs could have in a hierarchy of their own.
     ///
     /// # Errors
     /// The kernel's, when the controllers cannot be listed.
-    pub(crate) fn delegate(&self) -> io::Result<()> {
-        let root = Path::new(HIERARCHY);
-        for controller in fs::read_to_string(root.join("cgroup.controllers"))?.split_whitespace() {
-            for group in [root, &root.join(WORKLOAD)] {
+    pub(crate) fn delegate(&self, root: &str) -> io::Result<()> {
+        let top = Path::new(HIERARCHY);
+        let workloads = top.join(WORKLOADS);
+        for controller in fs::read_to_string(top.join("cgroup.controllers"))?.split_whitespace() {
+            for group in [top, &workloads, &workloads.join(root)] {
                 let enabled = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
                 if let Err(e) = enabled {
                     log::note(format_args!("control groups without {controller}: {e}"));
@@ -87,11 +108,6 @@ impl Freezer {
             }
         }
         Ok(())
-    }
-
-    /// To be written `0` to by a process that is to be a member.
-    pub(crate) fn members(&self, init: bool) -> BorrowedFd<'_> {
-        if init { self.init.as_fd() } else { self.commands.as_fd() }
     }
 
     /// Stops everything.

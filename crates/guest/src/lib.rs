@@ -6,10 +6,9 @@
 #![cfg(target_os = "linux")]
 
 mod actions;
-mod boot;
 mod child;
 mod devices;
-mod etc;
+mod errno;
 mod exec;
 mod files;
 mod freezer;
@@ -17,22 +16,20 @@ mod hosted;
 mod log;
 mod memory;
 mod modules;
-mod mounts;
 mod net;
 pub mod pid1;
 pub mod programs;
+mod report;
+mod root;
 mod serve;
-mod shares;
+mod stream;
 mod sys;
-mod tree;
-mod trust;
-mod users;
 mod vm;
-mod volumes;
 mod vsock_host;
 pub mod world;
 
 pub use hosted::{Hosted, Record};
 pub use serve::{ServeError, serve};
+pub use stream::StreamError;
 pub use vm::Vm;
 pub use world::World;

@@ -24,7 +24,7 @@ pub(crate) fn open() -> io::Result<()> {
     Ok(())
 }
 
-/// What a process that closes its descriptors has to keep in order to be heard.
+/// The descriptor that a process has to keep in order to be heard.
 pub(crate) fn descriptor() -> Option<BorrowedFd<'static>> {
     KMSG.get().map(AsFd::as_fd)
 }

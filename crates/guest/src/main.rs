@@ -5,7 +5,7 @@
 //! is a kernel panic.
 #![cfg_attr(not(test), no_main)]
 
-/// What the C start-up code calls.
+/// The function that the C start-up code calls.
 #[cfg(not(test))]
 #[allow(unsafe_code, reason = "the symbol the C start-up code looks for has no other definition")]
 // SAFETY: the symbol is defined once, with the signature the C start-up code expects.

@@ -1,4 +1,4 @@
-//! What the kernel does when memory runs out.
+//! The kernel's conduct when memory runs out.
 
 use std::fs;
 use std::io;

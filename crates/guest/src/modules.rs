@@ -19,7 +19,7 @@ pub(crate) fn load(list: &str) -> Vec<String> {
     paths(&list).filter_map(|path| insert(path).err().map(|e| format!("{path}: {e}"))).collect()
 }
 
-/// What [`load`] returns, for an error's text.
+/// The result of [`load`], for an error's text.
 pub(crate) fn listed(failed: &[String]) -> String {
     if failed.is_empty() { "none".to_owned() } else { failed.join(", ") }
 }

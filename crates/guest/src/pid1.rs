@@ -11,12 +11,12 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{WaitOptions, getpid, umask, wait};
 use rustix::system::{RebootCommand, reboot};
-use vmette_wire::agent::AGENT_PORT_NAME;
+use vmette_wire::devices::AGENT_PORT_NAME;
 
 use crate::devices::{self, Uevents};
 use crate::sys::{self, Forked, Namespaces};
 use crate::vm::Vm;
-use crate::vsock_host::Port;
+use crate::vsock_host::{Listener, Port};
 use crate::{log, memory, modules, net, serve};
 
 /// How long the machine waits for the port to the host.
@@ -25,10 +25,10 @@ const PORT_DEADLINE: Duration = Duration::from_secs(30);
 /// How long dirty data may take to be written when the machine goes off.
 const WRITE_OUT_SECONDS: i64 = 5;
 
-/// What keeps the kernel's out-of-memory killer away from a process.
+/// The score that keeps the kernel's out-of-memory killer away from a process.
 const OOM_NEVER: &str = "-1000";
 
-/// Why the machine cannot come up.
+/// A machine that cannot come up.
 #[derive(Debug, thiserror::Error)]
 enum InitError {
     #[error("cannot {what}: {source}")]
@@ -93,7 +93,7 @@ fn bring_up() -> Result<(OwnedFd, Vm), InitError> {
         let opened = port.open(&uevents, PORT_DEADLINE).map_err(failed("connect to the host by vsock"))?;
         let (stream, listener) =
             opened.ok_or_else(|| InitError::NoVsock { failed: modules::listed(&missing) })?;
-        return Ok((stream, Vm::new(Some(listener))));
+        return Ok((stream, machine(Some(listener))?));
     }
     let port = uevents
         .wait_for(PORT_DEADLINE, || devices::port(AGENT_PORT_NAME))
@@ -103,7 +103,11 @@ fn bring_up() -> Result<(OwnedFd, Vm), InitError> {
     };
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let port = open(&port, flags, Mode::empty()).map_err(|e| failed("open the agent's port")(e.into()))?;
-    Ok((port, Vm::new(None)))
+    Ok((port, machine(None)?))
+}
+
+fn machine(listener: Option<Listener>) -> Result<Vm, InitError> {
+    Vm::new(listener).map_err(|source| InitError::Io { what: "look at the agent's namespaces", source })
 }
 
 fn machine_mount(fstype: &str, target: &str) -> io::Result<()> {

@@ -10,14 +10,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use vmette_wire::devices::AGENT_VSOCK_WORD as WORD;
 
 use crate::devices::Uevents;
 use crate::sys::{self, CID_ANY, CID_HOST, VsockAddr};
 
-/// What the host's port follows on the kernel's command line.
-const WORD: &str = "vmette.agent=vsock:";
-
-/// The longest command line that a kernel takes; what is read of a file is bounded.
+/// Longest command line that is looked at, in bytes: no kernel takes a longer one.
 const CMDLINE_MAX: usize = 64 << 10;
 
 /// Hosts that wait for the agent: there is one.
@@ -81,7 +79,7 @@ fn is_missing(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// Where the host of a restored machine connects.
+/// The place where the host of a restored machine connects.
 #[derive(Debug)]
 pub(crate) struct Listener(OwnedFd);
 

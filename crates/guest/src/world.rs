@@ -1,33 +1,22 @@
-//! What differs between an agent in a machine and one in a thread of the test suite.
+//! The difference between an agent in a machine and one in a thread of the test suite.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use vmette_wire::agent::{
-    Attach, Boot, CA_BUNDLE_MAX, DISKS_MAX, ENTROPY_LEN, FailureKind, Hello, PROTOCOL_VERSION, SERIAL_MAX,
-    SHARES_MAX, Share, VOLUMES_MAX,
-};
+use rustix::process::Pid;
+use vmette_wire::devices::DeviceError;
+use vmette_wire::handshake::{ENTROPY_LEN, HelloError};
+use vmette_wire::root::{Attach, Detach, ROOTS_MAX, RootError};
+use vmette_wire::streams::FailureKind;
+use vmette_wire::{Boot, Hello, Root, RootName};
 
-use crate::tree;
-
-/// File systems a rootfs may have; each is a driver that reads what a stranger has made.
-const ROOT_FSTYPES: [&str; 3] = ["squashfs", "erofs", "ext4"];
-
-/// Longest virtio-fs tag, as the device's configuration space has it.
-const TAG_MAX: usize = 36;
-
-/// Length of `/etc/machine-id` in hexadecimal digits.
-const MACHINE_ID_LEN: usize = 32;
-
-/// Longest DNS label.
-const HOSTNAME_MAX: usize = 63;
-
-/// Where the agent lives: a machine of its own ([`crate::Vm`]), or a thread of the host ([`crate::Hosted`]).
+/// The agent's surroundings: a machine of its own ([`crate::Vm`]), or a thread of the host ([`crate::Hosted`]). All
+/// requests have been checked by the rules of the protocol.
 pub trait World {
-    /// Makes the machine the one that `hello` describes; both arguments have been checked.
+    /// Makes the machine the one that `hello` describes.
     ///
     /// # Errors
-    /// [`WorldError`] names what could not be set.
+    /// [`WorldError`] names the step that failed.
     fn hello(&mut self, hello: &Hello, entropy: &[u8; ENTROPY_LEN]) -> Result<(), WorldError>;
 
     /// Sets the machine's clock to that many nanoseconds since 1970, UTC.
@@ -36,54 +25,56 @@ pub trait World {
     /// The kernel's.
     fn set_clock(&mut self, realtime_ns: u64) -> Result<(), WorldError>;
 
-    /// Stops the workload's processes, as they are, until [`World::thaw`].
+    /// Stops the processes of all workloads, as they are, until [`World::thaw`].
     ///
     /// # Errors
     /// The kernel's, or it cannot.
     fn freeze(&mut self) -> Result<(), WorldError>;
 
-    /// Lets the workload's processes go on; nothing happens when they run.
+    /// Lets the processes of all workloads go on; nothing happens when they run.
     ///
     /// # Errors
     /// The kernel's.
     fn thaw(&mut self) -> Result<(), WorldError>;
 
-    /// Begins to build the workload's root; both arguments have been checked.
+    /// Begins to set up what all roots share.
     ///
     /// # Errors
-    /// [`WorldError`]: built before, or no process for it.
-    fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError>;
+    /// [`WorldError`]: set up before, or no process for it.
+    fn boot(&mut self, boot: &Boot) -> Result<Changing, WorldError>;
 
-    /// Begins to mount shares in the workload's root, to wait for vsock, and to make it trust certificates unless there are
-    /// none; both arguments have been checked.
+    /// Begins to make a root.
     ///
     /// # Errors
-    /// [`WorldError`]: no process for it, or nothing to mount in.
-    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError>;
+    /// [`WorldError`]: not set up yet, too many roots, a name that another one has, or no process for it.
+    fn make_root(&mut self, root: &Root, ca_bundle: &[u8]) -> Result<Changing, WorldError>;
 
-    /// Begins to unmount shares of the workload's root, the last one first; they have been checked.
+    /// Begins to mount shares in a root, to wait for vsock, and to make it trust certificates unless there are none.
+    ///
+    /// # Errors
+    /// [`WorldError`]: no process for it, or no such root.
+    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Changing, WorldError>;
+
+    /// Begins to unmount shares of a root, the last one first.
     ///
     /// # Errors
     /// As [`World::attach`].
-    fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError>;
+    fn detach(&mut self, detach: &Detach) -> Result<Changing, WorldError>;
 
-    /// Takes the report of what was [`Booting::Pending`], once it is readable.
+    /// Takes the report of a change that was [`Changing::Pending`], once it is readable.
     ///
     /// # Errors
-    /// [`WorldError`] with the builder's own words.
-    fn boot_finished(&mut self, report: OwnedFd) -> Result<(), WorldError>;
+    /// [`WorldError`] with the words of the process that worked on it.
+    fn finish(&mut self, report: OwnedFd) -> Result<(), WorldError>;
 
-    /// Where commands run and files lie.
+    /// The surroundings of a root's commands and files.
     ///
     /// # Errors
     /// [`WorldError`]: there is no such place (yet, or any more).
-    fn place(&self, purpose: Purpose) -> Result<Place<'_>, WorldError>;
+    fn place(&self, root: &RootName, purpose: Purpose) -> Result<Place<'_>, WorldError>;
 
-    /// The command that was to be the workload's PID 1 runs, under that process id of the agent's namespace.
-    fn init_started(&mut self, pid: u32);
-
-    /// The workload's PID 1 has ended, and everything in its namespace with it.
-    fn init_ended(&mut self);
+    /// Notes the process that is to be PID 1 of a root: its id in the agent's namespace, and its descriptor.
+    fn init_started(&mut self, root: &RootName, pid: Pid, pidfd: BorrowedFd<'_>);
 
     /// Begins to write dirty data out. The descriptor is a pidfd of a child to reap; `None`: it is done.
     ///
@@ -91,46 +82,49 @@ pub trait World {
     /// No process for it.
     fn sync(&mut self) -> io::Result<Option<OwnedFd>>;
 
-    /// Whether a host that goes away may come back on the same stream.
+    /// `true` if a host that goes away may come back on the same stream.
     fn reconnects(&self) -> bool;
 
-    /// What becomes readable when another host is there, if one may come that way. It takes the place of the last one.
+    /// A descriptor that becomes readable when another host is there, if one may come that way. It takes the place of the
+    /// last one.
     fn listener(&self) -> Option<BorrowedFd<'_>>;
 
-    /// The host that has come through [`World::listener`], if it is one.
+    /// Takes the host that has come through [`World::listener`], if it is one.
     ///
     /// # Errors
     /// The kernel's.
     fn accept(&mut self) -> io::Result<Option<OwnedFd>>;
 }
 
-/// How far a boot is.
+/// State of a change.
 #[derive(Debug)]
-pub enum Booting {
-    /// The root is there.
+pub enum Changing {
+    /// It is done.
     Done,
     /// A child works on it; the descriptor becomes readable when it has finished.
     Pending(OwnedFd),
 }
 
-/// What a [`Place`] is for.
+/// Use of a [`Place`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Reading and writing files.
     Files,
     /// An ordinary command.
     Command,
-    /// The command that becomes the workload's PID 1.
+    /// The command that becomes the root's PID 1.
     Init,
 }
 
-/// Where commands run and files lie.
+/// The surroundings of commands and files.
 #[derive(Debug)]
 pub struct Place<'a> {
-    /// The workload's root directory.
+    /// The root directory.
     pub root: BorrowedFd<'a>,
-    /// The mount namespace commands enter; `None`: the agent's own.
+    /// The mount namespace that commands enter; `None`: the agent's own.
     pub mount_ns: Option<BorrowedFd<'a>>,
+    /// The PID namespace that commands are born in, or, for an init command, above its own; `None`: the agent's own.
+    pub pid_ns: Option<BorrowedFd<'a>>,
     /// The control group that commands join, by its `cgroup.procs`; `None`: they stay in the agent's.
     pub group: Option<BorrowedFd<'a>>,
     /// Directory for commands too long for an argument, as seen from `root`.
@@ -141,249 +135,88 @@ pub struct Place<'a> {
     pub env: &'a [String],
     /// Soft limit of open descriptors that commands get; `None`: the agent's.
     pub descriptor_limit: Option<u64>,
-    /// Whether the agent is protected from the out-of-memory killer, which commands must not inherit.
+    /// The agent is protected from the out-of-memory killer, and commands must not inherit that.
     pub oom_protected: bool,
 }
 
-/// Why the world does not do what a request asks.
+/// The reason for which the world does not do what a request asks.
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
-    /// Host and guest were not built together.
-    #[error(
-        "the host speaks protocol {host}, this guest {PROTOCOL_VERSION}: a stale template or a foreign initramfs; \
-         remove the template and use the initramfs of this version"
-    )]
-    Protocol {
-        /// The host's version.
-        host: u32,
-    },
-    /// A field of the request is not what it has to be.
-    #[error("{0}")]
-    Invalid(String),
+    /// A wrong greeting.
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    /// A wrong description of a root.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// A device that cannot be.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// There is no such root.
+    #[error("there is no root {0} yet: make it first")]
+    NoRoot(RootName),
+    /// A name that is taken.
+    #[error("there is a root {0} already")]
+    RootTwice(RootName),
+    /// Another root would be one too many.
+    #[error("the machine has {ROOTS_MAX} roots, which is the most")]
+    TooManyRoots,
     /// A request came before the one it builds on, or twice.
     #[error("{0}")]
     Order(&'static str),
     /// A system call failed.
     #[error("cannot {what}: {source}")]
     Io {
-        /// What was tried, on what.
+        /// The operation and its object.
         what: String,
         /// The kernel's answer.
         source: io::Error,
     },
-    /// The builder of the root has failed.
+    /// The process that worked on a change has failed.
     #[error("{0}")]
-    Boot(String),
+    Failed(String),
 }
 
+/// A second `boot`.
+pub(crate) const BOOTED: WorldError = WorldError::Order("the machine is set up already: boot comes once");
+
+/// A root before `boot`.
+pub(crate) const NOT_BOOTED: WorldError = WorldError::Order("boot comes before a root");
+
+/// An init command in a root that has a PID 1 of the agent's.
+pub(crate) const NO_INIT: WorldError =
+    WorldError::Order("an init command needs a root that was made with switch_root");
+
+/// A second init command.
+pub(crate) const INIT_TWICE: WorldError =
+    WorldError::Order("the root's PID 1 was started already: init comes once");
+
 impl WorldError {
-    /// For `map_err`: wraps an I/O error with what was tried.
+    /// For `map_err`: wraps an I/O error with the operation.
     pub(crate) fn io<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         move |source| Self::Io { what: what.into(), source: source.into() }
     }
 
     pub(crate) fn kind(&self) -> FailureKind {
         match self {
-            Self::Protocol { .. } | Self::Invalid(_) | Self::Order(_) => FailureKind::Invalid,
-            Self::Io { .. } | Self::Boot(_) => FailureKind::Other,
+            Self::Io { .. } | Self::Failed(_) => FailureKind::Other,
+            Self::Hello(_)
+            | Self::Root(_)
+            | Self::Device(_)
+            | Self::NoRoot(_)
+            | Self::RootTwice(_)
+            | Self::TooManyRoots
+            | Self::Order(_) => FailureKind::Invalid,
         }
     }
 }
 
-/// Checks a `hello` before a world sees it.
-pub(crate) fn check_hello<'a>(hello: &Hello, payload: &'a [u8]) -> Result<&'a [u8; ENTROPY_LEN], WorldError> {
-    if hello.protocol != PROTOCOL_VERSION {
-        return Err(WorldError::Protocol { host: hello.protocol });
+/// Checks that there is room for another root of that name.
+pub(crate) fn check_room<'a>(
+    mut roots: impl ExactSizeIterator<Item = &'a RootName>,
+    name: &RootName,
+) -> Result<(), WorldError> {
+    if roots.len() >= ROOTS_MAX {
+        return Err(WorldError::TooManyRoots);
     }
-    let label = hello.hostname.as_bytes();
-    let label_ok = (1..=HOSTNAME_MAX).contains(&label.len())
-        && label.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
-        && !hello.hostname.starts_with('-')
-        && !hello.hostname.ends_with('-');
-    if !label_ok {
-        return Err(WorldError::Invalid(format!("host name {:?} is not a DNS label", hello.hostname)));
-    }
-    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    if hello.machine_id.len() != MACHINE_ID_LEN || !hello.machine_id.bytes().all(hex) {
-        return Err(WorldError::Invalid(format!(
-            "machine id {:?} is not {MACHINE_ID_LEN} lower-case hexadecimal digits",
-            hello.machine_id
-        )));
-    }
-    payload.try_into().map_err(|_| {
-        WorldError::Invalid(format!("hello carries {} random bytes, {ENTROPY_LEN} are needed", payload.len()))
-    })
-}
-
-/// Checks a `boot` before a world sees it.
-pub(crate) fn check_boot(boot: &Boot, payload: &[u8]) -> Result<(), WorldError> {
-    let invalid = |message: String| Err(WorldError::Invalid(message));
-    if let vmette_wire::agent::Root::Block { fstype } = &boot.root
-        && !ROOT_FSTYPES.contains(&fstype.as_str())
-    {
-        return invalid(format!("rootfs of type {fstype:?} (known: {})", ROOT_FSTYPES.join(", ")));
-    }
-    check_shares(&boot.shares)?;
-    if boot.disks.len() > DISKS_MAX || !boot.disks.iter().all(|serial| is_serial(serial)) {
-        return invalid(format!(
-            "up to {DISKS_MAX} disks, by serial numbers of 1 to {SERIAL_MAX} letters and digits"
-        ));
-    }
-    if boot.volumes.len() > VOLUMES_MAX {
-        return invalid(format!("{} volumes (allowed: up to {VOLUMES_MAX})", boot.volumes.len()));
-    }
-    if let Some(path) = boot
-        .volumes
-        .iter()
-        .chain(&boot.working_dir)
-        .find(|path| !tree::is_plain_absolute(path) || *path == "/")
-    {
-        return invalid(format!("folder {path:?} of the image is not an absolute path below / without .."));
-    }
-    check_bundle(boot.ca_bundle, payload)
-}
-
-/// Checks an `attach` before a world sees it.
-pub(crate) fn check_attach(attach: &Attach, payload: &[u8]) -> Result<(), WorldError> {
-    check_shares(&attach.shares)?;
-    check_bundle(attach.ca_bundle, payload)
-}
-
-fn check_bundle(announced: bool, payload: &[u8]) -> Result<(), WorldError> {
-    let invalid = |message: String| Err(WorldError::Invalid(message));
-    if payload.len() > CA_BUNDLE_MAX {
-        return invalid(format!("CA bundle of {} bytes (allowed: up to {CA_BUNDLE_MAX})", payload.len()));
-    }
-    let pem = payload.windows(PEM_BEGIN.len()).any(|window| window == PEM_BEGIN);
-    if announced != pem {
-        return invalid("the payload is a PEM bundle if, and only if, ca_bundle says so".to_owned());
-    }
-    Ok(())
-}
-
-/// Checks shares that are to be mounted or unmounted.
-pub(crate) fn check_shares(shares: &[Share]) -> Result<(), WorldError> {
-    let invalid = |message: String| Err(WorldError::Invalid(message));
-    if shares.len() > SHARES_MAX {
-        return invalid(format!("{} shares (allowed: up to {SHARES_MAX})", shares.len()));
-    }
-    for (i, share) in shares.iter().enumerate() {
-        let tag_ok = (1..=TAG_MAX).contains(&share.tag.len())
-            && share.tag.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
-        if !tag_ok {
-            return invalid(format!("share tag {:?} (1 to {TAG_MAX} printable characters, no /)", share.tag));
-        }
-        let target_ok =
-            tree::is_plain_absolute(&share.target) && share.target.bytes().any(|b| b != b'/' && b != b'.');
-        if !target_ok {
-            return invalid(format!(
-                "share {}: target {:?} is not an absolute path below / without ..",
-                share.tag, share.target
-            ));
-        }
-        if shares[..i].iter().any(|other| other.tag == share.tag || other.target == share.target) {
-            return invalid(format!("share {} at {} appears twice", share.tag, share.target));
-        }
-    }
-    Ok(())
-}
-
-/// How a certificate in PEM begins.
-const PEM_BEGIN: &[u8] = b"-----BEGIN ";
-
-fn is_serial(serial: &str) -> bool {
-    (1..=SERIAL_MAX).contains(&serial.len()) && serial.bytes().all(|b| b.is_ascii_alphanumeric())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use vmette_wire::agent::{Root, Share};
-
-    fn hello() -> Hello {
-        Hello {
-            protocol: PROTOCOL_VERSION,
-            realtime_ns: 1,
-            hostname: "vm-1".into(),
-            machine_id: "0123456789abcdef".repeat(2),
-            attach_follows: false,
-            payload_len: 0,
-        }
-    }
-
-    fn boot(shares: &[(&str, &str)]) -> Boot {
-        let share = |(tag, target): &(&str, &str)| Share {
-            tag: (*tag).into(),
-            target: (*target).into(),
-            read_only: false,
-        };
-        Boot {
-            shares: shares.iter().map(share).collect(),
-            ..Boot::new(Root::Block { fstype: "squashfs".into() })
-        }
-    }
-
-    #[test]
-    fn a_foreign_protocol_is_refused_naming_both() {
-        let error =
-            check_hello(&Hello { protocol: 99, ..hello() }, &[0; ENTROPY_LEN]).unwrap_err().to_string();
-        assert!(error.contains("99") && error.contains(&PROTOCOL_VERSION.to_string()), "{error}");
-    }
-
-    #[test]
-    fn names_and_entropy_are_checked() {
-        assert!(check_hello(&hello(), &[0; ENTROPY_LEN]).is_ok());
-        assert!(check_hello(&hello(), &[0; ENTROPY_LEN - 1]).is_err());
-        for name in ["", "-a", "a-", "a.b", "a b", "ü", &"a".repeat(64)] {
-            assert!(
-                check_hello(&Hello { hostname: name.into(), ..hello() }, &[0; ENTROPY_LEN]).is_err(),
-                "{name}"
-            );
-        }
-        for id in ["", "0123", &"G".repeat(32), &"A".repeat(32)] {
-            assert!(
-                check_hello(&Hello { machine_id: id.into(), ..hello() }, &[0; ENTROPY_LEN]).is_err(),
-                "{id}"
-            );
-        }
-    }
-
-    #[test]
-    fn targets_tags_and_types_are_checked() {
-        assert!(check_boot(&boot(&[("a", "/mnt/a"), ("b", "/mnt/b")]), b"").is_ok());
-        for target in ["", "/", "//", "/.", "mnt", "/mnt/../etc", "/a\0"] {
-            assert!(check_boot(&boot(&[("a", target)]), b"").is_err(), "{target:?}");
-        }
-        for tag in ["", "a/b", "a b", &"t".repeat(TAG_MAX + 1)] {
-            assert!(check_boot(&boot(&[(tag, "/mnt/a")]), b"").is_err(), "{tag:?}");
-        }
-        assert!(check_boot(&boot(&[("a", "/x"), ("a", "/y")]), b"").is_err());
-        assert!(check_boot(&boot(&[("a", "/x"), ("b", "/x")]), b"").is_err());
-        let ntfs = Boot { root: Root::Block { fstype: "ntfs".into() }, ..boot(&[]) };
-        assert!(check_boot(&ntfs, b"").is_err());
-    }
-
-    #[test]
-    fn folders_of_the_image_are_checked() {
-        let with = |volumes: &[&str]| Boot {
-            volumes: volumes.iter().map(|v| (*v).to_owned()).collect(),
-            ..boot(&[])
-        };
-        assert!(check_boot(&with(&["/data", "/var/lib/x:y,z"]), b"").is_ok());
-        for path in ["", "/", "data", "/a/../b", "/a\0"] {
-            assert!(check_boot(&with(&[path]), b"").is_err(), "{path:?}");
-            let wd = Boot { working_dir: Some(path.into()), ..boot(&[]) };
-            assert!(check_boot(&wd, b"").is_err(), "{path:?}");
-        }
-        assert!(check_boot(&with(&["/v"; VOLUMES_MAX + 1]), b"").is_err());
-    }
-
-    #[test]
-    fn a_bundle_comes_exactly_when_it_is_announced() {
-        let with = Boot { ca_bundle: true, ..boot(&[]) };
-        assert!(check_boot(&with, b"-----BEGIN CERTIFICATE-----").is_ok());
-        assert!(check_boot(&with, b"").is_err());
-        assert!(check_boot(&with, b"\x30\x82").is_err());
-        assert!(check_boot(&boot(&[]), b"-----BEGIN CERTIFICATE-----").is_err());
-    }
+    if roots.any(|known| known == name) { Err(WorldError::RootTwice(name.clone())) } else { Ok(()) }
 }

@@ -7,8 +7,8 @@ mod client;
 use std::time::{Duration, Instant};
 
 use client::{Client, Output, feed, pattern};
-use vmette_wire::agent::{Exec, ExitStatus, FailureKind, OutputName, TtySize, WINDOW};
-use vmette_wire::{Event, Op};
+use vmette_wire::streams::{Exec, ExitStatus, FailureKind, OutputName, TtySize, WINDOW};
+use vmette_wire::{Event, Input, MachineRequest};
 
 fn exec() -> Exec {
     Exec::default()
@@ -43,12 +43,12 @@ fn signals_reach_the_group_and_show_in_the_status() {
     assert_eq!(client.sh("kill -9 $$").end, Some(Ok(ExitStatus::Signal(9))));
     let id = client.shell(exec(), "sleep 600 & wait");
     client.started(id);
-    client.send(id, &Op::Signal { signal: 0x7fff }, b"");
-    client.send(id, &Op::Signal { signal: 15 }, b"");
+    client.send(id, Input::Signal { signal: 0x7fff }, b"");
+    client.send(id, Input::Signal { signal: 15 }, b"");
     assert_eq!(client.finish(id).end, Some(Ok(ExitStatus::Signal(15))));
     // Nobody is left behind to hear it.
-    client.send(id, &Op::Signal { signal: 15 }, b"");
-    assert!(client.ask(&Op::Ping, b"").ok);
+    client.send(id, Input::Signal { signal: 15 }, b"");
+    client.ask(MachineRequest::Ping, b"").unwrap();
 }
 
 #[test]
@@ -75,15 +75,15 @@ fn input_that_nobody_reads_is_confirmed_when_the_command_closes_it() {
     let id = client.shell(Exec { stdin: true, ..exec() }, "exec <&-; read -r x < /dev/null; sleep 600");
     client.started(id);
     let mut confirmed = 0;
-    client.send(id, &Op::Data, &[0; 64 << 10]);
-    client.send(id, &Op::Data, &[0; 64 << 10]);
+    client.send(id, Input::Data, &[0; 64 << 10]);
+    client.send(id, Input::Data, &[0; 64 << 10]);
     while confirmed < 128 << 10 {
         match client.event(id).0 {
             Event::Credit { bytes } => confirmed += bytes,
             other => panic!("unexpected {other:?}"),
         }
     }
-    client.send(id, &Op::Signal { signal: 9 }, b"");
+    client.send(id, Input::Signal { signal: 9 }, b"");
     client.finish(id);
 }
 
@@ -103,9 +103,9 @@ fn output_stops_at_the_window_until_it_is_confirmed() {
     assert_eq!(received, WINDOW, "not a byte more than the window");
     // The agent is not stuck, and still has not sent more when it answers this.
     for _ in 0..20 {
-        assert!(client.ask(&Op::Ping, b"").ok);
+        client.ask(MachineRequest::Ping, b"").unwrap();
     }
-    client.send(id, &Op::Credit { bytes: WINDOW }, b"");
+    client.send(id, Input::Credit { bytes: WINDOW }, b"");
     let rest = client.finish(id);
     assert_eq!(received as usize + rest.stdout.len() + rest.stderr.len(), 6_000_000);
     assert_eq!(rest.code(), 0);
@@ -117,23 +117,23 @@ fn pings_are_answered_between_two_noisy_commands() {
     let first = client.shell(exec(), "exec yes first");
     let second = client.shell(exec(), "exec yes second >&2");
     let mut seen = [0usize; 2];
-    let mut ping = client.request(&Op::Ping, b"");
+    let mut ping = client.request(MachineRequest::Ping, b"");
     let mut answered = 0;
     while answered < 50 {
         for (i, id) in [first, second].into_iter().enumerate() {
             let (event, payload) = client.event(id);
             if matches!(event, Event::Stdout | Event::Stderr) {
                 seen[i] += payload.len();
-                client.send(id, &Op::Credit { bytes: u32::try_from(payload.len()).unwrap() }, b"");
+                client.send(id, Input::Credit { bytes: u32::try_from(payload.len()).unwrap() }, b"");
             }
         }
-        assert!(client.response(ping).0.ok);
+        client.answer(ping).unwrap();
         answered += 1;
-        ping = client.request(&Op::Ping, b"");
+        ping = client.request(MachineRequest::Ping, b"");
     }
     assert!(seen.iter().all(|n| *n > 0), "{seen:?}");
     for id in [first, second] {
-        client.send(id, &Op::Signal { signal: 9 }, b"");
+        client.send(id, Input::Signal { signal: 9 }, b"");
         assert_eq!(client.finish(id).end, Some(Ok(ExitStatus::Signal(9))));
     }
 }
@@ -169,7 +169,7 @@ fn a_terminal_has_its_size_and_hears_of_a_new_one() {
         }
         if !resized && text.contains("ready") {
             resized = true;
-            client.send(id, &Op::Resize(TtySize { rows: 5, cols: 6 }), b"");
+            client.send(id, Input::Resize(TtySize { rows: 5, cols: 6 }), b"");
         }
     };
     assert_eq!(text, "31 97\r\ntty\r\nready\r\n5 6\r\n");
@@ -184,14 +184,14 @@ fn whoever_writes_to_what_nobody_reads_is_told() {
     let id = client.shell(Exec { stdin: true, ..exec() }, line);
     client.started(id);
     assert_eq!(client.event(id), (Event::Stdout, b"first\n".to_vec()));
-    client.send(id, &Op::Unread { output: OutputName::Stdout }, b"");
-    client.send(id, &Op::Data, b"\n");
+    client.send(id, Input::Unread { output: OutputName::Stdout }, b"");
+    client.send(id, Input::Data, b"\n");
     let output = client.finish(id);
     assert_eq!((output.code(), output.stderr.as_slice()), (9, b"told\n".as_slice()));
 
     let id = client.shell(exec(), "exec yes");
     client.started(id);
-    client.send(id, &Op::Unread { output: OutputName::Stdout }, b"");
+    client.send(id, Input::Unread { output: OutputName::Stdout }, b"");
     assert_eq!(client.finish(id).end, Some(Ok(ExitStatus::Signal(libc::SIGPIPE))));
 }
 
@@ -202,8 +202,8 @@ fn the_end_of_input_on_a_terminal_is_typed() {
     for (typed, shown) in [("hello\n", "hello\r\nhello\r\n"), ("he", "hehe")] {
         let id = client.exec(Exec { tty, stdin: true, ..exec() }, &[b"cat"], &[]);
         client.started(id);
-        client.send(id, &Op::Data, typed.as_bytes());
-        client.send(id, &Op::Eof, b"");
+        client.send(id, Input::Data, typed.as_bytes());
+        client.send(id, Input::Eof, b"");
         let output = client.finish(id);
         assert_eq!(output.code(), 0);
         assert_eq!(output.text().replace("^D\u{8}\u{8}", ""), shown);

@@ -9,11 +9,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, Instant};
 
 use client::{Client, Output, feed, pattern};
-use vmette_wire::agent::{Exec, Failure, FailureKind, Put, WINDOW};
-use vmette_wire::{Action, Event, Op};
+use vmette_wire::streams::{Exec, Failure, FailureKind, Put, WINDOW};
+use vmette_wire::{Action, Event, Input, MachineRequest, Open, RootName};
 
 fn put(client: &mut Client, path: &str, mode: u32, data: &[u8]) -> Event {
-    let id = client.request(&Op::Put(Put { path: path.into(), mode }), b"");
+    let id = client.request(Open::Put(Put { root: RootName::default(), path: path.into(), mode }), b"");
     feed(client, id, data, &mut Output::default());
     loop {
         match client.event(id).0 {
@@ -24,14 +24,14 @@ fn put(client: &mut Client, path: &str, mode: u32, data: &[u8]) -> Event {
 }
 
 fn get(client: &mut Client, path: &str) -> Result<(u64, u32, Vec<u8>), Failure> {
-    let id = client.request(&Op::Get { path: path.into() }, b"");
+    let id = client.request(Open::Get(client::get(path)), b"");
     let (mut file, mut data) = (None, Vec::new());
     loop {
         let (event, payload) = client.event(id);
         match event {
             Event::File { size, mode } => file = Some((size, mode)),
             Event::Data => {
-                client.send(id, &Op::Credit { bytes: u32::try_from(payload.len()).unwrap() }, b"");
+                client.send(id, Input::Credit { bytes: u32::try_from(payload.len()).unwrap() }, b"");
                 data.extend_from_slice(&payload);
             }
             Event::Done => {
@@ -99,8 +99,9 @@ fn only_regular_files_are_read_and_replaced() {
 fn a_transfer_that_is_cut_off_leaves_nothing() {
     let mut client = Client::booted();
     fs::write(client.root.path().join("kept"), "old").unwrap();
-    let id = client.request(&Op::Put(Put { path: "/kept".into(), mode: 0o644 }), b"");
-    client.send(id, &Op::Data, b"new");
+    let id =
+        client.request(Open::Put(Put { root: RootName::default(), path: "/kept".into(), mode: 0o644 }), b"");
+    client.send(id, Input::Data, b"new");
     assert!(matches!(client.event(id).0, Event::Credit { bytes: 3 }));
     let root = client.root.path().to_owned();
     assert_eq!(fs::read_dir(&root).unwrap().count(), 2);
@@ -119,19 +120,20 @@ fn transfers_that_the_host_gives_up_leave_nothing_and_make_room() {
     let mut client = Client::booted();
     fs::write(client.root.path().join("big"), pattern(2 * WINDOW as usize)).unwrap();
     for i in 0..OFTEN {
-        let op = match i % 32 {
+        let open = match i % 32 {
             // Its window is full by the time that it is given up.
-            0 => Op::Get { path: "/big".into() },
-            _ => Op::Put(Put { path: "/half".into(), mode: 0o644 }),
+            0 => Open::Get(client::get("/big")),
+            _ => Open::Put(Put { root: RootName::default(), path: "/half".into(), mode: 0o644 }),
         };
-        let id = client.request(&op, b"");
-        if matches!(op, Op::Put(_)) {
-            client.send(id, &Op::Data, b"half");
+        let puts = matches!(open, Open::Put(_));
+        let id = client.request(open, b"");
+        if puts {
+            client.send(id, Input::Data, b"half");
         }
-        client.send(id, &Op::Signal { signal: 9 }, b"");
+        client.send(id, Input::Signal { signal: 9 }, b"");
         // May have been on its way.
-        client.send(id, &Op::Data, b"half");
-        client.send(id, &Op::Eof, b"");
+        client.send(id, Input::Data, b"half");
+        client.send(id, Input::Eof, b"");
         let last = loop {
             let event = client.event(id).0;
             if event.is_last() {
@@ -150,14 +152,14 @@ fn transfers_that_the_host_gives_up_leave_nothing_and_make_room() {
 fn a_download_stops_at_the_window_until_it_is_confirmed() {
     let mut client = Client::booted();
     fs::write(client.root.path().join("big"), pattern(3 << 20)).unwrap();
-    let id = client.request(&Op::Get { path: "/big".into() }, b"");
+    let id = client.request(Open::Get(client::get("/big")), b"");
     let mut received = 0;
     while received < WINDOW {
         received += u32::try_from(client.event(id).1.len()).unwrap();
     }
     assert_eq!(received, WINDOW);
-    assert!(client.ask(&Op::Ping, b"").ok);
-    client.send(id, &Op::Credit { bytes: WINDOW }, b"");
+    client.ask(MachineRequest::Ping, b"").unwrap();
+    client.send(id, Input::Credit { bytes: WINDOW }, b"");
     while received < 2 * WINDOW {
         received += u32::try_from(client.event(id).1.len()).unwrap();
     }
@@ -168,18 +170,18 @@ fn waits_are_deferred_and_bounded() {
     let mut client = Client::booted();
     let begun = Instant::now();
     let slow = client.fresh_id();
-    client.send(slow, &Action::Wait { ms: 300 }, b"");
+    client.send(slow, client::desktop(Action::Wait { ms: 300 }), b"");
     let fast = client.fresh_id();
-    client.send(fast, &Action::Wait { ms: 0 }, b"");
-    assert!(client.response(fast).0.ok);
-    assert!(client.response(slow).0.ok);
+    client.send(fast, client::desktop(Action::Wait { ms: 0 }), b"");
+    assert!(client.desktop(fast).0.ok);
+    assert!(client.desktop(slow).0.ok);
     assert!(begun.elapsed() >= Duration::from_millis(300));
     assert!(!client.act(&Action::Wait { ms: u64::MAX }).0.ok);
     let ids: Vec<u32> = (0..17).map(|_| client.fresh_id()).collect();
     for id in &ids {
-        client.send(*id, &Action::Wait { ms: 50_000 }, b"");
+        client.send(*id, client::desktop(Action::Wait { ms: 50_000 }), b"");
     }
-    let refused = client.response(ids[16]).0;
+    let refused = client.desktop(ids[16]).0;
     assert!(refused.error.unwrap().contains("16"));
 }
 
@@ -230,7 +232,7 @@ fn background_commands_run_and_desktop_actions_are_refused() {
     assert_eq!(fs::read_to_string(&flag).unwrap(), "done\n");
     let (header, _) = client.act(&Action::Screenshot);
     assert_eq!(header.error.unwrap(), "action `screenshot` needs a desktop, and this machine has none");
-    assert!(client.ask(&Op::Sync, b"").ok);
+    client.ask(MachineRequest::Sync, b"").unwrap();
     let id = client.shell(Exec::default(), "echo still here");
     assert_eq!(client.finish(id).text(), "still here\n");
 }

@@ -6,101 +6,25 @@
 mod client;
 
 use std::fs;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use client::Client;
+use client::world::{Altered, Crowd};
 use rustix::io::Errno;
-use vmette_guest::Hosted;
-use vmette_guest::world::{Booting, Place, Purpose, World, WorldError};
-use vmette_wire::agent::{Attach, Boot, ENTROPY_LEN, Exec, ExitStatus, FailureKind, Hello, Share};
-use vmette_wire::{Action, Op};
+use vmette_wire::streams::{Exec, ExitStatus, FailureKind};
+use vmette_wire::{Action, Input, MachineRequest};
 
-/// A world whose control group is full when it is told so.
-struct Crowded {
-    hosted: Hosted,
-    full: OwnedFd,
-    _reader: OwnedFd,
-    hold: Arc<AtomicBool>,
-}
-
-impl Crowded {
-    fn new(hosted: Hosted, hold: Arc<AtomicBool>, inode: &AtomicU64) -> Self {
-        let (reader, full) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-        inode.store(rustix::fs::fstat(&full).unwrap().st_ino, Ordering::SeqCst);
-        rustix::io::ioctl_fionbio(&full, true).unwrap();
-        let filled = std::iter::repeat_with(|| rustix::io::write(&full, &[0; 4096])).find(Result::is_err);
-        assert_eq!(filled, Some(Err(Errno::AGAIN)));
-        rustix::io::ioctl_fionbio(&full, false).unwrap();
-        Self { hosted, full, _reader: reader, hold }
-    }
-}
-
-impl World for Crowded {
-    fn hello(&mut self, hello: &Hello, entropy: &[u8; ENTROPY_LEN]) -> Result<(), WorldError> {
-        self.hosted.hello(hello, entropy)
-    }
-
-    fn set_clock(&mut self, realtime_ns: u64) -> Result<(), WorldError> {
-        self.hosted.set_clock(realtime_ns)
-    }
-
-    fn freeze(&mut self) -> Result<(), WorldError> {
-        self.hosted.freeze()
-    }
-
-    fn thaw(&mut self) -> Result<(), WorldError> {
-        self.hosted.thaw()
-    }
-
-    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
-        self.hosted.attach(attach, ca_bundle)
-    }
-
-    fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError> {
-        self.hosted.detach(shares)
-    }
-
-    fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
-        self.hosted.boot(boot, ca_bundle)
-    }
-
-    fn boot_finished(&mut self, report: OwnedFd) -> Result<(), WorldError> {
-        self.hosted.boot_finished(report)
-    }
-
-    fn place(&self, purpose: Purpose) -> Result<Place<'_>, WorldError> {
-        let group = self.hold.load(Ordering::SeqCst).then_some(self.full.as_fd());
-        Ok(Place { group, ..self.hosted.place(purpose)? })
-    }
-
-    fn init_started(&mut self, pid: u32) {
-        self.hosted.init_started(pid);
-    }
-
-    fn init_ended(&mut self) {
-        self.hosted.init_ended();
-    }
-
-    fn sync(&mut self) -> io::Result<Option<OwnedFd>> {
-        self.hosted.sync()
-    }
-
-    fn reconnects(&self) -> bool {
-        self.hosted.reconnects()
-    }
-
-    fn listener(&self) -> Option<BorrowedFd<'_>> {
-        self.hosted.listener()
-    }
-
-    fn accept(&mut self) -> io::Result<Option<OwnedFd>> {
-        self.hosted.accept()
-    }
+fn crowd(hold: Arc<AtomicBool>, inode: &AtomicU64) -> Crowd {
+    let (reader, full) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    inode.store(rustix::fs::fstat(&full).unwrap().st_ino, Ordering::SeqCst);
+    rustix::io::ioctl_fionbio(&full, true).unwrap();
+    let filled = std::iter::repeat_with(|| rustix::io::write(&full, &[0; 4096])).find(Result::is_err);
+    assert_eq!(filled, Some(Err(Errno::AGAIN)));
+    rustix::io::ioctl_fionbio(&full, false).unwrap();
+    Crowd { full, reader, hold }
 }
 
 /// An agent that has run a command; from the next one on they are held up while the flag is set. The number is the inode of
@@ -108,7 +32,7 @@ impl World for Crowded {
 fn crowded() -> (Client, Arc<AtomicBool>, Arc<AtomicU64>) {
     let hold = Arc::new(AtomicBool::new(false));
     let pipe = Arc::new(AtomicU64::new(0));
-    let world = |hosted| Crowded::new(hosted, hold.clone(), &pipe);
+    let world = |hosted| Altered { hosted, crowd: Some(crowd(hold.clone(), &pipe)), door: None };
     let mut client = Client::of(world).boot();
     assert_eq!(client.run(&["true"]).code(), 0);
     hold.store(true, Ordering::SeqCst);
@@ -119,17 +43,17 @@ fn crowded() -> (Client, Arc<AtomicBool>, Arc<AtomicU64>) {
 fn what_is_held_up_on_its_way_is_ended_and_everything_else_goes_on() {
     let (mut client, hold, _pipe) = crowded();
     let stream = client.shell(Exec { stdin: true, ..Exec::default() }, "echo never");
-    client.send(stream, &Op::Data, b"input");
+    client.send(stream, Input::Data, b"input");
     let background = client.fresh_id();
-    client.send(background, &Action::Exec { command: "echo never".into() }, b"");
+    client.send(background, client::desktop(Action::Exec { command: "echo never".into() }), b"");
     let captured = client.fresh_id();
     let action = Action::ExecCapture { command: "echo never".into(), timeout_ms: None };
-    client.send(captured, &action, b"");
+    client.send(captured, client::desktop(action), b"");
     let expired = client.fresh_id();
     let action = Action::ExecCapture { command: "echo never".into(), timeout_ms: Some(1) };
-    client.send(expired, &action, b"");
-    assert!(client.ask(&Op::Ping, b"").ok);
-    assert_eq!(client.response(expired).0.exit_code, None, "a command has its own limit as well");
+    client.send(expired, client::desktop(action), b"");
+    client.ask(MachineRequest::Ping, b"").unwrap();
+    assert_eq!(client.desktop(expired).0.exit_code, None, "a command has its own limit as well");
 
     hold.store(false, Ordering::SeqCst);
     assert_eq!(client.sh("echo others").text(), "others\n");
@@ -137,7 +61,7 @@ fn what_is_held_up_on_its_way_is_ended_and_everything_else_goes_on() {
     assert_eq!((output.failure().kind, output.stdout.len()), (FailureKind::Other, 0));
     assert!(output.failure().message.contains("held up for 10 s"), "{}", output.failure().message);
     for id in [background, captured] {
-        let (answer, output) = client.response(id);
+        let (answer, output) = client.desktop(id);
         assert!(answer.error.unwrap().contains("held up for 10 s") && output.is_empty());
     }
     assert_eq!(client.sh("echo after").text(), "after\n");
@@ -148,7 +72,7 @@ fn what_is_held_up_on_its_way_is_ended_and_everything_else_goes_on() {
 fn what_is_held_up_can_be_killed_and_ends_with_its_host() {
     let (mut client, _hold, pipe) = crowded();
     let id = client.shell(Exec::default(), "echo never");
-    client.send(id, &Op::Signal { signal: 9 }, b"");
+    client.send(id, Input::Signal { signal: 9 }, b"");
     let output = client.finish(id);
     assert!(matches!(output.end, Some(Ok(ExitStatus::Signal(9)) | Err(_))), "{output:?}");
     client.shell(Exec::default(), "echo never");

@@ -1,119 +1,41 @@
 //! An agent that is found by another host than the one it had, as that of a restored machine is.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use std::io::{self, Read};
+mod client;
+
+use std::io::Read;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use vmette_guest::world::{Booting, Place, Purpose, World, WorldError};
+use client::world::{Altered, Door};
+use client::{desktop, hello, root};
 use vmette_guest::{Hosted, serve};
-use vmette_wire::agent::{Attach, Boot, Command, ENTROPY_LEN, Exec, Hello, PROTOCOL_VERSION, Root, Share};
-use vmette_wire::{Action, Event, Op, Reply, frame};
+use vmette_wire::handshake::ENTROPY_LEN;
+use vmette_wire::streams::{Command, Exec};
+use vmette_wire::{Action, Boot, Event, MachineRequest, Open, Reply, Request, RootRequest, frame};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A world that another host may come into.
-struct Found {
-    hosted: Hosted,
-    listener: UnixListener,
-    /// Told each time that the agent finds its host gone.
-    gone: Sender<()>,
-}
-
-impl World for Found {
-    fn hello(&mut self, hello: &Hello, entropy: &[u8; ENTROPY_LEN]) -> Result<(), WorldError> {
-        self.hosted.hello(hello, entropy)
-    }
-
-    fn set_clock(&mut self, realtime_ns: u64) -> Result<(), WorldError> {
-        self.hosted.set_clock(realtime_ns)
-    }
-
-    fn freeze(&mut self) -> Result<(), WorldError> {
-        self.hosted.freeze()
-    }
-
-    fn thaw(&mut self) -> Result<(), WorldError> {
-        self.hosted.thaw()
-    }
-
-    fn attach(&mut self, attach: &Attach, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
-        self.hosted.attach(attach, ca_bundle)
-    }
-
-    fn detach(&mut self, shares: &[Share]) -> Result<Booting, WorldError> {
-        self.hosted.detach(shares)
-    }
-
-    fn boot(&mut self, boot: &Boot, ca_bundle: &[u8]) -> Result<Booting, WorldError> {
-        self.hosted.boot(boot, ca_bundle)
-    }
-
-    fn boot_finished(&mut self, report: OwnedFd) -> Result<(), WorldError> {
-        self.hosted.boot_finished(report)
-    }
-
-    fn place(&self, purpose: Purpose) -> Result<Place<'_>, WorldError> {
-        self.hosted.place(purpose)
-    }
-
-    fn init_started(&mut self, pid: u32) {
-        self.hosted.init_started(pid);
-    }
-
-    fn init_ended(&mut self) {
-        self.hosted.init_ended();
-    }
-
-    fn sync(&mut self) -> io::Result<Option<OwnedFd>> {
-        self.hosted.sync()
-    }
-
-    fn reconnects(&self) -> bool {
-        // Nobody listens in most of the tests.
-        let _ = self.gone.send(());
-        true
-    }
-
-    fn listener(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.listener.as_fd())
-    }
-
-    fn accept(&mut self) -> io::Result<Option<OwnedFd>> {
-        match self.listener.accept() {
-            Ok((stream, _)) => Ok(Some(stream.into())),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-}
-
-fn ask<T: serde::Serialize>(stream: &mut UnixStream, op: &T, payload: &[u8]) -> bool {
-    frame::write_frame(stream, 1, op, payload).unwrap();
+fn ask(stream: &mut UnixStream, request: impl Into<Request>, payload: &[u8]) -> bool {
+    frame::write_frame(stream, 1, &request.into(), payload).unwrap();
     let answer = frame::read_frame(stream).unwrap().unwrap();
-    matches!(Reply::parse(&answer.header).unwrap(), Reply::Response(header) if header.ok)
-}
-
-fn hello() -> Op {
-    Op::Hello(Hello {
-        protocol: PROTOCOL_VERSION,
-        realtime_ns: 1,
-        hostname: "vm-test".into(),
-        machine_id: "0123456789abcdef".repeat(2),
-        attach_follows: false,
-        payload_len: 0,
-    })
+    match Reply::parse(&answer.header).unwrap() {
+        Reply::Done => true,
+        Reply::Desktop(header) => header.ok,
+        _ => false,
+    }
 }
 
 /// Runs a shell command up to its first line of output.
 fn first_line(stream: &mut UnixStream, line: &str) -> Vec<u8> {
     let command = Command { args: vec![line.as_bytes().to_vec()], env: Vec::new() };
     let exec = Exec { argc: 1, envc: 0, shell: true, ..Exec::default() };
-    frame::write_frame(stream, 2, &Op::Exec(exec), &command.encode().unwrap()).unwrap();
+    let exec = Request::from(Open::Exec(exec));
+    frame::write_frame(stream, 2, &exec, &command.encode().unwrap()).unwrap();
     loop {
         let answer = frame::read_frame(stream).unwrap().unwrap();
         match Reply::parse(&answer.header).unwrap() {
@@ -130,15 +52,16 @@ fn agent(dir: &Path, stream: impl Into<OwnedFd>) -> (PathBuf, Receiver<()>) {
     let listener = UnixListener::bind(&place).unwrap();
     listener.set_nonblocking(true).unwrap();
     let (gone, heard) = channel();
-    let world = Found { hosted: Hosted::new(dir).unwrap(), listener, gone };
+    let world =
+        Altered { hosted: Hosted::new(dir).unwrap(), crowd: None, door: Some(Door { listener, gone }) };
     let stream = stream.into();
     std::thread::spawn(move || serve(stream, world));
     (place, heard)
 }
 
 fn boot(host: &mut UnixStream) {
-    let boot = Boot::new(Root::Block { fstype: "squashfs".into() });
-    assert!(ask(host, &Op::Boot(boot), b""));
+    assert!(ask(host, MachineRequest::Boot(Boot::default()), b""));
+    assert!(ask(host, RootRequest::Make(root()), b""));
 }
 
 /// An agent with a root in `dir`, its host, and what [`agent`] returns.
@@ -146,7 +69,7 @@ fn booted(dir: &Path) -> (UnixStream, PathBuf, Receiver<()>) {
     let (mut first, guest) = UnixStream::pair().unwrap();
     let (place, gone) = agent(dir, guest);
     first.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert!(ask(&mut first, &hello(), &[7; ENTROPY_LEN]));
+    assert!(ask(&mut first, hello(), &[7; ENTROPY_LEN]));
     boot(&mut first);
     (first, place, gone)
 }
@@ -154,7 +77,7 @@ fn booted(dir: &Path) -> (UnixStream, PathBuf, Receiver<()>) {
 fn next_host(place: &Path, number: u8) -> UnixStream {
     let mut host = UnixStream::connect(place).unwrap();
     host.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert!(ask(&mut host, &hello(), &[number; ENTROPY_LEN]), "it greets anew");
+    assert!(ask(&mut host, hello(), &[number; ENTROPY_LEN]), "it greets anew");
     host
 }
 
@@ -188,8 +111,8 @@ fn what_runs_in_a_machine_that_was_saved_runs_on_with_the_next_host() {
         let waits = format!("echo first; {}", waits_in(dir.path(), "stream"));
         assert_eq!(first_line(&mut first, &waits), b"first\n");
         let background = Action::Exec { command: waits_in(dir.path(), "background") };
-        assert!(ask(&mut first, &background, b""));
-        assert!(ask(&mut first, &Op::Hold, b""));
+        assert!(ask(&mut first, desktop(background), b""));
+        assert!(ask(&mut first, MachineRequest::Hold, b""));
         if heard {
             first.shutdown(Shutdown::Both).unwrap();
             gone.recv_timeout(PATIENCE).unwrap();
@@ -217,7 +140,7 @@ fn what_runs_in_a_machine_that_was_not_saved_ends_with_its_host() {
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
         .unwrap();
     let command = format!("exec sleep 1000 > {}", fifo.display());
-    assert!(ask(&mut first, &Action::Exec { command }, b""));
+    assert!(ask(&mut first, desktop(Action::Exec { command }), b""));
     let alive = std::fs::File::open(&fifo).unwrap();
     drop(first);
     gone.recv_timeout(PATIENCE).unwrap();

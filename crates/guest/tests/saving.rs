@@ -5,21 +5,23 @@
 mod client;
 
 use client::{Client, hello};
-use vmette_wire::agent::{Attach, ENTROPY_LEN, Exec, Hello, Share, WINDOW};
-use vmette_wire::{Action, Event, Op, frame};
+use vmette_wire::devices::Share;
+use vmette_wire::handshake::ENTROPY_LEN;
+use vmette_wire::root::{Attach, Detach};
+use vmette_wire::streams::{Exec, Put, WINDOW};
+use vmette_wire::{Action, Event, Hello, Input, MachineRequest, Open, RootName, RootRequest, frame};
 
 /// Makes the agent believe that this is another host, of a machine that was restored. Its numbers begin anew.
 fn copied(client: &mut Client) {
-    greeted_again(client, false);
+    greeted_again(client, Vec::new());
     assert!(!is_frozen(client));
 }
 
-fn greeted_again(client: &mut Client, attach_follows: bool) {
-    assert!(client.ask(&Op::Hold, b"").ok);
+fn greeted_again(client: &mut Client, awaited: Vec<RootName>) {
+    client.ask(MachineRequest::Hold, b"").unwrap();
     client.pending.clear();
     client.last_id = 0;
-    let greeting = client
-        .request(&Op::Hello(Hello { hostname: "copy".into(), attach_follows, ..hello() }), &[1; ENTROPY_LEN]);
+    let greeting = client.request(Hello { hostname: "copy".into(), awaited, ..hello() }, &[1; ENTROPY_LEN]);
     let first = frame::read_frame(&mut client.stream).unwrap().unwrap();
     assert_eq!(first.id, greeting, "nothing that was meant for the other host");
     let record = client.record.lock().unwrap();
@@ -36,6 +38,10 @@ fn one_share() -> Attach {
     Attach { shares: vec![share], ..Attach::default() }
 }
 
+fn without_it() -> Detach {
+    Detach { shares: one_share().shares, ..Detach::default() }
+}
+
 /// Neither a command nor a file that would miss the shares.
 fn assert_nothing_runs(client: &mut Client) {
     assert!(is_frozen(client));
@@ -43,8 +49,8 @@ fn assert_nothing_runs(client: &mut Client) {
     assert!(failure.failure().message.contains("attach comes first"), "{failure:?}");
     let (header, _) = client.act(&Action::Exec { command: "true".into() });
     assert!(header.error.unwrap().contains("attach comes first"));
-    let put = Op::Put(vmette_wire::agent::Put { path: "/a/early".into(), mode: 0o644 });
-    let id = client.request(&put, b"");
+    let put = Open::Put(Put { root: RootName::default(), path: "/a/early".into(), mode: 0o644 });
+    let id = client.request(put, b"");
     assert!(matches!(client.event(id).0, Event::Failed(_)));
     assert!(is_frozen(client));
 }
@@ -52,19 +58,19 @@ fn assert_nothing_runs(client: &mut Client) {
 #[test]
 fn a_workload_stands_still_as_long_as_its_shares_are_gone() {
     let mut client = Client::booted();
-    let attach = Op::Attach(one_share());
-    assert!(!client.ask(&Op::Detach(one_share()), b"").ok, "there is none");
+    let attach = || RootRequest::Attach(one_share());
+    assert!(client.ask(RootRequest::Detach(without_it()), b"").is_err(), "there is none");
     assert!(!is_frozen(&client), "what has its shares goes on");
-    assert!(client.ask(&attach, b"").ok);
-    assert!(client.ask(&Op::Detach(one_share()), b"").ok);
+    client.ask(attach(), b"").unwrap();
+    client.ask(RootRequest::Detach(without_it()), b"").unwrap();
     assert_nothing_runs(&mut client);
-    assert!(client.ask(&Op::Hold, b"").ok);
-    assert!(client.ask(&Op::Release { realtime_ns: 1 }, b"").ok);
+    client.ask(MachineRequest::Hold, b"").unwrap();
+    client.ask(MachineRequest::Release { realtime_ns: 1 }, b"").unwrap();
     assert_nothing_runs(&mut client);
-    assert!(!client.ask(&Op::Detach(one_share()), b"").ok, "it is gone already");
-    assert!(!client.ask(&attach, b"-----BEGIN CERTIFICATE-----").ok, "not announced");
+    assert!(client.ask(RootRequest::Detach(without_it()), b"").is_err(), "it is gone already");
+    assert!(client.ask(attach(), b"-----BEGIN CERTIFICATE-----").is_err(), "not announced");
     assert_nothing_runs(&mut client);
-    assert!(client.ask(&attach, b"").ok);
+    client.ask(attach(), b"").unwrap();
     assert!(!is_frozen(&client));
     assert_eq!(client.sh("echo here").text(), "here\n");
 }
@@ -72,15 +78,15 @@ fn a_workload_stands_still_as_long_as_its_shares_are_gone() {
 #[test]
 fn a_copy_that_is_to_have_shares_goes_on_with_them() {
     let mut client = Client::booted();
-    assert!(client.ask(&Op::Attach(one_share()), b"").ok);
-    assert!(client.ask(&Op::Detach(one_share()), b"").ok);
-    greeted_again(&mut client, true);
+    client.ask(RootRequest::Attach(one_share()), b"").unwrap();
+    client.ask(RootRequest::Detach(without_it()), b"").unwrap();
+    greeted_again(&mut client, vec![RootName::default()]);
     assert_nothing_runs(&mut client);
-    assert!(client.ask(&Op::Attach(one_share()), b"").ok);
+    client.ask(RootRequest::Attach(one_share()), b"").unwrap();
     assert!(!is_frozen(&client));
     assert_eq!(client.sh("echo here").text(), "here\n");
     // And one that is to have none does not wait for any.
-    assert!(client.ask(&Op::Detach(one_share()), b"").ok);
+    client.ask(RootRequest::Detach(without_it()), b"").unwrap();
     copied(&mut client);
 }
 
@@ -89,15 +95,15 @@ fn a_host_that_goes_on_gets_everything() {
     let mut client = Client::booted();
     let id = client.shell(Exec { stdin: true, ..Exec::default() }, "echo before; read x; echo after");
     client.started(id);
-    assert!(client.ask(&Op::Hold, b"").ok);
+    client.ask(MachineRequest::Hold, b"").unwrap();
     assert!(client.record.lock().unwrap().frozen, "what runs stands still before the host is told");
-    client.send(id, &Op::Data, b"x\n");
-    let ping = client.request(&Op::Ping, b"");
-    assert!(client.ask(&Op::Release { realtime_ns: 1 }, b"").ok);
-    assert!(client.response(ping).0.ok);
+    client.send(id, Input::Data, b"x\n");
+    let ping = client.request(MachineRequest::Ping, b"");
+    client.ask(MachineRequest::Release { realtime_ns: 1 }, b"").unwrap();
+    client.answer(ping).unwrap();
     assert!(!client.record.lock().unwrap().frozen);
     assert_eq!(client.finish(id).text(), "before\nafter\n");
-    assert!(client.ask(&Op::Release { realtime_ns: 1 }, b"").ok, "nothing is held");
+    client.ask(MachineRequest::Release { realtime_ns: 1 }, b"").expect("nothing is held");
 }
 
 #[test]
@@ -131,7 +137,7 @@ fn the_file_of_a_long_command_outlives_that_of_the_other_hosts() {
     let pid = client.started(old);
     copied(&mut client);
     while client.last_id + 1 < old {
-        assert!(client.ask(&Op::Ping, b"").ok);
+        client.ask(MachineRequest::Ping, b"").unwrap();
     }
     let mine = client.shell(
         Exec { stdin: true, ..Exec::default() },
@@ -144,20 +150,21 @@ fn the_file_of_a_long_command_outlives_that_of_the_other_hosts() {
     let gone = client.shell(Exec::default(), &format!("while [ -e /proc/{pid} ]; do sleep 0.01; done"));
     assert_eq!(client.finish(gone).code(), 0);
     // The other's file is removed before this is answered.
-    assert!(client.ask(&Op::Ping, b"").ok);
-    client.send(mine, &Op::Data, b"x\n");
+    client.ask(MachineRequest::Ping, b"").unwrap();
+    client.send(mine, Input::Data, b"x\n");
     assert_eq!(client.finish(mine).text(), "there\n");
 }
 
 #[test]
 fn unfinished_transfers_are_given_up() {
     let mut client = Client::booted();
-    let id = client.request(&Op::Put(vmette_wire::agent::Put { path: "/half".into(), mode: 0o644 }), b"");
-    client.send(id, &Op::Data, b"half");
+    let id =
+        client.request(Open::Put(Put { root: RootName::default(), path: "/half".into(), mode: 0o644 }), b"");
+    client.send(id, Input::Data, b"half");
     copied(&mut client);
-    client.send(id, &Op::Data, b"of nothing");
-    client.send(id, &Op::Eof, b"");
-    assert!(client.ask(&Op::Ping, b"").ok);
+    client.send(id, Input::Data, b"of nothing");
+    client.send(id, Input::Eof, b"");
+    client.ask(MachineRequest::Ping, b"").unwrap();
     assert_eq!(std::fs::read_dir(client.root.path()).unwrap().count(), 0);
 }
 
@@ -165,20 +172,24 @@ fn unfinished_transfers_are_given_up() {
 fn shares_come_and_go_and_are_checked() {
     let share = |tag: &str, target: &str| Share { tag: tag.into(), target: target.into(), read_only: false };
     let attach = |shares: &[Share]| Attach { shares: shares.to_vec(), ..Attach::default() };
+    let detach = |shares: &[Share]| Detach { shares: shares.to_vec(), ..Detach::default() };
     let mut client = Client::raw();
-    let early = client.ask(&Op::Attach(attach(&[])), b"");
-    assert!(early.error.unwrap().contains("hello comes first"));
+    let early = client.ask(RootRequest::Attach(attach(&[])), b"");
+    assert!(early.unwrap_err().contains("hello comes first"));
     let mut client = Client::booted();
     let (one, two) = (share("a", "/a"), share("b", "/b"));
-    assert!(client.ask(&Op::Attach(attach(&[one.clone(), two.clone()])), b"").ok);
-    assert!(client.ask(&Op::Detach(attach(std::slice::from_ref(&one))), b"").ok);
+    client.ask(RootRequest::Attach(attach(&[one.clone(), two.clone()])), b"").unwrap();
+    client.ask(RootRequest::Detach(detach(std::slice::from_ref(&one))), b"").unwrap();
     assert_eq!(client.record.lock().unwrap().attached, [two]);
-    assert!(client.ask(&Op::Attach(attach(&[])), b"").ok);
+    client.ask(RootRequest::Attach(attach(&[])), b"").unwrap();
     for bad in [share("a b", "/a"), share("a", "a"), share("a", "/a/../b")] {
-        assert!(!client.ask(&Op::Attach(attach(std::slice::from_ref(&bad))), b"").ok, "{bad:?}");
-        assert!(!client.ask(&Op::Detach(attach(&[bad])), b"").ok);
+        assert!(client.ask(RootRequest::Attach(attach(std::slice::from_ref(&bad))), b"").is_err(), "{bad:?}");
+        assert!(client.ask(RootRequest::Detach(detach(&[bad])), b"").is_err());
     }
-    assert!(!client.ask(&Op::Attach(attach(&[])), b"-----BEGIN CERTIFICATE-----").ok, "not announced");
+    assert!(
+        client.ask(RootRequest::Attach(attach(&[])), b"-----BEGIN CERTIFICATE-----").is_err(),
+        "not announced"
+    );
     let trust = Attach { ca_bundle: true, ..Attach::default() };
-    assert!(client.ask(&Op::Attach(trust), b"-----BEGIN CERTIFICATE-----").ok);
+    client.ask(RootRequest::Attach(trust), b"-----BEGIN CERTIFICATE-----").unwrap();
 }

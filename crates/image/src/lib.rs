@@ -1,59 +1,64 @@
 //! A rootfs spec becomes an artifact that a machine can take as its root: a directory, or a block image.
 //!
-//! A [`Registry`] asks its [`RootfsProvider`]s in order; the first that claims a spec answers for it. What is made from
-//! another format (a tar archive, the built-in userland) is converted once and kept in the [`Store`]; nothing of an
+//! A [`Registry`] asks its [`RootfsProvider`]s in order; the first that claims a spec answers for it. Other formats (a tar
+//! archive, the layers of an image, the built-in userland) are converted once and kept in the [`Store`]; nothing of an
 //! archive is ever unpacked onto the host's file system.
 //!
-//! An image is hostile input: every count, length and path in it is bounded by a named constant, and an entry that
-//! cannot be kept exactly as it is makes the whole image fail.
+//! An image is hostile input: every count, length and path in it is bounded by a named constant, and an entry that cannot
+//! be kept exactly as it is makes the whole image fail.
+//!
+//! Modules, each using only those above it:
+//!
+//! | modules | subject |
+//! |---|---|
+//! | `limits`, `meta`, `sniff`, `superblock`, `tool` | limits of the environment, inodes, kinds of files, programs |
+//! | `tar`, `outer` | archives: read strictly; read in place |
+//! | `store`, `pack`, `read_error` | images on disk; making one; failures of readers |
+//! | `layers` | layers become one image |
+//! | `error`, `context`, `scratch` | a caller's errors and rules |
+//! | `providers` | specs become artifacts |
+//! | `images` | the images of a cache, for `vmette image` |
+#![forbid(unsafe_code)]
 
-mod builtin;
 mod context;
-mod debian;
-mod digest;
-mod dir;
 mod error;
-mod fetch;
 #[cfg(test)]
 mod fuzz;
-mod http;
-mod image_config;
 mod images;
 mod layers;
+mod limits;
 mod meta;
-mod oci;
+mod outer;
 mod pack;
-mod progress;
-mod provider;
-mod registry;
+mod providers;
+mod read_error;
 mod scratch;
 mod sniff;
-mod spec;
-mod squashfs;
 mod store;
 mod superblock;
 mod tar;
 mod tool;
 
-pub use builtin::{BUILTIN_SPEC, BuiltinProvider, builtin_rootfs, find_busybox};
-pub use context::{Context, NetworkOptions, PullPolicy};
-pub use debian::{BuildOptions, DebianVariant};
-pub use digest::{BadDigest, Digest};
-pub use dir::DirProvider;
+pub use context::{Context, PullPolicy};
 pub use error::{ProviderError, Result};
-pub use http::{NetworkError, printable};
-pub use image_config::{ImageConfig, Platform, VOLUMES_MAX};
 pub use images::{
     ExportFormat, Exported, ImageDetails, ImageSummary, Images, PruneOptions, PruneReport, Removed,
 };
-pub use oci::{ImageError, LocalImageProvider, OciProvider};
-pub use progress::{Item, PROGRESS_STEP, Progress, Reporter};
-pub use provider::{BlockFs, RootfsArtifact, RootfsProvider};
-pub use registry::{Registry, default_registry};
+pub use layers::{Unpackable, first_stream};
+pub use limits::BadLimit;
+pub use providers::{
+    BUILTIN_SPEC, BlockFs, BuildOptions, BuiltinProvider, DebianVariant, DirProvider, LocalImageProvider,
+    OciProvider, Registry, RootfsArtifact, RootfsProvider, SquashfsProvider, TarLimits, TarProvider,
+    builtin_rootfs, default_registry, find_busybox, is_static_program,
+};
 pub use scratch::{SCRATCH_MAX_MIB, SCRATCH_MIN_MIB, format_scratch};
-pub use squashfs::SquashfsProvider;
 pub use store::{
-    BadKey, Description, ImageKind, InUse, Key, LayerInfo, NameRecord, Origin, PruneRules, Pruned, Store,
+    Description, ImageKind, LayerInfo, NameRecord, Origin, PruneRules, Pruned, Store, StoreError, StoreHold,
     StoredImage,
 };
-pub use tar::{ArchiveError, Refusal, TarLimits, TarProvider};
+pub use superblock::SuperblockError;
+pub use tar::{ArchiveError, Refusal};
+pub use vmette_cache::{BadDigest, BadKey, Digest, Key};
+pub use vmette_http::{NetworkError, NetworkOptions};
+pub use vmette_oci::{FileError, ImageConfig, ImageError, Platform, VOLUMES_MAX};
+pub use vmette_work::{Item, PROGRESS_STEP, Progress, Reporter, printable};

@@ -1,8 +1,7 @@
-//! What a file is, by its first bytes.
+//! Kinds of files, by their first bytes.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
 
 /// Kinds of file that a rootfs spec may meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,22 +40,5 @@ impl FileKind {
             .iter()
             .find(|(at, magic, _)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic)))
             .map_or(Self::Other, |found| found.2)
-    }
-
-    /// What to call it, and the spec that would take it, if one does.
-    pub(crate) fn advice(self, path: &Path) -> String {
-        let saved = format!("docker-archive:{} if an image was saved in it", path.display());
-        let url = |scheme: &str| format!("use {scheme}+file://{}", crate::spec::encode_path(path));
-        match self {
-            Self::Squashfs => format!("a squashfs image: {}", url("squashfs")),
-            Self::Tar => format!("a tar archive: {}; {saved}", url("tar")),
-            Self::Gzip | Self::Zstd | Self::Xz => {
-                format!("a compressed file: if it is a tar archive, {}; {saved}", url("tar"))
-            }
-            Self::Elf => {
-                "a program, not a rootfs: name a directory, a squashfs image or a tar archive".to_owned()
-            }
-            Self::Other => "neither a directory, nor a squashfs image, nor a tar archive".to_owned(),
-        }
     }
 }

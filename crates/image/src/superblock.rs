@@ -13,7 +13,7 @@ const VERSION: (u16, u16) = (4, 0);
 /// Offset of `root_inode`.
 pub(crate) const ROOT_INODE_AT: u64 = 32;
 
-/// What is of interest here. Offsets count from the start of the image.
+/// The fields that matter here. Offsets count from the start of the image.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Superblock {
     pub(crate) root_inode: u64,
@@ -22,19 +22,30 @@ pub(crate) struct Superblock {
     pub(crate) directory_table: u64,
 }
 
-/// Why a file is not a squashfs image.
+/// A file that is not a squashfs image.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SuperblockError {
+#[non_exhaustive]
+pub enum SuperblockError {
+    /// The system cannot read it.
     #[error("cannot be read: {0}")]
     Read(#[from] io::Error),
+    /// It is something else.
     #[error("is not a squashfs image: it does not begin with hsqs")]
     Magic,
+    /// It is of another version.
     #[error("is squashfs version {0}.{1}; Linux reads 4.0 only")]
     Version(u16, u16),
+    /// It contradicts itself.
     #[error("is a damaged squashfs image: {0}")]
     Damaged(&'static str),
+    /// Its end is missing.
     #[error("is a truncated squashfs image: {used} bytes by its superblock, {len} in the file")]
-    Truncated { used: u64, len: u64 },
+    Truncated {
+        /// Bytes by its superblock.
+        used: u64,
+        /// Bytes in the file.
+        len: u64,
+    },
 }
 
 impl Superblock {

@@ -10,14 +10,15 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
 use support::{Archive, LIMITS, Place};
-use vmette_image::{Context, Description, ImageConfig, ImageKind, Key, RootfsProvider, Store, TarProvider};
+use vmette_cache::{Key, KeyBuilder};
+use vmette_image::{Context, Description, ImageKind, RootfsProvider, Store, StoreError, TarProvider};
 
 const ROLE: &str = "VMETTE_IMAGE_TEST_ROLE";
 const ROOT: &str = "VMETTE_IMAGE_TEST_ROOT";
 
 fn child(role: &str, place: &Place) -> Child {
     Command::new(env::current_exe().unwrap())
-        .args(["--exact", "role", "--nocapture"])
+        .args(["--ignored", "--exact", "role", "--nocapture"])
         .env(ROLE, role)
         .env(ROOT, place.root.path())
         .stdin(Stdio::piped())
@@ -27,25 +28,17 @@ fn child(role: &str, place: &Place) -> Child {
 }
 
 fn key() -> Key {
-    Key::of_parts([&b"killed"[..]])
+    KeyBuilder::new().text("killed").finish()
 }
 
 fn description() -> Description {
-    Description {
-        kind: ImageKind::Tar,
-        source: "test".to_owned(),
-        id: None,
-        platform: None,
-        config: ImageConfig::default(),
-        layers: Vec::new(),
-        unpacked: 0,
-    }
+    Description::of_rootfs(ImageKind::Tar, "test".to_owned(), 0)
 }
 
-/// What a child does; nothing in the test run itself.
 #[test]
+#[ignore = "the other processes of the tests below"]
 fn role() {
-    let (Ok(role), Ok(root)) = (env::var(ROLE), env::var(ROOT)) else { return };
+    let (role, root) = (env::var(ROLE).unwrap(), env::var(ROOT).unwrap());
     let context = Context::new(format!("{root}/cache")).with_reporter(std::sync::Arc::new(|progress| {
         if let vmette_image::Progress::Step(line) = progress {
             println!("- {line}");
@@ -55,7 +48,7 @@ fn role() {
         let spec = format!("tar+file://{root}/archive");
         TarProvider::with_limits(LIMITS).provide(&spec, &context).unwrap();
     } else {
-        let _ = context.store().unwrap().obtain(&key(), &context, |staging| {
+        let _ = context.store().unwrap().obtain::<StoreError>(&key(), |staging| {
             fs::write(staging, b"half an image").unwrap();
             println!("- writing");
             // Until killed.
@@ -95,7 +88,7 @@ fn a_killed_process_is_recovered_from() {
     assert_eq!(place.names().len(), 2, "its staging and lock files are there: {:?}", place.names());
 
     let store = Store::open(&place.cache()).unwrap();
-    let built = store.obtain(&key(), &place.context(), |staging| {
+    let built = store.obtain::<vmette_image::ProviderError>(&key(), |staging| {
         let other = Place::new();
         fs::copy(other.convert(&Archive::default().file("f", b"x").end())?, staging).unwrap();
         Ok(description())

@@ -179,7 +179,7 @@ fn a_cache_that_is_a_file() {
     let place = Place::new();
     fs::write(place.cache(), b"").unwrap();
     let message = place.convert(&Archive::default().file("f", b"").end()).unwrap_err().to_string();
-    assert!(message.contains("not a directory") && message.contains("VMETTE_CACHE_DIR"), "{message}");
+    assert!(message.contains("not a folder") && message.contains("VMETTE_CACHE_DIR"), "{message}");
 }
 
 #[test]

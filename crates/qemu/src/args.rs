@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 
 use vmette_vmm::Accelerator;
+use vmette_vmm::devices::{AGENT_PORT_NAME, ROOTFS_SERIAL};
 
 use crate::plan::{Arch, Plan};
 
@@ -115,9 +116,12 @@ fn base_devices(args: &mut Args, plan: &Plan, fds: &Fds) {
     args.option("-serial", "chardev:console");
     args.option("-chardev", format!("socket,id=agent,fd={}", fds.agent));
     args.option("-device", "virtio-serial-pci,id=serial,addr=0x2,max_ports=2");
-    args.option("-device", "virtserialport,bus=serial.0,chardev=agent,name=vmette.agent");
+    args.option("-device", format!("virtserialport,bus=serial.0,chardev=agent,name={AGENT_PORT_NAME}"));
     args.option("-blockdev", plan.rootfs.to_string());
-    args.option("-device", "virtio-blk-pci,addr=0x3,drive=rootfs,serial=rootfs,rerror=report,werror=report");
+    args.option(
+        "-device",
+        format!("virtio-blk-pci,addr=0x3,drive=rootfs,serial={ROOTFS_SERIAL},rerror=report,werror=report"),
+    );
 }
 
 fn root_ports(args: &mut Args, plan: &Plan) {

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, PipeReader, Read};
 use std::sync::Arc;
 use std::thread;
 
-use vmette_work::Slot;
+use vmette_work::{Slot, is_unprintable};
 
 /// Bytes that are kept of what it prints.
 const KEPT_MAX: usize = 16 << 10;
@@ -37,8 +37,9 @@ fn read(pipe: impl Read, mut ear: Ear) -> String {
     let mut line = Vec::new();
     while let Ok(1..) = reader.by_ref().take(LINE_MAX).read_until(b'\n', &mut line) {
         // A line may come from a mirror or a package: it must not reach a terminal as more than text.
-        let text: String = String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control()).collect();
-        let text = text.trim();
+        let text = String::from_utf8_lossy(&line);
+        let text: String = text.trim().chars().filter(|c| !is_unprintable(*c)).collect();
+        let text = text.as_str();
         (ear.on_line)(text);
         keep(&mut kept, text);
         if (ear.is_cause)(text) {

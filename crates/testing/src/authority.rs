@@ -16,6 +16,15 @@ pub struct Authority {
     pub key: String,
 }
 
+/// A server's certificate and its key, in PEM.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity<'a> {
+    /// The certificate.
+    pub certificate: &'a str,
+    /// The key.
+    pub key: &'a str,
+}
+
 impl Authority {
     /// With keys that did not exist before.
     ///
@@ -31,5 +40,11 @@ impl Authority {
         let server = CertificateParams::new(NAMES.map(str::to_owned))?;
         let certificate = server.signed_by(&key, &Issuer::from_params(&params, &own_key))?;
         Ok(Self { authority, certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// The server's certificate and key.
+    #[must_use]
+    pub fn identity(&self) -> Identity<'_> {
+        Identity { certificate: &self.certificate, key: &self.key }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::authority::Authority;
+use crate::authority::Identity;
 
 /// The server's program.
 pub const SERVER: &str = "docker-registry";
@@ -36,8 +36,8 @@ const ATTEMPTS: usize = 10;
 /// The clients that a registry admits.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Access<'a> {
-    /// Serves TLS with the certificate of this authority.
-    pub tls: Option<&'a Authority>,
+    /// Serves TLS with this certificate.
+    pub tls: Option<Identity<'a>>,
     /// Lets in [`USER`] with [`PASSWORD`] and nobody else.
     pub passwords: bool,
 }
@@ -77,9 +77,9 @@ impl Registry {
              http:\n  addr: {host}\n",
             at("registry")
         );
-        if let Some(authority) = access.tls {
-            fs::write(at("cert.pem"), &authority.certificate)?;
-            fs::write(at("key.pem"), &authority.key)?;
+        if let Some(identity) = access.tls {
+            fs::write(at("cert.pem"), identity.certificate)?;
+            fs::write(at("key.pem"), identity.key)?;
             config += &format!("  tls:\n    certificate: {}\n    key: {}\n", at("cert.pem"), at("key.pem"));
         }
         if access.passwords {

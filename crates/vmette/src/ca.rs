@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use vmette_wire::agent::CA_BUNDLE_MAX;
+use vmette_wire::root::CA_BUNDLE_MAX;
 
 use crate::error::{ConfigError, Error};
 

@@ -5,27 +5,27 @@
 //! poisons the connection once: every waiter and every later caller fails at once with the first cause.
 
 mod alone;
+mod root;
 
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::{BufReader, Write};
 use std::net::Shutdown;
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use vmette_vmm::{ControlStream, Slot};
-use vmette_wire::agent::{Op, Reply};
 use vmette_wire::frame::{self, Frame};
-use vmette_wire::{Action, ResponseHeader};
+use vmette_wire::{Input, Reply, Request, ResponseHeader};
 
 use crate::error::{ConfigError, Error};
 use crate::guest_text::safe;
 use crate::stream::StreamQueue;
 
 pub(crate) use alone::Alone;
+pub(crate) use root::RootHandle;
 
 /// How long a request waits for its answer.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,14 +39,31 @@ const READER_GRACE: Duration = Duration::from_secs(5);
 /// Most requests under way at once. The guest cannot raise this number; it bounds what a caller in a loop can do.
 const WAITERS_MAX: usize = 1 << 14;
 
-/// An answer with its payload.
+/// The agent's answer: done, or the reason of a refusal, made safe to show since the guest chose the words.
+pub(crate) type Answer = Result<(), String>;
+
+/// The desktop's answer with its payload.
 pub(crate) type Response = (ResponseHeader, Vec<u8>);
 
+#[derive(Clone)]
 enum Waiter {
-    /// One answer.
-    Once(SyncSender<Result<Response, String>>),
+    /// One answer of the agent.
+    Answer(SyncSender<Result<Answer, String>>),
+    /// One answer of the desktop.
+    Desktop(SyncSender<Result<Response, String>>),
     /// Events until the last one.
     Stream(Arc<StreamQueue>),
+}
+
+impl Waiter {
+    /// The channels hold one message and have had none: a caller that has given up is no failure.
+    fn fail(self, cause: &str) {
+        match self {
+            Self::Answer(sender) => drop(sender.try_send(Err(cause.to_owned()))),
+            Self::Desktop(sender) => drop(sender.try_send(Err(cause.to_owned()))),
+            Self::Stream(queue) => queue.abort(cause),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -98,52 +115,51 @@ impl Connection {
     }
 
     /// Sends one request and waits for its one answer.
-    pub(crate) fn request<T: Serialize>(
+    pub(crate) fn request(
         &self,
-        header: &T,
+        request: impl Into<Request>,
         payload: &[u8],
         timeout: Duration,
-    ) -> Result<Response, Error> {
-        self.send_request(header, payload)?.wait(timeout)
+    ) -> Result<Answer, Error> {
+        self.send_request(request, payload)?.wait(timeout)
     }
 
     /// Sends one request whose answer is waited for later.
-    pub(crate) fn send_request<T: Serialize>(&self, header: &T, payload: &[u8]) -> Result<Pending, Error> {
-        let (sender, receiver) = sync_channel(1);
-        let id = self.register(Waiter::Once(sender))?;
-        let pending = Pending { connection: self.clone(), id, receiver };
-        self.send(id, header, payload)?;
+    pub(crate) fn send_request(
+        &self,
+        request: impl Into<Request>,
+        payload: &[u8],
+    ) -> Result<Pending<Answer>, Error> {
+        let (pending, id) = self.expect(Waiter::Answer)?;
+        self.send_header(id, &request.into(), payload)?;
         Ok(pending)
     }
 
-    /// A request of the desktop.
-    pub(crate) fn action(&self, action: &Action) -> Result<Response, Error> {
-        let extra = match action {
-            Action::Wait { ms } => Duration::from_millis(*ms).min(REQUEST_TIMEOUT),
-            _ => Duration::ZERO,
-        };
-        self.request(action, &[], REQUEST_TIMEOUT + extra)
-    }
-
-    /// Opens a stream: events for the returned id go to `queue` until the last one.
-    pub(crate) fn open_stream(
+    /// Registers a waiter for one answer under a fresh id.
+    fn expect<T>(
         &self,
-        op: &Op,
-        payload: &[u8],
-        queue: &Arc<StreamQueue>,
-    ) -> Result<u32, Error> {
-        let id = self.register(Waiter::Stream(queue.clone()))?;
-        self.send(id, op, payload)?;
-        Ok(id)
+        waiter: impl FnOnce(SyncSender<Result<T, String>>) -> Waiter,
+    ) -> Result<(Pending<T>, u32), Error> {
+        let (sender, receiver) = sync_channel(1);
+        let id = self.register(waiter(sender))?;
+        Ok((Pending { connection: self.clone(), id, receiver }, id))
     }
 
     /// Sends one more frame of a stream.
-    pub(crate) fn send<T: Serialize>(&self, id: u32, header: &T, payload: &[u8]) -> Result<(), Error> {
-        let bytes = frame::encode(id, header, payload).map_err(|e| {
-            self.inner.lock().waiters.remove(&id);
-            Error::from(ConfigError::Command(e.to_string()))
-        })?;
+    pub(crate) fn send(&self, id: u32, input: Input, payload: &[u8]) -> Result<(), Error> {
+        self.send_header(id, &input.into(), payload)
+    }
+
+    fn send_header(&self, id: u32, request: &Request, payload: &[u8]) -> Result<(), Error> {
+        let bytes = self.encode(id, request, payload)?;
         self.write(&mut self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner), &bytes)
+    }
+
+    fn encode(&self, id: u32, request: &Request, payload: &[u8]) -> Result<Vec<u8>, Error> {
+        frame::encode(id, request, payload).map_err(|e| {
+            self.forget(id);
+            Error::from(ConfigError::Command(e.to_string()))
+        })
     }
 
     /// Writes a whole frame. What has been written is no failure, even if the connection ends because of it.
@@ -164,7 +180,7 @@ impl Connection {
         self.inner.check()
     }
 
-    /// Why the connection is unusable, if it is.
+    /// The cause for which the connection is unusable, if it is.
     pub(crate) fn poison_cause(&self) -> Option<String> {
         self.inner.poison.get()
     }
@@ -209,15 +225,15 @@ impl Connection {
 }
 
 /// An answer that is under way. Dropping it gives up waiting.
-pub(crate) struct Pending {
+pub(crate) struct Pending<T> {
     connection: Connection,
     id: u32,
-    receiver: std::sync::mpsc::Receiver<Result<Response, String>>,
+    receiver: Receiver<Result<T, String>>,
 }
 
-impl Pending {
+impl<T> Pending<T> {
     /// Waits for the answer; a late one is dropped.
-    pub(crate) fn wait(self, timeout: Duration) -> Result<Response, Error> {
+    pub(crate) fn wait(self, timeout: Duration) -> Result<T, Error> {
         match self.receiver.recv_timeout(timeout) {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(cause)) => Err(Error::Agent(cause)),
@@ -231,7 +247,7 @@ impl Pending {
     }
 }
 
-impl Drop for Pending {
+impl<T> Drop for Pending<T> {
     fn drop(&mut self) {
         self.connection.forget(self.id);
     }
@@ -259,13 +275,7 @@ impl Inner {
             }
             std::mem::take(&mut state.waiters)
         };
-        for waiter in waiters.into_values() {
-            match waiter {
-                // The channel holds one message and has had none.
-                Waiter::Once(sender) => drop(sender.try_send(Err(cause.to_owned()))),
-                Waiter::Stream(queue) => queue.abort(cause),
-            }
-        }
+        waiters.into_values().for_each(|waiter| waiter.fail(cause));
         // The reader sees the end of the stream, a blocked writer an error. Fails only when the peer closed it first.
         let _ = self.plug.shutdown(Shutdown::Both);
     }
@@ -294,37 +304,41 @@ impl Inner {
     fn dispatch(&self, frame: Frame) -> Result<(), String> {
         let reply = Reply::parse(&frame.header).map_err(|e| breach(&e))?;
         let mut state = self.lock();
-        match (state.waiters.get(&frame.id), reply) {
-            (Some(Waiter::Once(_)), Reply::Response(header)) => {
-                if let Some(Waiter::Once(sender)) = state.waiters.remove(&frame.id) {
-                    // Fails only when the caller has given up.
-                    drop(sender.try_send(Ok((header, frame.payload))));
-                }
-                Ok(())
+        let goes_on = matches!(&reply, Reply::Event(event) if !event.is_last());
+        let waiter = match goes_on {
+            true => state.waiters.get(&frame.id).cloned(),
+            false => state.waiters.remove(&frame.id),
+        };
+        drop(state);
+        // Sending an answer fails only when the caller has given up.
+        match (waiter, reply) {
+            (Some(Waiter::Answer(sender)), Reply::Done) => drop(sender.try_send(Ok(Ok(())))),
+            (Some(Waiter::Answer(sender)), Reply::Refused(reason)) => {
+                drop(sender.try_send(Ok(Err(safe(&reason)))));
+            }
+            (Some(Waiter::Desktop(sender)), Reply::Desktop(header)) => {
+                drop(sender.try_send(Ok((header, frame.payload))));
+            }
+            (Some(Waiter::Desktop(sender)), Reply::Refused(reason)) => {
+                drop(sender.try_send(Ok((ResponseHeader::error(reason), Vec::new()))));
             }
             (Some(Waiter::Stream(queue)), Reply::Event(event)) => {
-                let queue = queue.clone();
-                if event.is_last() {
-                    state.waiters.remove(&frame.id);
-                }
-                drop(state);
-                queue.push(event, frame.payload).map_err(|e| breach(&e))
+                return queue.push(event, frame.payload).map_err(|e| breach(&e));
             }
-            (Some(Waiter::Stream(queue)), Reply::Response(header)) if !header.ok => {
-                let queue = queue.clone();
-                state.waiters.remove(&frame.id);
-                drop(state);
-                queue.refuse(header.error.as_deref().unwrap_or("the agent refused the request"));
-                Ok(())
+            (Some(Waiter::Stream(queue)), Reply::Refused(reason)) => queue.refuse(&reason),
+            (Some(waiter), _) => {
+                let cause = "the guest broke the protocol: an answer of the wrong kind";
+                waiter.fail(cause);
+                return Err(cause.into());
             }
-            (Some(_), _) => Err("the guest broke the protocol: an answer of the wrong kind".into()),
             // Nobody waits any more: late, or abandoned.
-            (None, _) => Ok(()),
+            (None, _) => {}
         }
+        Ok(())
     }
 }
 
-/// How the guest broke the protocol, for people: a parser quotes what it did not understand, and that is the guest's.
+/// A breach of the protocol, for people: a parser quotes text that it did not understand, and that is the guest's.
 fn breach(what: &dyn Display) -> String {
     format!("the guest broke the protocol: {}", safe(&what.to_string()))
 }
@@ -368,8 +382,11 @@ fn write_all_until(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::Kind;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use std::os::unix::net::UnixStream;
-    use vmette_wire::Event;
+    use vmette_wire::streams::Get;
+    use vmette_wire::{Event, MachineRequest, Open, RootName};
 
     pub(super) fn pair() -> (Connection, UnixStream) {
         let (host, guest) = UnixStream::pair().unwrap();
@@ -380,66 +397,74 @@ mod tests {
         frame::read_frame(guest).unwrap().unwrap()
     }
 
-    pub(super) fn answer(guest: &mut UnixStream, id: u32, payload: &[u8]) {
-        guest.write_all(&frame::encode_response(id, &ResponseHeader::ok(), payload).unwrap()).unwrap();
+    pub(super) fn reply(guest: &mut UnixStream, id: u32, reply: &Reply) {
+        guest.write_all(&frame::encode(id, reply, &[]).unwrap()).unwrap();
+    }
+
+    fn refuse(guest: &mut UnixStream, id: u32, reason: impl Into<String>) {
+        reply(guest, id, &Reply::Refused(reason.into()));
     }
 
     #[test]
     fn a_late_answer_fails_only_its_own_caller() {
         let (connection, mut guest) = pair();
-        let timeout = connection.request(&Op::Ping, &[], Duration::ZERO);
+        let timeout = connection.request(MachineRequest::Ping, &[], Duration::ZERO);
         assert!(matches!(timeout, Err(Error::Timeout(0))));
         let late = next(&mut guest);
-        let pending = connection.send_request(&Op::Ping, &[]).unwrap();
+        let pending = connection.send_request(MachineRequest::Ping, &[]).unwrap();
         let current = next(&mut guest);
-        answer(&mut guest, late.id, b"late");
-        answer(&mut guest, current.id, b"current");
-        assert_eq!(pending.wait(REQUEST_TIMEOUT).unwrap().1, b"current");
+        refuse(&mut guest, late.id, "late");
+        refuse(&mut guest, current.id, "current");
+        assert_eq!(pending.wait(REQUEST_TIMEOUT).unwrap(), Err("current".into()));
         assert!(connection.inner.lock().waiters.is_empty(), "nothing is kept for callers that gave up");
     }
 
     #[test]
     fn answers_may_come_in_any_order() {
         let (connection, mut guest) = pair();
-        let pending: Vec<_> = (0..20).map(|_| connection.send_request(&Op::Ping, &[]).unwrap()).collect();
+        let pending: Vec<_> =
+            (0..20).map(|_| connection.send_request(MachineRequest::Ping, &[]).unwrap()).collect();
         let mut ids: Vec<_> = pending.iter().map(|_| next(&mut guest).id).collect();
         ids.reverse();
         for id in ids {
-            answer(&mut guest, id, &id.to_le_bytes());
+            refuse(&mut guest, id, id.to_string());
         }
         for one in pending {
             let id = one.id;
-            assert_eq!(one.wait(REQUEST_TIMEOUT).unwrap().1, id.to_le_bytes());
+            assert_eq!(one.wait(REQUEST_TIMEOUT).unwrap(), Err(id.to_string()));
         }
     }
 
     #[test]
     fn ids_wrap_around_without_meeting_a_request_that_is_still_open() {
         let (connection, mut guest) = pair();
-        let old = connection.send_request(&Op::Ping, &[]).unwrap();
+        let old = connection.send_request(MachineRequest::Ping, &[]).unwrap();
         connection.inner.lock().next_id = u32::MAX;
-        let last = connection.send_request(&Op::Ping, &[]).unwrap();
-        let new = connection.send_request(&Op::Ping, &[]).unwrap();
+        let last = connection.send_request(MachineRequest::Ping, &[]).unwrap();
+        let new = connection.send_request(MachineRequest::Ping, &[]).unwrap();
         assert_eq!((old.id, last.id, new.id), (0, u32::MAX, 1));
         for _ in 0..3 {
             let id = next(&mut guest).id;
-            answer(&mut guest, id, &[]);
+            reply(&mut guest, id, &Reply::Done);
         }
         for pending in [old, last, new] {
-            pending.wait(REQUEST_TIMEOUT).unwrap();
+            pending.wait(REQUEST_TIMEOUT).unwrap().unwrap();
         }
     }
 
     #[test]
     fn the_first_cause_poisons_once_and_wakes_streams_too() {
         let (connection, guest) = pair();
-        let queue = Arc::new(StreamQueue::new());
-        connection.open_stream(&Op::Get { path: "/x".into() }, &[], &queue).unwrap();
+        let queue = Arc::new(StreamQueue::new(Kind::Get));
+        let get = Get { root: RootName::default(), path: "/x".into() };
+        connection.open(Open::Get(get), &[], &queue).unwrap();
         connection.close("first");
         connection.close("second");
         assert_eq!(connection.wait_end(), "first");
         assert!(matches!(queue.wait_file(), Err(Error::Agent(cause)) if cause == "first"));
-        assert!(matches!(connection.send_request(&Op::Ping, &[]), Err(Error::Agent(c)) if c == "first"));
+        assert!(
+            matches!(connection.send_request(MachineRequest::Ping, &[]), Err(Error::Agent(c)) if c == "first")
+        );
         drop(guest);
     }
 
@@ -448,55 +473,64 @@ mod tests {
         for _ in 0..2000 {
             let (connection, mut guest) = pair();
             let reader = thread::spawn(move || next(&mut guest));
-            connection.send(0, &Op::Signal { signal: 15 }, &[]).unwrap();
+            connection.send(0, Input::Signal { signal: 15 }, &[]).unwrap();
             reader.join().unwrap();
         }
     }
 
     #[test]
     fn a_guest_that_stops_reading_does_not_hold_up_the_end() {
-        let (connection, _guest) = pair();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let writer = connection.clone();
-        thread::spawn(move || {
-            let send = || writer.send(7, &Op::Data, &[0; frame::CHUNK_MAX]);
-            let error = std::iter::repeat_with(send).find_map(Result::err);
-            sender.send(error.map(|e| e.to_string())).unwrap();
-        });
-        // Stuck: it has the writer's lock, and the socket takes nothing more.
-        while connection.inner.writer.try_lock().is_ok() || takes_more(&connection.inner.plug) {
+        let (connection, guest) = pair();
+        let writer = {
+            let connection = connection.clone();
+            // More than a socket takes: once it is full, the writer is stuck in the middle.
+            thread::spawn(move || connection.send(7, Input::Data, &[0; 16 << 20]))
+        };
+        let takes_more = || {
+            let mut socket = [PollFd::new(&connection.inner.plug, PollFlags::OUT)];
+            poll(&mut socket, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() > 0
+        };
+        while takes_more() {
             thread::yield_now();
         }
+        assert!(!writer.is_finished());
         connection.close("the machine was stopped");
-        let error =
-            receiver.recv_timeout(WRITE_TIMEOUT / 2).expect("the writer is woken before its own limit");
-        assert!(error.unwrap().contains("the machine was stopped"));
-    }
-
-    fn takes_more(stream: &UnixStream) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let mut polled = [PollFd::new(stream, PollFlags::OUT)];
-        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
-        polled[0].revents().contains(PollFlags::OUT)
+        let error = writer.join().unwrap().unwrap_err().to_string();
+        assert!(error.contains("the machine was stopped"), "{error}");
+        drop(guest);
     }
 
     #[test]
     fn a_message_over_the_limits_is_the_callers_error_and_nothing_is_sent() {
         let (connection, mut guest) = pair();
         let too_much = vec![0; frame::PAYLOAD_MAX + 1];
-        assert!(matches!(connection.send_request(&Op::Ping, &too_much), Err(Error::InvalidConfig(_))));
-        let pending = connection.send_request(&Op::Ping, &[]).unwrap();
+        assert!(matches!(
+            connection.send_request(MachineRequest::Ping, &too_much),
+            Err(Error::InvalidConfig(_))
+        ));
+        let pending = connection.send_request(MachineRequest::Ping, &[]).unwrap();
         let id = next(&mut guest).id;
-        answer(&mut guest, id, &[]);
-        pending.wait(REQUEST_TIMEOUT).unwrap();
+        reply(&mut guest, id, &Reply::Done);
+        pending.wait(REQUEST_TIMEOUT).unwrap().unwrap();
     }
 
     #[test]
     fn an_event_for_a_plain_request_is_a_breach() {
         let (connection, mut guest) = pair();
-        let pending = connection.send_request(&Op::Ping, &[]).unwrap();
+        let pending = connection.send_request(MachineRequest::Ping, &[]).unwrap();
         let id = next(&mut guest).id;
-        guest.write_all(&frame::encode(id, &Event::Done, &[]).unwrap()).unwrap();
+        reply(&mut guest, id, &Reply::Event(Event::Done));
         assert!(pending.wait(REQUEST_TIMEOUT).unwrap_err().to_string().contains("wrong kind"));
+    }
+
+    #[test]
+    fn answers_of_agent_and_desktop_are_not_taken_for_each_other() {
+        for wrong in [Reply::Desktop(ResponseHeader::ok()), Reply::Event(Event::Stdout)] {
+            let (connection, mut guest) = pair();
+            let pending = connection.send_request(MachineRequest::Ping, &[]).unwrap();
+            let id = next(&mut guest).id;
+            reply(&mut guest, id, &wrong);
+            assert!(pending.wait(REQUEST_TIMEOUT).unwrap_err().to_string().contains("wrong kind"));
+        }
     }
 }

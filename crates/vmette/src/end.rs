@@ -1,7 +1,6 @@
 //! How sessions end, and the handle that ends them.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -50,14 +49,12 @@ pub(crate) struct Shared {
     end: Slot<SessionEnd>,
     /// Cancelled with the end: whatever the session waits for ends with it.
     cancel: Cancel,
-    /// The same for the image's context.
-    cancelled: Arc<AtomicBool>,
     machine: Mutex<Option<Arc<dyn Machine>>>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { end: Slot::new(), cancel: Cancel::new(), cancelled: Arc::default(), machine: Mutex::default() }
+        Self { end: Slot::new(), cancel: Cancel::new(), machine: Mutex::default() }
     }
 }
 
@@ -65,7 +62,6 @@ impl Shared {
     /// Records the end, unless there was one, and stops the machine.
     pub(crate) fn finish(&self, end: SessionEnd) -> bool {
         let first = self.end.set(end);
-        self.cancelled.store(true, Ordering::Relaxed);
         self.cancel.cancel();
         let machine = self.machine().clone();
         if let Some(machine) = machine {
@@ -95,10 +91,6 @@ impl Shared {
 
     pub(crate) fn ended(&self) -> Option<SessionEnd> {
         self.end.get()
-    }
-
-    pub(crate) fn cancel_flag(&self) -> Arc<AtomicBool> {
-        self.cancelled.clone()
     }
 
     pub(crate) fn cancel(&self) -> &Cancel {

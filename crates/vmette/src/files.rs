@@ -4,17 +4,18 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use vmette_wire::agent::{Op, Put};
 use vmette_wire::frame::CHUNK_MAX;
+use vmette_wire::streams::{Get, Put};
+use vmette_wire::{Input, Open, RootName};
 
 use crate::Error;
-use crate::connection::Connection;
-use crate::stream::{STEP_TIMEOUT, StreamEnd, StreamQueue};
+use crate::connection::{Connection, RootHandle};
+use crate::stream::{Kind, STEP_TIMEOUT, StreamEnd, StreamQueue};
 
 /// A file transfer depends on nothing but the agent: one that makes no progress is given up.
 const LIMIT: Option<Duration> = Some(STEP_TIMEOUT);
 
-/// What `get` found.
+/// A file that `get` has copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileInfo {
     /// Bytes that were copied.
@@ -31,14 +32,18 @@ struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    fn begin(connection: &'a Connection, op: &Op) -> Result<Self, Error> {
-        let queue = Arc::new(StreamQueue::new());
-        let id = connection.open_stream(op, &[], &queue)?;
-        Ok(Self { connection, id, queue })
+    fn begin(
+        place: &'a RootHandle,
+        kind: Kind,
+        request: impl FnOnce(RootName) -> Open,
+    ) -> Result<Self, Error> {
+        let queue = Arc::new(StreamQueue::new(kind));
+        let id = place.open(request, &[], &queue)?;
+        Ok(Self { connection: place.connection(), id, queue })
     }
 
-    fn send(&self, op: &Op, payload: &[u8]) -> Result<(), Error> {
-        self.connection.send(self.id, op, payload)
+    fn send(&self, input: Input, payload: &[u8]) -> Result<(), Error> {
+        self.connection.send(self.id, input, payload)
     }
 
     fn finish(&self) -> Result<(), Error> {
@@ -59,20 +64,16 @@ impl Drop for Transfer<'_> {
             return;
         }
         // The guest removes the half-written file. A connection that takes no signal has ended, and the guest's end with it.
-        let _ = self.send(&Op::Signal { signal: libc::SIGKILL }, &[]);
-        // What still comes is for nobody: a guest that goes on sending is given no memory to fill.
+        let _ = self.send(Input::Signal { signal: libc::SIGKILL }, &[]);
+        // Nobody takes the rest: a guest that goes on sending is given no memory to fill.
         self.connection.forget(self.id);
     }
 }
 
 /// Copies `source` to its end into a file of the guest.
-pub(crate) fn put(
-    connection: &Connection,
-    path: &str,
-    mode: u32,
-    source: &mut dyn Read,
-) -> Result<u64, Error> {
-    let transfer = Transfer::begin(connection, &Op::Put(Put { path: path.to_owned(), mode }))?;
+pub(crate) fn put(place: &RootHandle, path: &str, mode: u32, source: &mut dyn Read) -> Result<u64, Error> {
+    let transfer =
+        Transfer::begin(place, Kind::Put, |root| Open::Put(Put { root, path: path.to_owned(), mode }))?;
     let mut buffer = vec![0; CHUNK_MAX];
     let mut copied = 0;
     loop {
@@ -85,25 +86,25 @@ pub(crate) fn put(
         let mut bytes = &buffer[..n];
         while !bytes.is_empty() {
             let n = transfer.queue.reserve(bytes.len(), LIMIT)?;
-            transfer.send(&Op::Data, &bytes[..n])?;
+            transfer.send(Input::Data, &bytes[..n])?;
             bytes = &bytes[n..];
         }
         copied += n as u64;
     }
-    transfer.send(&Op::Eof, &[])?;
+    transfer.send(Input::Eof, &[])?;
     transfer.finish().map(|()| copied)
 }
 
 /// Copies a file of the guest into `target`.
-pub(crate) fn get(connection: &Connection, path: &str, target: &mut dyn Write) -> Result<FileInfo, Error> {
-    let transfer = Transfer::begin(connection, &Op::Get { path: path.to_owned() })?;
+pub(crate) fn get(place: &RootHandle, path: &str, target: &mut dyn Write) -> Result<FileInfo, Error> {
+    let transfer = Transfer::begin(place, Kind::Get, |root| Open::Get(Get { root, path: path.to_owned() }))?;
     let (_, mode) = transfer.queue.wait_file()?;
     let mut size = 0;
     while let Some((_, bytes, credit)) = transfer.queue.next_chunk(LIMIT)? {
         target.write_all(&bytes)?;
         size += bytes.len() as u64;
         if credit > 0 {
-            transfer.send(&Op::Credit { bytes: credit }, &[])?;
+            transfer.send(Input::Credit { bytes: credit }, &[])?;
         }
     }
     transfer.finish().map(|()| FileInfo { size, mode })
@@ -115,8 +116,7 @@ mod tests {
     use std::io;
     use std::os::unix::net::UnixStream;
     use std::thread;
-    use vmette_wire::agent::{Event, Request};
-    use vmette_wire::frame;
+    use vmette_wire::{Event, Reply, Request, frame};
 
     struct Broken;
 
@@ -145,20 +145,22 @@ mod tests {
             let mut signals = 0;
             while let Some(frame) = frame::read_frame(&mut guest).unwrap() {
                 match Request::parse(&frame.header).unwrap() {
-                    Request::Op(Op::Get { .. }) => {
+                    Request::Open(Open::Get(_)) => {
                         let file = Event::File { size: 1, mode: 0o644 };
                         for (event, payload) in [(file, &b""[..]), (Event::Data, b"x")] {
+                            let event = Reply::Event(event);
                             frame::write_frame(&mut guest, frame.id, &event, payload).unwrap();
                         }
                     }
-                    Request::Op(Op::Signal { .. }) => signals += 1,
+                    Request::Input(Input::Signal { .. }) => signals += 1,
                     _ => {}
                 }
             }
             signals
         });
-        assert!(matches!(put(&connection, "/x", 0o644, &mut Broken), Err(Error::Io(_))));
-        assert!(matches!(get(&connection, "/x", &mut Broken), Err(Error::Io(_))));
+        let place = connection.root(&RootName::default());
+        assert!(matches!(put(&place, "/x", 0o644, &mut Broken), Err(Error::Io(_))));
+        assert!(matches!(get(&place, "/x", &mut Broken), Err(Error::Io(_))));
         assert_eq!(connection.waiting(), 0);
         connection.close("done");
         assert_eq!(seen.join().unwrap(), 2, "the guest is told of both");

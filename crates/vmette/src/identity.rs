@@ -2,7 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use vmette_wire::agent::{ENTROPY_LEN, Hello, PROTOCOL_VERSION};
+use vmette_wire::Hello;
+use vmette_wire::handshake::{ENTROPY_LEN, PROTOCOL_VERSION};
 
 use crate::Error;
 
@@ -16,8 +17,7 @@ pub(crate) fn hello() -> Result<(Hello, [u8; ENTROPY_LEN]), Error> {
         realtime_ns: now_ns(),
         hostname: format!("vmette-{}", &machine_id[..8]),
         machine_id,
-        attach_follows: false,
-        payload_len: 0,
+        awaited: Vec::new(),
     };
     Ok((hello, entropy))
 }

@@ -71,20 +71,23 @@ pub use snapshot::{Snapshot, SnapshotInfo};
 pub use validate::{MEM_MIB_MAX, MEM_MIB_MIN, SCRATCH_MIB_MAX, SCRATCH_MIB_MIN, VCPUS_MAX, is_valid_env_key};
 pub use vmette_image::{BlockFs, ImageConfig, NetworkOptions, PullPolicy, RootfsArtifact};
 pub use vmette_vmm::{Accelerator, AcceleratorChoice, Console, Isolation, VsockListener, VsockStream};
-pub use vmette_wire::agent::{ExitStatus, FailureKind};
+pub use vmette_wire::streams::{ExitStatus, FailureKind};
 pub use vmette_wire::{Action, ResponseHeader, ScrollDirection};
 pub use waiting::Waiting;
 
 /// From a rootfs spec to an artifact.
 pub mod provider {
     pub use vmette_image::{
-        ArchiveError, BUILTIN_SPEC, BadDigest, BlockFs, BuildOptions, BuiltinProvider, Context,
-        DebianVariant, Digest, DirProvider, ExportFormat, Exported, ImageConfig, ImageDetails, ImageError,
-        ImageKind, ImageSummary, Images, Item, LayerInfo, LocalImageProvider, NetworkError, NetworkOptions,
-        OciProvider, Platform, Progress, ProviderError, PruneOptions, PruneReport, PullPolicy, Refusal,
-        Registry, Removed, Reporter, Result, RootfsArtifact, RootfsProvider, SquashfsProvider, Store,
-        TarLimits, TarProvider, builtin_rootfs, default_registry, printable,
+        ArchiveError, BUILTIN_SPEC, BadDigest, BadKey, BadLimit, BlockFs, BuildOptions, BuiltinProvider,
+        Context, DebianVariant, Description, Digest, DirProvider, ExportFormat, Exported, FileError,
+        ImageConfig, ImageDetails, ImageError, ImageKind, ImageSummary, Images, Item, Key, LayerInfo,
+        LocalImageProvider, NameRecord, NetworkError, NetworkOptions, OciProvider, Origin, PROGRESS_STEP,
+        Platform, Progress, ProviderError, PruneOptions, PruneReport, PruneRules, Pruned, PullPolicy,
+        Refusal, Registry, Removed, Reporter, Result, RootfsArtifact, RootfsProvider, SquashfsProvider,
+        Store, StoreError, StoreHold, StoredImage, SuperblockError, TarLimits, TarProvider, Unpackable,
+        VOLUMES_MAX, builtin_rootfs, default_registry, find_busybox, printable,
     };
+    pub use vmette_work::{Cancel, Work};
 }
 
 /// Work that can be cancelled and tells its progress.
@@ -103,7 +106,6 @@ pub mod engine_api {
 
 /// The frame codec of the desktop's protocol.
 pub mod desktop {
-    pub use vmette_wire::frame::{
-        Frame, FrameError, HEADER_MAX, PAYLOAD_MAX, encode_response, read_frame, write_frame,
-    };
+    pub use vmette_wire::frame::{Frame, FrameError, HEADER_MAX, PAYLOAD_MAX, read_frame, write_frame};
+    pub use vmette_wire::message::encode_response;
 }

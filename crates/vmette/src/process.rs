@@ -5,13 +5,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use vmette_wire::agent::{Command, Exec, ExitStatus, Op, OutputName, TtySize, WINDOW};
+use vmette_wire::streams::{Command, Exec, ExitStatus, OutputName, TtySize, WINDOW};
+use vmette_wire::{Input, Open};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, RootHandle};
 use crate::error::{ConfigError, Error};
-use crate::stream::{Channel, StreamEnd, StreamQueue};
+use crate::stream::{Channel, Kind, StreamEnd, StreamQueue};
 
-/// What to run in a guest, and how. Made by [`ExecOptions::argv`] or [`ExecOptions::shell`].
+/// A command for a guest. Made by [`ExecOptions::argv`] or [`ExecOptions::shell`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecOptions {
     args: Vec<Vec<u8>>,
@@ -124,11 +125,11 @@ pub struct Process {
 
 impl Process {
     /// Starts a command and waits until it runs.
-    pub(crate) fn start(connection: &Connection, options: &ExecOptions) -> Result<Self, Error> {
+    pub(crate) fn start(place: &RootHandle, options: &ExecOptions) -> Result<Self, Error> {
         let (exec, payload) = options.encode()?;
-        let queue = Arc::new(StreamQueue::new());
-        let id = connection.open_stream(&Op::Exec(exec), &payload, &queue)?;
-        let mut process = Self { connection: connection.clone(), queue, id, pid: 0 };
+        let queue = Arc::new(StreamQueue::new(Kind::Exec));
+        let id = place.open(|root| Open::Exec(Exec { root, ..exec }), &payload, &queue)?;
+        let mut process = Self { connection: place.connection().clone(), queue, id, pid: 0 };
         process.pid = process.queue.wait_started()?;
         Ok(process)
     }
@@ -139,7 +140,7 @@ impl Process {
         self.pid
     }
 
-    /// Whether it has ended, be all of its output taken or not.
+    /// `true` once it has ended, even if some of its output was not taken yet.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.queue.has_ended()
@@ -154,7 +155,7 @@ impl Process {
         self.confirm(credit);
         Ok(Some(match channel {
             Channel::Stderr => Output::Stderr(bytes),
-            Channel::Stdout | Channel::Data => Output::Stdout(bytes),
+            Channel::Main => Output::Stdout(bytes),
         }))
     }
 
@@ -165,7 +166,7 @@ impl Process {
     pub fn write_stdin(&self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
             let n = self.queue.reserve(bytes.len(), None)?;
-            self.connection.send(self.id, &Op::Data, &bytes[..n])?;
+            self.connection.send(self.id, Input::Data, &bytes[..n])?;
             bytes = &bytes[n..];
         }
         Ok(())
@@ -176,7 +177,7 @@ impl Process {
     /// # Errors
     /// The connection is gone.
     pub fn close_stdin(&self) -> Result<(), Error> {
-        self.send_unless_ended(&Op::Eof)
+        self.send_unless_ended(Input::Eof)
     }
 
     /// Sends a signal (Linux number) to its process group.
@@ -184,7 +185,7 @@ impl Process {
     /// # Errors
     /// The connection is gone.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
-        self.send_unless_ended(&Op::Signal { signal })
+        self.send_unless_ended(Input::Signal { signal })
     }
 
     /// Tells it that nobody reads its standard output any more: whoever writes to it gets `SIGPIPE`, or `EPIPE` where
@@ -193,7 +194,7 @@ impl Process {
     /// # Errors
     /// The connection is gone.
     pub fn close_stdout(&self) -> Result<(), Error> {
-        self.send_unless_ended(&Op::Unread { output: OutputName::Stdout })
+        self.send_unless_ended(Input::Unread { output: OutputName::Stdout })
     }
 
     /// As [`Process::close_stdout`], for its standard error.
@@ -201,7 +202,7 @@ impl Process {
     /// # Errors
     /// The connection is gone.
     pub fn close_stderr(&self) -> Result<(), Error> {
-        self.send_unless_ended(&Op::Unread { output: OutputName::Stderr })
+        self.send_unless_ended(Input::Unread { output: OutputName::Stderr })
     }
 
     /// Tells its terminal the new size.
@@ -209,7 +210,7 @@ impl Process {
     /// # Errors
     /// The connection is gone.
     pub fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
-        self.send_unless_ended(&Op::Resize(TtySize { rows, cols }))
+        self.send_unless_ended(Input::Resize(TtySize { rows, cols }))
     }
 
     /// Waits for the command to end. Output must be taken meanwhile, by this thread before or by another.
@@ -255,12 +256,12 @@ impl Process {
     /// arrived is still to be taken: its end is at the end of the queue.
     fn confirm(&self, credit: u32) {
         if credit > 0 {
-            let _ = self.connection.send(self.id, &Op::Credit { bytes: credit }, &[]);
+            let _ = self.connection.send(self.id, Input::Credit { bytes: credit }, &[]);
         }
     }
 
-    fn send_unless_ended(&self, op: &Op) -> Result<(), Error> {
-        if self.queue.has_ended() { Ok(()) } else { self.connection.send(self.id, op, &[]) }
+    fn send_unless_ended(&self, input: Input) -> Result<(), Error> {
+        if self.queue.has_ended() { Ok(()) } else { self.connection.send(self.id, input, &[]) }
     }
 }
 
@@ -270,7 +271,7 @@ impl Drop for Process {
             return;
         }
         // Best effort: when the connection is gone, so is the command. The credit lets the guest send what is left.
-        let _ = self.connection.send(self.id, &Op::Signal { signal: libc::SIGKILL }, &[]);
+        let _ = self.connection.send(self.id, Input::Signal { signal: libc::SIGKILL }, &[]);
         self.confirm(self.queue.abandon().min(WINDOW));
     }
 }
@@ -281,7 +282,7 @@ impl std::fmt::Debug for Process {
     }
 }
 
-/// What [`Process::collect`] took.
+/// A command's end and its output, from [`Process::collect`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collected {
     /// How the command ended.
@@ -295,7 +296,7 @@ pub struct Collected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmette_wire::agent::Event;
+    use vmette_wire::Event;
     use vmette_wire::frame::CHUNK_MAX;
 
     #[test]
@@ -303,7 +304,7 @@ mod tests {
         let (host, _guest) = std::os::unix::net::UnixStream::pair().unwrap();
         let connection = Connection::new(host, || None).unwrap();
         connection.close("gone");
-        let queue = Arc::new(StreamQueue::new());
+        let queue = Arc::new(StreamQueue::new(Kind::Exec));
         // Enough for a credit to be due before the end is there.
         let chunks = WINDOW as usize / CHUNK_MAX;
         for _ in 0..chunks {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use vmette_vmm::AcceleratorChoice;
-use vmette_wire::agent::{Overlay, PROTOCOL_VERSION};
+use vmette_wire::handshake::PROTOCOL_VERSION;
 
 use crate::config::{CommandOptions, Config, GrantOptions, HostOptions, Machine, RootOptions, Rootfs, Vsock};
 use crate::error::Error;
@@ -85,12 +85,12 @@ impl Resolved {
         machine.kernel = asked.kernel.clone().or_else(|| saved.kernel.path.clone());
         machine.initramfs = asked.initramfs.clone().or_else(|| saved.initramfs.path.clone());
         self.root.scratch_mib = same.scratch(saved.scratch_mib, config.root.scratch_mib)?;
-        let read_only = saved.boot.overlay == Overlay::None;
+        let read_only = saved.root.is_read_only();
         if config.root.read_only && !read_only {
             return Err(snapshot.refused("wanted is a read-only root, and its root takes writes"));
         }
         self.root.read_only = read_only;
-        if config.command.switch_root && !saved.boot.switch_root {
+        if config.command.switch_root && !saved.root.switch_root {
             return Err(snapshot.refused("wanted is a command as PID 1, and it has a PID 1 already"));
         }
         // Its PID 1 runs, whichever that is: a command is one more.

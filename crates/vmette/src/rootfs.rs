@@ -1,11 +1,8 @@
 //! From a rootfs spec to an artifact, with the default providers.
 
-use std::sync::Arc;
-
-use vmette_image::{Context, Progress, Reporter, RootfsArtifact};
-
 use vmette_cache::CacheRoot;
-use vmette_work::{Cancel, Work};
+use vmette_image::{Context, Reporter, RootfsArtifact};
+use vmette_work::Work;
 
 use crate::assets::{self, AssetOptions};
 use crate::config::HostOptions;
@@ -50,16 +47,10 @@ fn resolve(
     reporter: Reporter,
     stop: Option<&StopHandle>,
 ) -> Result<RootfsArtifact, Error> {
-    let context = context(host, reporter.clone(), stop)?;
+    let context = context(host, reporter, stop)?;
     let busybox = if spec == vmette_image::BUILTIN_SPEC {
         let options = AssetOptions { offline: host.offline, ..AssetOptions::from_env(cache_of(host)?) };
-        let work = Work::new(stop.map_or_else(Cancel::new, |stop| stop.shared.cancel().clone()));
-        let work = work.reporting(Arc::new(move |told| {
-            if let vmette_work::Progress::Step(line) = told {
-                reporter(&Progress::Step(line));
-            }
-        }));
-        Some(assets::busybox(&options, &work)?)
+        Some(assets::busybox(&options, context.work())?)
     } else {
         None
     };
@@ -72,12 +63,9 @@ fn context(host: &HostOptions, reporter: Reporter, stop: Option<&StopHandle>) ->
     let context = Context::new(cache.path())
         .offline(host.offline)
         .with_pull_policy(host.pull)
-        .with_network(host.network.clone())
-        .with_reporter(reporter);
-    Ok(match stop {
-        Some(stop) => context.with_cancel_flag(stop.shared.cancel_flag()),
-        None => context,
-    })
+        .with_network(host.network.clone());
+    let cancel = stop.map(|stop| stop.shared.cancel().clone()).unwrap_or_default();
+    Ok(context.with_work(Work::new(cancel).reporting(reporter)))
 }
 
 /// The cache that is named, or the user's.

@@ -1,11 +1,11 @@
-//! What a streaming request has received and not yet been asked for.
+//! The receiving side of a stream: its events and data until they are asked for.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use vmette_wire::agent::{Event, ExitStatus, Failure, FailureKind, WINDOW};
 use vmette_wire::frame::CHUNK_MAX;
+use vmette_wire::streams::{Event, ExitStatus, Failure, FailureKind, WINDOW};
 
 use crate::Error;
 use crate::guest_text::safe;
@@ -14,18 +14,39 @@ use crate::guest_text::safe;
 /// take or give the next piece of one.
 pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Most chunks that wait. Each costs more than the bytes in it, and a guest that takes turns between two channels, a byte
-/// on each, has nothing that could be joined with the last one. Beyond this number a chunk is joined with the last of its
-/// channel, behind which there is one of the other at most: each channel stays what it is, and only of two that nobody
-/// reads is it forgotten how they took turns.
+/// Most chunks that wait. Chunks of one channel are joined, so that a guest that sends single bytes costs no more memory
+/// than one that sends them at once. Turns between two channels leave nothing to join; from this number on a chunk is
+/// joined with the last one of its channel all the same. Each channel keeps its bytes in order, and only the order between
+/// two channels that nobody reads is lost.
 const CHUNKS_MAX: usize = 4096;
 
-/// Which of a command's outputs.
+/// The request that opened a stream: the guest may send no events of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Exec,
+    Put,
+    Get,
+}
+
+impl Kind {
+    fn has(self, event: &Event) -> bool {
+        match event {
+            Event::Started { .. } | Event::Stdout | Event::Stderr | Event::Exited(_) => self == Self::Exec,
+            Event::File { .. } | Event::Data => self == Self::Get,
+            Event::Credit { .. } => self != Self::Get,
+            Event::Done => self != Self::Exec,
+            Event::Failed(_) => true,
+        }
+    }
+}
+
+/// One of the outputs of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Channel {
-    Stdout,
+    /// A command's standard output, or a file's contents.
+    Main,
+    /// A command's standard error.
     Stderr,
-    Data,
 }
 
 /// How a stream ended.
@@ -41,11 +62,11 @@ pub(crate) enum StreamEnd {
 #[derive(Default)]
 struct State {
     chunks: VecDeque<(Channel, Vec<u8>)>,
-    /// Bytes that the guest has sent and that were not confirmed yet: in `chunks`, or taken and not yet credited.
+    /// Bytes from the guest that were not confirmed yet: in `chunks`, or taken and not yet credited.
     unconfirmed: u64,
     /// Bytes taken by the consumer since the last credit.
     taken: u64,
-    /// What the host may still send.
+    /// Bytes that the host may still send.
     send_window: u64,
     started: Option<u32>,
     file: Option<(u64, u32)>,
@@ -58,14 +79,15 @@ struct State {
 /// One stream's receiving side, and the window of its sending side. Memory is bounded by the window: small chunks are
 /// joined, so that a guest that sends single bytes costs no more than one that sends them at once.
 pub(crate) struct StreamQueue {
+    kind: Kind,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 impl StreamQueue {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(kind: Kind) -> Self {
         let state = State { send_window: WINDOW.into(), ..State::default() };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { kind, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Waits for the next change; with a limit, no longer than that.
@@ -96,6 +118,9 @@ impl StreamQueue {
 
     /// From the reader thread. An error is a breach of the protocol.
     pub(crate) fn push(&self, event: Event, payload: Vec<u8>) -> Result<(), String> {
+        if !self.kind.has(&event) {
+            return Err("an event of another kind of stream".into());
+        }
         let mut state = self.lock();
         match event {
             Event::Started { pid } => {
@@ -114,9 +139,8 @@ impl StreamQueue {
                     return Err(format!("credit beyond the window of {WINDOW} bytes"));
                 }
             }
-            Event::Stdout => append(&mut state, Channel::Stdout, payload)?,
+            Event::Stdout | Event::Data => append(&mut state, Channel::Main, payload)?,
             Event::Stderr => append(&mut state, Channel::Stderr, payload)?,
-            Event::Data => append(&mut state, Channel::Data, payload)?,
             Event::Exited(status) => state.end = Some(StreamEnd::Exited(status)),
             Event::Done => state.end = Some(StreamEnd::Done),
             Event::Failed(Failure { kind, message }) => {
@@ -143,7 +167,7 @@ impl StreamQueue {
         self.changed.notify_all();
     }
 
-    /// Waits for output. `None` when the stream has ended and all its output was taken. The second value is a credit
+    /// Waits for output. `None` when the stream has ended and all its output was taken. The last value is a credit
     /// to send to the guest, 0 when it is too small to be worth a message.
     /// With a `limit` it is an error when nothing comes for so long.
     pub(crate) fn next_chunk(
@@ -239,12 +263,12 @@ impl StreamQueue {
         }
     }
 
-    /// Whether the end has come.
+    /// `true` once the end has come.
     pub(crate) fn has_ended(&self) -> bool {
         self.lock().end.is_some()
     }
 
-    /// The consumer is gone: output is dropped from now on. Returns what must be confirmed to let the guest go on.
+    /// The consumer is gone: output is dropped from now on. Returns the bytes to be confirmed so that the guest can go on.
     pub(crate) fn abandon(&self) -> u32 {
         let mut state = self.lock();
         state.chunks.clear();
@@ -263,17 +287,15 @@ fn append(state: &mut State, channel: Channel, payload: Vec<u8>) -> Result<(), S
     if payload.is_empty() {
         return Ok(());
     }
-    let full = state.chunks.len() >= CHUNKS_MAX;
-    let joins = |(last, bytes): &(Channel, Vec<u8>)| {
-        *last == channel && (full || bytes.len() + payload.len() <= CHUNK_MAX)
+    let joined = if state.chunks.len() >= CHUNKS_MAX {
+        // Behind the last chunk of a channel there is one of the other at most: it is found at once.
+        state.chunks.iter_mut().rev().find(|(known, _)| *known == channel)
+    } else {
+        let fits = |bytes: &[u8]| bytes.len() + payload.len() <= CHUNK_MAX;
+        state.chunks.back_mut().filter(|(last, bytes)| *last == channel && fits(bytes))
     };
-    // Of those before the last one only where there are too many.
-    let looked_at = if full { usize::MAX } else { 1 };
-    match state.chunks.iter().rev().take(looked_at).position(joins) {
-        Some(from_end) => {
-            let index = state.chunks.len() - 1 - from_end;
-            state.chunks[index].1.extend_from_slice(&payload);
-        }
+    match joined {
+        Some((_, bytes)) => bytes.extend_from_slice(&payload),
         None => state.chunks.push_back((channel, payload)),
     }
     Ok(())
@@ -288,18 +310,18 @@ mod tests {
 
     #[test]
     fn single_bytes_cost_no_more_than_a_chunk() {
-        let queue = StreamQueue::new();
+        let queue = StreamQueue::new(Kind::Exec);
         for i in 0..1000 {
             queue.push(Event::Stdout, vec![u8::try_from(i % 256).unwrap()]).unwrap();
         }
         assert_eq!(queue.lock().chunks.len(), 1);
         let (channel, bytes, credit) = queue.next_chunk(None).unwrap().unwrap();
-        assert_eq!((channel, bytes.len(), credit), (Channel::Stdout, 1000, 0));
+        assert_eq!((channel, bytes.len(), credit), (Channel::Main, 1000, 0));
     }
 
     #[test]
     fn single_bytes_in_turns_cost_no_more_either() {
-        let queue = StreamQueue::new();
+        let queue = StreamQueue::new(Kind::Exec);
         let turns = WINDOW / 2;
         for i in 0..turns {
             let byte = u8::try_from(i % 251).unwrap();
@@ -310,7 +332,7 @@ mod tests {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         queue.push(Event::Exited(ExitStatus::Code(0)), Vec::new()).unwrap();
         while let Some((channel, bytes, _)) = queue.next_chunk(None).unwrap() {
-            if channel == Channel::Stdout { stdout.extend(bytes) } else { stderr.extend(bytes) }
+            if channel == Channel::Main { stdout.extend(bytes) } else { stderr.extend(bytes) }
         }
         let sent: Vec<u8> = (0..turns).map(|i| u8::try_from(i % 251).unwrap()).collect();
         assert!(stdout == sent && stderr.iter().map(|byte| !byte).eq(sent));
@@ -318,40 +340,60 @@ mod tests {
 
     #[test]
     fn channels_keep_their_order() {
-        let queue = StreamQueue::new();
+        let queue = StreamQueue::new(Kind::Exec);
         for (event, text) in [(Event::Stdout, "a"), (Event::Stderr, "b"), (Event::Stdout, "c")] {
             queue.push(event, text.into()).unwrap();
         }
         queue.push(Event::Exited(ExitStatus::Code(0)), Vec::new()).unwrap();
         let got: Vec<_> =
             std::iter::from_fn(|| queue.next_chunk(None).unwrap()).map(|(c, b, _)| (c, b)).collect();
-        let expected = [(Channel::Stdout, "a"), (Channel::Stderr, "b"), (Channel::Stdout, "c")]
-            .map(|(c, t)| (c, t.into()));
+        let expected =
+            [(Channel::Main, "a"), (Channel::Stderr, "b"), (Channel::Main, "c")].map(|(c, t)| (c, t.into()));
         assert_eq!(got, expected);
     }
 
     #[test]
     fn a_sender_beyond_its_window_is_found_out() {
-        let queue = StreamQueue::new();
+        let queue = StreamQueue::new(Kind::Exec);
         for _ in 0..WINDOW as usize / CHUNK_MAX {
             queue.push(Event::Stdout, vec![0; CHUNK_MAX]).unwrap();
         }
         assert!(queue.push(Event::Stderr, vec![0]).is_err());
-        assert!(StreamQueue::new().push(Event::Credit { bytes: 1 }, Vec::new()).is_err());
+        assert!(StreamQueue::new(Kind::Exec).push(Event::Credit { bytes: 1 }, Vec::new()).is_err());
     }
 
     #[test]
     fn only_one_start_and_one_file_are_possible() {
-        let queue = StreamQueue::new();
-        queue.push(Event::Started { pid: 1 }, Vec::new()).unwrap();
-        assert!(queue.push(Event::Started { pid: 1 }, Vec::new()).is_err());
-        queue.push(Event::File { size: 0, mode: 0 }, Vec::new()).unwrap();
-        assert!(queue.push(Event::File { size: 0, mode: 0 }, Vec::new()).is_err());
+        for (kind, event) in
+            [(Kind::Exec, Event::Started { pid: 1 }), (Kind::Get, Event::File { size: 0, mode: 0 })]
+        {
+            let queue = StreamQueue::new(kind);
+            queue.push(event.clone(), Vec::new()).unwrap();
+            assert!(queue.push(event, Vec::new()).is_err());
+        }
+    }
+
+    #[test]
+    fn events_of_another_kind_of_stream_are_found_out() {
+        let started = Event::Started { pid: 1 };
+        let exited = Event::Exited(ExitStatus::Code(0));
+        let file = Event::File { size: 0, mode: 0 };
+        let foreign = [
+            (Kind::Exec, vec![file.clone(), Event::Data, Event::Done]),
+            (Kind::Get, vec![started.clone(), Event::Stdout, Event::Stderr, exited.clone()]),
+            (Kind::Put, vec![started, Event::Stdout, Event::Stderr, exited, file, Event::Data]),
+        ];
+        for (kind, events) in foreign {
+            for event in events {
+                let error = StreamQueue::new(kind).push(event.clone(), Vec::new()).unwrap_err();
+                assert!(error.contains("another kind"), "{kind:?}: {event:?}");
+            }
+        }
     }
 
     /// A stream whose window is used up, and what comes of a thread that waits for ten bytes of it.
     fn out_of_credit() -> (Arc<StreamQueue>, mpsc::Receiver<Result<usize, Error>>) {
-        let queue = Arc::new(StreamQueue::new());
+        let queue = Arc::new(StreamQueue::new(Kind::Exec));
         let mut reserved = 0;
         while reserved < WINDOW as usize {
             reserved += queue.reserve(usize::MAX, None).unwrap();
@@ -384,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_stalls_is_given_up_where_a_limit_is_set() {
-        let queue = StreamQueue::new();
+        let queue = StreamQueue::new(Kind::Exec);
         let limit = Some(Duration::ZERO);
         assert!(matches!(queue.next_chunk(limit), Err(Error::Timeout(_))));
         assert!(matches!(queue.wait_end(limit), Err(Error::Timeout(_))));
@@ -394,7 +436,7 @@ mod tests {
 
     #[test]
     fn the_guests_words_are_made_safe() {
-        let queue = StreamQueue::new();
+        let queue = StreamQueue::new(Kind::Exec);
         let failure = Failure { kind: FailureKind::Other, message: "\x1b[2Jno".into() };
         queue.push(Event::Failed(failure), Vec::new()).unwrap();
         assert!(queue.wait_started().unwrap_err().to_string().starts_with("\\u{1b}[2Jno"));
@@ -402,7 +444,7 @@ mod tests {
 
     #[test]
     fn an_abandoned_stream_gives_back_what_the_guest_is_owed() {
-        let queue = StreamQueue::new();
+        let queue = StreamQueue::new(Kind::Exec);
         queue.push(Event::Stdout, vec![0; 1000]).unwrap();
         assert_eq!(queue.abandon(), 1000);
         assert_eq!(queue.abandon(), 0);
@@ -413,7 +455,7 @@ mod tests {
         fn whatever_is_sent_within_the_window_comes_out_and_is_credited(
             sizes in prop::collection::vec(0usize..=CHUNK_MAX, 1..200),
         ) {
-            let queue = StreamQueue::new();
+            let queue = StreamQueue::new(Kind::Exec);
             let (mut window, mut sent, mut got) = (u64::from(WINDOW), 0, 0);
             for size in sizes {
                 if size as u64 > window {
@@ -429,7 +471,7 @@ mod tests {
                 window -= size as u64;
                 sent += size;
             }
-            queue.push(Event::Done, Vec::new()).unwrap();
+            queue.push(Event::Exited(ExitStatus::Code(0)), Vec::new()).unwrap();
             while let Some((_, bytes, _)) = queue.next_chunk(None).unwrap() {
                 got += bytes.len();
             }

@@ -13,7 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use vmette_cache::{CacheRoot, FileLock, FileStamp, KeyBuilder};
 use vmette_vmm::{Hypervisor, MachineSpec};
-use vmette_wire::agent::{Boot, PROTOCOL_VERSION};
+use vmette_wire::handshake::PROTOCOL_VERSION;
+use vmette_wire::{Boot, Root};
 use vmette_work::Work;
 
 use crate::error::{ConfigError, Error, StartError};
@@ -53,7 +54,7 @@ impl Template {
     pub(crate) fn locate(
         engine: &dyn Hypervisor,
         spec: &MachineSpec,
-        root: Option<&Boot>,
+        root: Option<(&Boot, &Root)>,
         cache: &CacheRoot,
     ) -> Result<Self, Error> {
         let stamp = |path: &Path| FileStamp::of(path).map_err(ConfigError::file("file", path));
@@ -65,7 +66,7 @@ impl Template {
             .text(&format!("protocol {PROTOCOL_VERSION}"));
         if let (Some(boot), Some(rootfs)) = (root, &spec.rootfs) {
             let boot =
-                serde_json::to_string(boot).map_err(|e| StartError::Internal(format!("template: {e}")))?;
+                serde_json::to_string(&boot).map_err(|e| StartError::Internal(format!("template: {e}")))?;
             // The guest has read parts of the image before it was saved: it must never find other bytes in their place,
             // not even those of the same content in another order. Images of the store are written once.
             key = key.text(&boot).file(&stamp(rootfs)?);

@@ -169,18 +169,10 @@ impl State {
     }
 }
 
-/// The text without anything that a terminal would act on: these lines end up in error messages, and a guest would
-/// otherwise drive the terminal of whoever reads them.
+/// The text with everything escaped that a terminal would obey: these lines end up in error messages, and a guest would
+/// otherwise drive the terminal of their reader.
 fn printable(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for c in String::from_utf8_lossy(bytes).chars() {
-        match c {
-            '\t' => text.push(' '),
-            c if c.is_control() => text.extend(c.escape_default()),
-            c => text.push(c),
-        }
-    }
-    text
+    vmette_work::printable(&String::from_utf8_lossy(bytes).replace('\t', " "), usize::MAX)
 }
 
 #[cfg(test)]

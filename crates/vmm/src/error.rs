@@ -72,6 +72,13 @@ pub enum Error {
     },
 }
 
+impl From<vmette_wire::devices::DeviceError> for Error {
+    /// A name that breaks the contract with the guest.
+    fn from(error: vmette_wire::devices::DeviceError) -> Self {
+        Self::InvalidSpec(error.to_string())
+    }
+}
+
 impl Error {
     /// For `map_err`: names what was tried.
     pub fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {

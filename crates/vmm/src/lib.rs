@@ -20,5 +20,7 @@ pub use capabilities::{Accelerator, Capabilities, Isolation};
 pub use error::{Error, Result, is_shortage};
 pub use machine::{ControlStream, Hypervisor, Machine, MachineEnd};
 pub use spec::{AcceleratorChoice, Console, Disk, MachineSpec, Network, Origin, Share};
+/// The contract with the guest about devices.
+pub use vmette_wire::devices;
 pub use vmette_work::Slot;
 pub use vsock::{TimedOut, VsockListener, VsockStream};

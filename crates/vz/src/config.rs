@@ -8,7 +8,7 @@ use objc2::AnyThread;
 use objc2::rc::Retained;
 use objc2_foundation::{NSArray, NSData, NSFileHandle, NSString, NSURL};
 use objc2_virtualization::*;
-use vmette_vmm::checks::ROOTFS_SERIAL;
+use vmette_vmm::devices::{AGENT_VSOCK_WORD, ROOTFS_SERIAL};
 use vmette_vmm::{Error, MachineSpec, Network, Result};
 
 use crate::failure::Failure;
@@ -38,7 +38,7 @@ pub(crate) struct Configured {
 /// What is added to the caller's command line: the console, an end instead of a standstill when the kernel gives up, and
 /// the port at which the agent finds the host.
 pub(crate) fn cmdline(spec: &MachineSpec) -> String {
-    format!("console=hvc0 panic=-1 {} vmette.agent=vsock:{}", spec.cmdline, AGENT_PORT)
+    format!("console=hvc0 panic=-1 {} {AGENT_VSOCK_WORD}{AGENT_PORT}", spec.cmdline)
 }
 
 /// Makes it, and asks VZ whether it would run it.

@@ -2,37 +2,34 @@
 
 use std::io::{self, Read, Write};
 
-use serde::{Deserialize, Serialize};
-
-use crate::action::ResponseHeader;
+use serde::Serialize;
 
 /// Longest JSON header, in bytes. Large data (arguments, environments, file contents) travels in the payload.
 pub const HEADER_MAX: usize = 1 << 20;
 
 /// Longest payload of one frame, in bytes. Streams use [`CHUNK_MAX`]; only whole answers (a screenshot, the output of
-/// `exec_capture`) and the argument block of `exec` come near this.
+/// `exec_capture`) and the argument block of `exec` may be longer.
 pub const PAYLOAD_MAX: usize = 64 << 20;
 
 /// Largest payload that a stream (stdin, stdout, stderr, file data) puts into one frame, in bytes: large enough to
 /// amortise the header, small enough that one busy stream does not hold up a ping for long.
 pub const CHUNK_MAX: usize = 64 << 10;
 
-/// Bytes in front of the header: request id and header length.
-pub const PREFIX_LEN: usize = 8;
+/// Bytes in front of the header: request id, header length, payload length.
+pub const PREFIX_LEN: usize = 12;
 
-/// One frame as it was read: the header is still JSON text, its payload complete.
+/// One frame as it was read: the header is JSON text that nobody has looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// The request this frame belongs to.
     pub id: u32,
-    /// UTF-8 JSON object.
+    /// The header, 1 to [`HEADER_MAX`] bytes.
     pub header: Vec<u8>,
-    /// Exactly as many bytes as the header's `payload_len` announced.
+    /// The payload, up to [`PAYLOAD_MAX`] bytes.
     pub payload: Vec<u8>,
 }
 
-/// What is wrong with a byte stream that claims to carry frames. Every one of these ends the stream: after it there is
-/// no way to tell where the next frame begins.
+/// A byte stream that carries no frames. Each of these ends the stream: nobody can tell where the next frame begins.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// A header length of 0, or one above [`HEADER_MAX`].
@@ -41,8 +38,8 @@ pub enum FrameError {
     /// A payload length above [`PAYLOAD_MAX`].
     #[error("frame payload of {0} bytes (allowed: up to {PAYLOAD_MAX})")]
     PayloadLength(u64),
-    /// The header is not a JSON object with a usable `payload_len`.
-    #[error("frame header is not valid: {0}")]
+    /// The header cannot be written as JSON.
+    #[error("frame header: {0}")]
     Header(#[source] serde_json::Error),
     /// The stream ended inside a frame.
     #[error("stream ended inside a frame")]
@@ -52,40 +49,12 @@ pub enum FrameError {
     Io(#[from] io::Error),
 }
 
-#[derive(Deserialize)]
-struct PayloadLen {
-    #[serde(default)]
-    payload_len: u64,
-}
-
-#[derive(Serialize)]
-struct WithPayloadLen<'a, T> {
-    #[serde(flatten)]
-    header: &'a T,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload_len: Option<usize>,
-}
-
-/// Encodes one frame. `payload_len` is added to the header when there is a payload, so the header type must not
-/// serialize one of its own; [`encode_response`] is for the one that does.
+/// Encodes one frame.
 ///
 /// # Errors
 /// [`FrameError::HeaderLength`] or [`FrameError::PayloadLength`] when a part is over its limit.
 pub fn encode<T: Serialize>(id: u32, header: &T, payload: &[u8]) -> Result<Vec<u8>, FrameError> {
-    let payload_len = (!payload.is_empty()).then_some(payload.len());
-    let header = serde_json::to_vec(&WithPayloadLen { header, payload_len }).map_err(FrameError::Header)?;
-    encode_raw(id, &header, payload)
-}
-
-/// Encodes the answer to a request that has one answer; `header.payload_len` is set here.
-///
-/// # Errors
-/// As [`encode`].
-pub fn encode_response(id: u32, header: &ResponseHeader, payload: &[u8]) -> Result<Vec<u8>, FrameError> {
-    let payload_len =
-        u32::try_from(payload.len()).map_err(|_| FrameError::PayloadLength(payload.len() as u64))?;
-    let header = ResponseHeader { payload_len, ..header.clone() };
-    encode_raw(id, &serde_json::to_vec(&header).map_err(FrameError::Header)?, payload)
+    encode_raw(id, &serde_json::to_vec(header).map_err(FrameError::Header)?, payload)
 }
 
 /// Encodes one frame whose header is already JSON text.
@@ -93,17 +62,9 @@ pub fn encode_response(id: u32, header: &ResponseHeader, payload: &[u8]) -> Resu
 /// # Errors
 /// As [`encode`].
 pub fn encode_raw(id: u32, header: &[u8], payload: &[u8]) -> Result<Vec<u8>, FrameError> {
-    if header.is_empty() || header.len() > HEADER_MAX {
-        return Err(FrameError::HeaderLength(header.len() as u64));
-    }
-    if payload.len() > PAYLOAD_MAX {
-        return Err(FrameError::PayloadLength(payload.len() as u64));
-    }
-    let header_len =
-        u32::try_from(header.len()).map_err(|_| FrameError::HeaderLength(header.len() as u64))?;
+    let prefix = Prefix { id, header: header.len(), payload: payload.len() };
     let mut out = Vec::with_capacity(PREFIX_LEN + header.len() + payload.len());
-    out.extend_from_slice(&id.to_le_bytes());
-    out.extend_from_slice(&header_len.to_le_bytes());
+    out.extend_from_slice(&prefix.encode()?);
     out.extend_from_slice(header);
     out.extend_from_slice(payload);
     Ok(out)
@@ -128,10 +89,10 @@ pub fn write_frame<W: Write, T: Serialize>(
 /// # Errors
 /// Any [`FrameError`]; the stream is then unusable.
 pub fn read_frame<R: Read>(reader: &mut R) -> Result<Option<Frame>, FrameError> {
-    let mut prefix = [0u8; PREFIX_LEN];
+    let mut bytes = [0u8; PREFIX_LEN];
     let mut have = 0;
     while have < PREFIX_LEN {
-        match reader.read(&mut prefix[have..]) {
+        match reader.read(&mut bytes[have..]) {
             Ok(0) if have == 0 => return Ok(None),
             Ok(0) => return Err(FrameError::Truncated),
             Ok(n) => have += n,
@@ -139,27 +100,47 @@ pub fn read_frame<R: Read>(reader: &mut R) -> Result<Option<Frame>, FrameError> 
             Err(e) => return Err(e.into()),
         }
     }
-    let (id, header_len) = parse_prefix(&prefix)?;
-    let header = read_exact(reader, header_len)?;
-    let payload_len = payload_len(&header)?;
-    let payload = read_exact(reader, payload_len)?;
-    Ok(Some(Frame { id, header, payload }))
+    let prefix = Prefix::decode(&bytes)?;
+    let header = read_exact(reader, prefix.header)?;
+    let payload = read_exact(reader, prefix.payload)?;
+    Ok(Some(Frame { id: prefix.id, header, payload }))
 }
 
-fn parse_prefix(prefix: &[u8; PREFIX_LEN]) -> Result<(u32, usize), FrameError> {
-    let [a, b, c, d, e, f, g, h] = *prefix;
-    let len = u32::from_le_bytes([e, f, g, h]);
-    match usize::try_from(len) {
-        Ok(n) if (1..=HEADER_MAX).contains(&n) => Ok((u32::from_le_bytes([a, b, c, d]), n)),
-        _ => Err(FrameError::HeaderLength(len.into())),
+/// The bytes in front of a header, with lengths that are within their limits.
+#[derive(Debug, Clone, Copy)]
+struct Prefix {
+    id: u32,
+    header: usize,
+    payload: usize,
+}
+
+impl Prefix {
+    fn check(self) -> Result<Self, FrameError> {
+        if !(1..=HEADER_MAX).contains(&self.header) {
+            return Err(FrameError::HeaderLength(self.header as u64));
+        }
+        if self.payload > PAYLOAD_MAX {
+            return Err(FrameError::PayloadLength(self.payload as u64));
+        }
+        Ok(self)
     }
-}
 
-fn payload_len(header: &[u8]) -> Result<usize, FrameError> {
-    let parsed: PayloadLen = serde_json::from_slice(header).map_err(FrameError::Header)?;
-    match usize::try_from(parsed.payload_len) {
-        Ok(n) if n <= PAYLOAD_MAX => Ok(n),
-        _ => Err(FrameError::PayloadLength(parsed.payload_len)),
+    fn encode(self) -> Result<[u8; PREFIX_LEN], FrameError> {
+        let Self { id, header, payload } = self.check()?;
+        let header_len = u32::try_from(header).map_err(|_| FrameError::HeaderLength(header as u64))?;
+        let payload_len = u32::try_from(payload).map_err(|_| FrameError::PayloadLength(payload as u64))?;
+        let mut bytes = [0; PREFIX_LEN];
+        for (to, number) in bytes.chunks_exact_mut(4).zip([id, header_len, payload_len]) {
+            to.copy_from_slice(&number.to_le_bytes());
+        }
+        Ok(bytes)
+    }
+
+    fn decode(bytes: &[u8; PREFIX_LEN]) -> Result<Self, FrameError> {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = *bytes;
+        let length = |bytes| usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX);
+        let id = u32::from_le_bytes([a, b, c, d]);
+        Self { id, header: length([e, f, g, h]), payload: length([i, j, k, l]) }.check()
     }
 }
 
@@ -178,8 +159,6 @@ pub struct Decoder {
     buffer: Vec<u8>,
     /// Start of the first byte that no returned frame has used.
     start: usize,
-    /// Lengths of the frame at `start`, once they are known: its header needs to be looked at only once.
-    lengths: Option<(u32, usize, usize)>,
 }
 
 impl Decoder {
@@ -201,25 +180,15 @@ impl Decoder {
     /// The next complete frame, or `None` until more bytes are pushed.
     ///
     /// # Errors
-    /// Any [`FrameError`] but `Truncated` and `Io`; the stream is then unusable.
+    /// [`FrameError::HeaderLength`] or [`FrameError::PayloadLength`]; the stream is then unusable.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let rest = &self.buffer[self.start..];
-        let (id, header_len, payload_len) = match self.lengths {
-            Some(lengths) => lengths,
-            None => {
-                let Some(prefix) = rest.first_chunk::<PREFIX_LEN>() else { return Ok(None) };
-                let (id, header_len) = parse_prefix(prefix)?;
-                let Some(header) = rest.get(PREFIX_LEN..PREFIX_LEN + header_len) else { return Ok(None) };
-                let lengths = (id, header_len, payload_len(header)?);
-                self.lengths = Some(lengths);
-                lengths
-            }
-        };
-        let body = PREFIX_LEN + header_len;
-        let Some(payload) = rest.get(body..body + payload_len) else { return Ok(None) };
-        let frame = Frame { id, header: rest[PREFIX_LEN..body].to_vec(), payload: payload.to_vec() };
-        self.start += body + payload_len;
-        self.lengths = None;
+        let Some((prefix, body)) = rest.split_first_chunk::<PREFIX_LEN>() else { return Ok(None) };
+        let Prefix { id, header, payload } = Prefix::decode(prefix)?;
+        let Some(body) = body.get(..header + payload) else { return Ok(None) };
+        let (header, payload) = body.split_at(header);
+        let frame = Frame { id, header: header.to_vec(), payload: payload.to_vec() };
+        self.start += PREFIX_LEN + body.len();
         if self.start == self.buffer.len() {
             self.buffer.clear();
             self.start = 0;
@@ -227,7 +196,7 @@ impl Decoder {
         Ok(Some(frame))
     }
 
-    /// Whether the stream would be cut inside a frame if it ended here.
+    /// `true` if the stream would be cut inside a frame if it ended here.
     #[must_use]
     pub fn is_mid_frame(&self) -> bool {
         self.start < self.buffer.len()
@@ -241,25 +210,30 @@ mod tests {
     use serde_json::json;
 
     fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
-        encode(id, &json!({"op": "ping"}), payload).unwrap()
+        encode(id, &json!("ping"), payload).unwrap()
+    }
+
+    fn lengths(header: usize, payload: usize) -> Vec<u8> {
+        let number = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
+        [[0; 4], number(header), number(payload)].concat()
     }
 
     #[test]
     fn layout_is_the_documented_one() {
-        let bytes = encode(7, &json!({"a": 1}), b"xy").unwrap();
-        let header = br#"{"a":1,"payload_len":2}"#;
-        let mut expected = vec![7, 0, 0, 0, u8::try_from(header.len()).unwrap(), 0, 0, 0];
-        expected.extend_from_slice(header);
+        let bytes = encode(0x0102_0304, &json!({"a": 1}), b"xy").unwrap();
+        let mut expected = vec![4, 3, 2, 1, 7, 0, 0, 0, 2, 0, 0, 0];
+        expected.extend_from_slice(br#"{"a":1}"#);
         expected.extend_from_slice(b"xy");
         assert_eq!(bytes, expected);
     }
 
     #[test]
-    fn a_response_announces_its_payload() {
-        let bytes = encode_response(1, &ResponseHeader::ok(), b"png").unwrap();
-        let frame = read_frame(&mut &bytes[..]).unwrap().unwrap();
-        assert_eq!(frame.header, br#"{"ok":true,"payload_len":3}"#);
-        assert_eq!(frame.payload, b"png");
+    fn the_codec_does_not_look_into_headers() {
+        for header in [&b"{"[..], b"\xff", br#"{"payload_len":-1}"#] {
+            let bytes = encode_raw(1, header, b"xy").unwrap();
+            let read = read_frame(&mut &bytes[..]).unwrap().unwrap();
+            assert_eq!((&read.header[..], &read.payload[..]), (header, &b"xy"[..]));
+        }
     }
 
     #[test]
@@ -273,25 +247,26 @@ mod tests {
 
     #[test]
     fn over_limit_lengths_are_refused_before_the_body_is_read() {
-        for len in [0u32, u32::try_from(HEADER_MAX).unwrap() + 1, u32::MAX] {
-            let mut bytes = vec![0; 4];
-            bytes.extend_from_slice(&len.to_le_bytes());
-            assert!(matches!(read_frame(&mut &bytes[..]), Err(FrameError::HeaderLength(_))));
+        let refused = |bytes: &[u8]| {
             let mut decoder = Decoder::new();
-            decoder.push(&bytes);
-            assert!(matches!(decoder.next_frame(), Err(FrameError::HeaderLength(_))));
+            decoder.push(bytes);
+            let (now, later) = (read_frame(&mut &bytes[..]).unwrap_err(), decoder.next_frame().unwrap_err());
+            assert_eq!(now.to_string(), later.to_string());
+            now
+        };
+        for header in [0, HEADER_MAX + 1, u32::MAX as usize] {
+            assert!(
+                matches!(refused(&lengths(header, 0)), FrameError::HeaderLength(n) if n == header as u64)
+            );
         }
-        let header = format!(r#"{{"payload_len":{}}}"#, PAYLOAD_MAX + 1);
-        let bytes = encode_raw(1, header.as_bytes(), b"").unwrap();
-        assert!(matches!(read_frame(&mut &bytes[..]), Err(FrameError::PayloadLength(_))));
-    }
-
-    #[test]
-    fn a_header_that_is_no_object_is_refused() {
-        for header in ["[]x", "{", "\u{1}", r#"{"payload_len":-1}"#, r#"{"payload_len":"4"}"#] {
-            let bytes = encode_raw(1, header.as_bytes(), b"").unwrap();
-            assert!(matches!(read_frame(&mut &bytes[..]), Err(FrameError::Header(_))), "{header}");
+        for payload in [PAYLOAD_MAX + 1, u32::MAX as usize] {
+            assert!(
+                matches!(refused(&lengths(1, payload)), FrameError::PayloadLength(n) if n == payload as u64)
+            );
         }
+        let mut decoder = Decoder::new();
+        decoder.push(&lengths(HEADER_MAX, PAYLOAD_MAX));
+        assert!(decoder.next_frame().unwrap().is_none(), "the longest frame may come");
     }
 
     #[test]
@@ -335,12 +310,25 @@ mod tests {
             prop_assert_eq!(got.len(), payloads.len());
         }
 
+        /// The two readers agree on every stream, be it frames or not.
         #[test]
-        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let mut decoder = Decoder::new();
+        fn both_readers_take_the_same_frames_out_of_anything(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            // Small numbers, so that some lengths are possible ones.
+            prefix in prop::collection::vec(0u8..20, 0..PREFIX_LEN),
+        ) {
+            let bytes = [prefix, bytes].concat();
+            let (mut reader, mut decoder) = (&bytes[..], Decoder::new());
             decoder.push(&bytes);
-            while let Ok(Some(_)) = decoder.next_frame() {}
-            let _ = read_frame(&mut &bytes[..]);
+            loop {
+                match (read_frame(&mut reader), decoder.next_frame()) {
+                    (Ok(Some(one)), Ok(Some(other))) => prop_assert_eq!(one, other),
+                    (Ok(None), Ok(None)) => { prop_assert!(!decoder.is_mid_frame()); break }
+                    (Err(FrameError::Truncated), Ok(None)) => { prop_assert!(decoder.is_mid_frame()); break }
+                    (Err(one), Err(other)) => { prop_assert_eq!(one.to_string(), other.to_string()); break }
+                    (one, other) => prop_assert!(false, "{:?} and {:?}", one, other),
+                }
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 /// Most strings in one list.
 pub const COUNT_MAX: usize = 1 << 16;
 
-/// Why a list cannot be written or read.
+/// A list that cannot be written or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StringsError {
     /// A string contains a NUL byte.
@@ -16,9 +16,9 @@ pub enum StringsError {
     /// The payload does not hold as many strings as announced.
     #[error("payload holds {found} strings, {announced} were announced")]
     Missing {
-        /// What the header said.
+        /// Number in the header.
         announced: usize,
-        /// What was there.
+        /// Number in the payload.
         found: usize,
     },
 }

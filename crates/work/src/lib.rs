@@ -7,7 +7,9 @@
 mod cancel;
 mod progress;
 mod slot;
+mod text;
 
 pub use cancel::{Cancel, Cancelled, OnCancel, is_cancelled};
 pub use progress::{Item, PROGRESS_STEP, Progress, Reporter, Work};
 pub use slot::Slot;
+pub use text::{is_unprintable, printable};

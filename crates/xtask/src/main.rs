@@ -5,8 +5,8 @@
 //! `cargo run -p xtask -- architecture` and `cargo run -p xtask -- docs-flags target/debug/vmette docs/CLI.md`. Each
 //! prints every violation with its remedy, not only the first, and exits 1 if there was one.
 //!
-//! `cargo run -p xtask -- header` writes the C header anew; a test here fails when that would change it. `map` writes the
-//! map of modules anew.
+//! `cargo run -p xtask -- header` writes the C header anew, and `map` the map of modules in the architecture's document;
+//! tests here fail when that would change them.
 
 mod attributes;
 mod flags;

@@ -33,7 +33,10 @@ impl Registry {
         if let Some(authority) = &authority {
             fs::write(dir.path().join("ca.pem"), &authority.authority).unwrap();
         }
-        let asked = registry::Access { tls: authority.as_ref(), passwords: access != Access::Open };
+        let asked = registry::Access {
+            tls: authority.as_ref().map(Authority::identity),
+            passwords: access != Access::Open,
+        };
         let server = registry::Registry::start(dir.path(), asked).unwrap();
         let login = format!(r#"{{"auths":{{"{}":{{"auth":"{LOGIN}"}}}}}}"#, server.host());
         fs::create_dir(dir.path().join("docker")).unwrap();

@@ -1,5 +1,5 @@
-//! Commands: what a request asks for ([`prepare`]), how its streams are wired ([`stdio`]), and a command that runs
-//! ([`running`]) or is about to ([`starting`]).
+//! Commands: from a request to a process ([`prepare`]), its standard streams ([`stdio`]), its way to its program
+//! ([`starting`]), and the stream of a command that runs ([`running`]).
 
 pub(crate) mod prepare;
 pub(crate) mod running;
@@ -7,13 +7,14 @@ pub(crate) mod script;
 pub(crate) mod starting;
 pub(crate) mod stdio;
 
-use vmette_wire::agent::{Failure, FailureKind};
+use vmette_wire::streams::{Failure, FailureKind};
 
+use crate::errno::kind_of;
+use crate::root::users::UserError;
 use crate::sys::{SpawnError, Step};
-use crate::users::UserError;
 use crate::world::WorldError;
 
-/// Why a command does not run.
+/// A command that does not run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExecError {
     #[error("{0}")]
@@ -92,23 +93,5 @@ impl From<ExecError> for Failure {
             ExecError::HeldUp => FailureKind::Other,
         };
         Self { kind, message: error.to_string() }
-    }
-}
-
-/// What an I/O error means to a program.
-pub(crate) fn kind_of(error: &std::io::Error) -> FailureKind {
-    match error.raw_os_error() {
-        Some(libc::ENOENT) => FailureKind::NotFound,
-        Some(libc::EACCES | libc::EPERM | libc::EROFS) => FailureKind::NotPermitted,
-        Some(libc::ENOSPC | libc::EDQUOT | libc::ENOMEM) => FailureKind::NoSpace,
-        Some(libc::EISDIR | libc::ENOTDIR | libc::ELOOP | libc::EINVAL | libc::ENAMETOOLONG) => {
-            FailureKind::Invalid
-        }
-        Some(_) => FailureKind::Other,
-        None => match error.kind() {
-            std::io::ErrorKind::NotFound => FailureKind::NotFound,
-            std::io::ErrorKind::InvalidInput | std::io::ErrorKind::IsADirectory => FailureKind::Invalid,
-            _ => FailureKind::Other,
-        },
     }
 }

@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::ffi::CString;
 
-use vmette_wire::agent::{Command, Exec};
+use vmette_wire::path::PATH_MAX;
+use vmette_wire::streams::{Command, Exec};
 
 use super::ExecError;
 use super::script::{INLINE_MAX, Script};
-use super::starting::Starting;
+use super::starting::{Start, Starting};
 use super::stdio::Stdio;
 use crate::child::Child;
+use crate::root::tree::Tree;
+use crate::root::users::{self, User};
 use crate::sys::{self, Launch};
-use crate::tree::{self, Tree};
-use crate::users::{self, User};
 use crate::world::Place;
 
 /// `PATH` of a command whose request names none.
@@ -30,26 +31,14 @@ const LARGE_STACK: u64 = 64 << 20;
 /// Name of the script that an init command in shell form becomes: the start of `/proc/1/comm`.
 const RUNNER: &str = ".vmette-runner.sh";
 
-/// What the agent has to know of the commands before.
+/// The agent's memory of earlier commands.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    /// How many have lain in files. Their names are told apart by it, and not by the numbers of requests: a command that
-    /// has outlived its host may have the same one as one of the next host.
+    /// Number of those that lay in files, whose names are told apart by it. A request's number would not do: a command that
+    /// has outlived its host may have the same one as a command of the next host.
     scripts: u64,
-    /// Whether a command has run, and may have left processes that signal others.
+    /// A command has run, and may have left processes that signal others.
     ran: bool,
-}
-
-/// How far a command is.
-#[derive(Debug)]
-pub(crate) enum Start {
-    /// It runs.
-    Done {
-        /// Its process id as the workload sees it.
-        inner_pid: u32,
-    },
-    /// Its process is on its way to its program.
-    UnderWay(Starting),
 }
 
 /// A command that has been started.
@@ -61,7 +50,7 @@ pub(crate) struct Started {
     pub(crate) script: Option<Script>,
 }
 
-/// Where a command's output goes when it is not the requester's streams.
+/// Destination of a command's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Output {
     /// stdout and stderr apart, or a terminal.
@@ -72,7 +61,7 @@ pub(crate) enum Output {
     Discard,
 }
 
-/// Starts what `exec` and `command` describe.
+/// Starts the command that `exec` and `command` describe.
 pub(crate) fn start(
     place: &Place<'_>,
     exec: &Exec,
@@ -106,6 +95,7 @@ pub(crate) fn start(
         terminal: stdio.terminal.is_some(),
         user: credentials.cloned(),
         mount_ns: place.mount_ns,
+        pid_ns: place.pid_ns,
         group: place.group,
         pid_one: exec.init && place.mount_ns.is_some(),
         stack_limit: (size > LARGE_ARGUMENTS).then_some(LARGE_STACK),
@@ -169,7 +159,7 @@ fn arguments(
     Ok((args, program, script))
 }
 
-/// Defaults, then what the machine's boot has set, then the request's; the last of a name counts.
+/// Defaults, then the root's environment, then the request's; the last of a name counts.
 fn environment(
     place: &Place<'_>,
     exec: &Exec,
@@ -205,10 +195,10 @@ fn environment(
     Ok(kept)
 }
 
-/// The working directory, and whether `/` will do instead.
+/// The working directory; `true` if `/` will do instead.
 fn working_directory(exec: &Exec, user: Option<&User>) -> Result<(String, bool), ExecError> {
     match &exec.cwd {
-        Some(cwd) if cwd.starts_with('/') && cwd.len() < tree::PATH_MAX => Ok((cwd.clone(), false)),
+        Some(cwd) if cwd.starts_with('/') && cwd.len() < PATH_MAX => Ok((cwd.clone(), false)),
         Some(cwd) => Err(ExecError::Invalid(format!("working directory {cwd:?} is not an absolute path"))),
         None => Ok((user.and_then(|user| user.home.clone()).unwrap_or_else(|| "/".to_owned()), true)),
     }

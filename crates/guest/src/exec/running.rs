@@ -1,22 +1,24 @@
 //! A command that runs: its output goes out as far as the host has room, its input goes in as far as it reads.
 //!
-//! All descriptors are watched edge-triggered: an event sets a flag, and the flag is cleared by the system call that says
-//! `EAGAIN`. So a stream whose reader has no room costs nothing, and no event of a closed pipe repeats for ever.
+//! All descriptors are watched edge-triggered: an event sets a flag, and the system call that says `EAGAIN` clears it. So a
+//! stream whose reader has no room costs nothing, and no event of a closed pipe repeats for ever.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::io::{Errno, read, write};
-use vmette_wire::agent::{Event, ExitStatus, OutputName, TtySize};
 use vmette_wire::frame::CHUNK_MAX;
+use vmette_wire::streams::{Command, Event, Exec, ExitStatus, Input as Frame, OutputName, TtySize};
 
-use super::prepare::{Start, Started};
+use super::prepare::{self, History, Output as Wiring, Started};
 use super::script::Script;
-use super::starting::Starting;
-use super::stdio;
+use super::starting::Start;
+use super::{ExecError, stdio};
 use crate::child::Child;
-use crate::serve::{Out, Poll, Progress, Role, ServeError, Window};
+use crate::stream::{Limit, Out, Progress, Role, STREAMS, Stream, StreamError, Watch, Window};
+use crate::world::Place;
 
 /// Output of a command that has ended is read up to this many bytes for each stream: the most a pipe holds. More can
 /// only come from a process that it left behind, and there is no end to wait for in that.
@@ -28,21 +30,18 @@ const CTRL_D: u8 = 4;
 /// A command with its streams.
 #[derive(Debug)]
 pub(crate) struct Running {
-    id: u32,
+    /// `None`: its host is gone, and nobody reads its output any more.
+    id: Option<u32>,
     /// Declared before the script: the process is gone when its file is removed.
     child: Child,
     _script: Option<Script>,
     /// Nothing is moved, and nothing said, before it runs.
-    starting: Option<Starting>,
+    start: Option<Start>,
     input: Option<Input>,
     outputs: Vec<Output>,
     terminal: Option<OwnedFd>,
     window: Window,
     exit: Option<ExitStatus>,
-    /// Whether nobody reads its output any more.
-    orphaned: bool,
-    /// Whether it is the workload's PID 1.
-    pub(crate) init: bool,
 }
 
 #[derive(Debug)]
@@ -50,7 +49,7 @@ struct Output {
     fd: OwnedFd,
     event: Event,
     ready: bool,
-    /// What may still be read, once the command has ended.
+    /// Bytes that may still be read, once the command has ended.
     leftover: usize,
 }
 
@@ -66,30 +65,38 @@ struct Input {
 }
 
 impl Running {
-    /// Watches a command's beginning, its streams and its end.
-    pub(crate) fn new(id: u32, started: Started, init: bool, poll: &Poll) -> Result<Self, ServeError> {
+    /// Starts a command, and watches its beginning, its streams and its end.
+    pub(crate) fn start(
+        place: &Place<'_>,
+        id: u32,
+        exec: &Exec,
+        payload: &[u8],
+        history: &mut History,
+        watch: Watch<'_>,
+    ) -> Result<Self, ExecError> {
+        let command = Command::decode(exec, payload)
+            .map_err(|e| ExecError::Invalid(format!("the command's arguments: {e}")))?;
+        let started = prepare::start(place, exec, command, Wiring::Streams, history)?;
+        Self::watched(id, started, watch).map_err(|source| ExecError::Stdio { what: "a watch", source })
+    }
+
+    fn watched(id: u32, started: Started, watch: Watch<'_>) -> io::Result<Self> {
         let Started { child, start, stdio, script } = started;
-        poll.readable(child.pidfd(), Role::Exit, id)?;
-        let starting = match start {
-            Start::Done { .. } => None,
-            Start::UnderWay(starting) => {
-                poll.readable(starting.report(), Role::Start, id)?;
-                Some(starting)
-            }
-        };
+        watch.readable(child.pidfd(), Role::End)?;
+        start.watch(watch)?;
         let mut outputs = Vec::new();
         for (fd, event, role) in
-            [(stdio.stdout, Event::Stdout, Role::Stdout), (stdio.stderr, Event::Stderr, Role::Stderr)]
+            [(stdio.stdout, Event::Stdout, Role::Output), (stdio.stderr, Event::Stderr, Role::Errors)]
         {
             if let Some(fd) = fd {
-                poll.readable(fd.as_fd(), role, id)?;
+                watch.readable(fd.as_fd(), role)?;
                 outputs.push(Output { fd, event, ready: false, leftover: usize::MAX });
             }
         }
         let terminal = stdio.terminal;
         let input = match stdio.input {
             Some(fd) => {
-                poll.writable(fd.as_fd(), Role::Stdin, id)?;
+                watch.writable(fd.as_fd(), Role::Input)?;
                 Some(Input {
                     fd,
                     queue: VecDeque::new(),
@@ -102,58 +109,26 @@ impl Running {
             None => None,
         };
         Ok(Self {
-            id,
+            id: Some(id),
             child,
             _script: script,
-            starting,
+            start: Some(start),
             input,
             outputs,
             terminal,
             window: Window::default(),
             exit: None,
-            orphaned: false,
-            init,
         })
     }
 
-    /// Its host is gone and it goes on: its output is read and lost, so that it neither blocks nor fails, and there is
-    /// no more input. A terminal stays open: a hang-up would end what runs on it.
-    pub(crate) fn orphan(&mut self) {
-        self.orphaned = true;
-        self.input = None;
-    }
-
-    /// An event on one of its descriptors.
-    pub(crate) fn wake(&mut self, role: Role) -> Result<(), ServeError> {
-        let mark = |event: Event, outputs: &mut Vec<Output>| {
-            outputs.iter_mut().filter(|o| o.event == event).for_each(|o| o.ready = true);
-        };
-        match role {
-            Role::Stdin => {
-                if let Some(input) = &mut self.input {
-                    input.ready = true;
-                }
-            }
-            Role::Stdout => mark(Event::Stdout, &mut self.outputs),
-            Role::Stderr => mark(Event::Stderr, &mut self.outputs),
-            Role::Exit if self.exit.is_none() => {
-                self.exit = self.child.try_wait().map_err(ServeError::Child)?;
-                if self.exit.is_some() {
-                    self.input = None;
-                    for output in &mut self.outputs {
-                        output.ready = true;
-                        output.leftover = LEFTOVER_MAX;
-                    }
-                }
-            }
-            _ => {}
-        }
-        Ok(())
+    /// Its process.
+    pub(crate) fn child(&self) -> &Child {
+        &self.child
     }
 
     /// `data` from the host.
-    pub(crate) fn data(&mut self, bytes: &[u8], out: &mut Out) -> Result<(), ServeError> {
-        self.window.receive(self.id, bytes.len())?;
+    fn data(&mut self, id: u32, bytes: &[u8], out: &mut Out) -> Result<(), StreamError> {
+        self.window.receive(id, bytes.len())?;
         match &mut self.input {
             Some(input) if !input.ending => {
                 input.queue.extend(bytes);
@@ -162,33 +137,21 @@ impl Running {
             // Nobody reads it any more: it is confirmed and forgotten.
             _ => {
                 self.window.consume(bytes.len());
-                self.window.confirm(self.id, true, out)
+                self.window.confirm(id, true, out)
             }
         }
     }
 
-    /// `eof` from the host.
-    pub(crate) fn eof(&mut self) {
-        if let Some(input) = &mut self.input {
-            input.ending = true;
-        }
-    }
-
-    /// `credit` from the host.
-    pub(crate) fn credit(&mut self, bytes: u32) -> Result<(), ServeError> {
-        self.window.credit(self.id, bytes)
-    }
-
     /// `resize` from the host; without a terminal there is nothing to resize.
-    pub(crate) fn resize(&mut self, size: TtySize) {
+    fn resize(&mut self, size: TtySize) {
         if let Some(terminal) = &self.terminal {
             // Fails only when the terminal has hung up: the command is about to end.
             let _ = stdio::set_size(terminal.as_fd(), size);
         }
     }
 
-    /// `unread` from the host: a pipe is closed, and the kernel tells whoever writes to it.
-    pub(crate) fn unread(&mut self, output: OutputName) {
+    /// `unread` from the host: a pipe is closed, and the kernel tells its writers.
+    fn unread(&mut self, output: OutputName) {
         if self.terminal.is_some() {
             self.signal(libc::SIGPIPE);
             return;
@@ -201,47 +164,25 @@ impl Running {
     }
 
     /// `signal` from the host; a number that is none, or a group that has ended, is not the stream's business.
-    pub(crate) fn signal(&self, signal: i32) {
+    fn signal(&self, signal: i32) {
         if (1..=64).contains(&signal) && self.exit.is_none() {
             let _ = self.child.signal(signal);
         }
     }
 
-    /// When it is looked at again without an event.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.starting.as_ref().and_then(Starting::deadline)
-    }
-
-    /// Moves one chunk of each stream.
-    pub(crate) fn pump(&mut self, out: &mut Out, scratch: &mut [u8]) -> Result<Progress, ServeError> {
-        if let Some(starting) = &mut self.starting {
-            match starting.outcome(out.is_held()) {
-                None => return Ok(Progress::Idle),
-                Some(Ok(pid)) => {
-                    self.starting = None;
-                    if !self.orphaned {
-                        out.event(self.id, &Event::Started { pid }, b"")?;
-                    }
-                }
-                Some(Err(e)) => {
-                    if !self.orphaned {
-                        out.failed(self.id, e)?;
-                    }
-                    return Ok(Progress::Finished);
-                }
-            }
-        }
-        let mut progress = self.pump_input(out)?;
+    /// Moves one chunk of each output.
+    fn pump_outputs(&mut self, out: &mut Out, scratch: &mut [u8]) -> Result<Progress, StreamError> {
+        let mut progress = Progress::Idle;
         let mut closed = false;
         for output in &mut self.outputs {
             if !output.ready {
                 continue;
             }
-            if out.is_full() && !self.orphaned {
+            if out.is_full() && self.id.is_some() {
                 progress = progress.max(Progress::Starved);
                 continue;
             }
-            let room = if self.orphaned { CHUNK_MAX } else { self.window.room().min(CHUNK_MAX) };
+            let room = if self.id.is_some() { self.window.room().min(CHUNK_MAX) } else { CHUNK_MAX };
             let room = room.min(output.leftover);
             if room == 0 && output.leftover > 0 {
                 continue;
@@ -250,9 +191,9 @@ impl Running {
                 Ok(0) => closed = true,
                 Ok(n) => {
                     output.leftover -= n;
-                    if !self.orphaned {
+                    if let Some(id) = self.id {
                         self.window.send(n);
-                        out.event(self.id, &output.event, &scratch[..n])?;
+                        out.event(id, output.event.clone(), &scratch[..n])?;
                     }
                     progress = Progress::More;
                     continue;
@@ -273,19 +214,11 @@ impl Running {
         if closed {
             self.outputs.retain(|output| output.leftover > 0);
         }
-        if self.outputs.is_empty()
-            && let Some(status) = self.exit
-        {
-            if !self.orphaned {
-                out.event(self.id, &Event::Exited(status), b"")?;
-            }
-            return Ok(Progress::Finished);
-        }
         Ok(progress)
     }
 
-    fn pump_input(&mut self, out: &mut Out) -> Result<Progress, ServeError> {
-        let Some(input) = &mut self.input else { return Ok(Progress::Idle) };
+    fn pump_input(&mut self, id: u32, out: &mut Out) -> Result<(), StreamError> {
+        let Some(input) = &mut self.input else { return Ok(()) };
         let mut open = true;
         while input.ready && !input.queue.is_empty() {
             match write(&input.fd, input.queue.as_slices().0) {
@@ -317,7 +250,100 @@ impl Running {
         if !open {
             self.input = None;
         }
-        self.window.confirm(self.id, drained, out)?;
+        self.window.confirm(id, drained, out)
+    }
+}
+
+impl Stream for Running {
+    fn limit(&self) -> &'static Limit {
+        &STREAMS
+    }
+
+    fn id(&self) -> Option<u32> {
+        self.id
+    }
+
+    fn wake(&mut self, role: Role) -> Result<(), StreamError> {
+        let mark = |event: Event, outputs: &mut Vec<Output>| {
+            outputs.iter_mut().filter(|o| o.event == event).for_each(|o| o.ready = true);
+        };
+        match role {
+            Role::Input => {
+                if let Some(input) = &mut self.input {
+                    input.ready = true;
+                }
+            }
+            Role::Output => mark(Event::Stdout, &mut self.outputs),
+            Role::Errors => mark(Event::Stderr, &mut self.outputs),
+            Role::End if self.exit.is_none() => {
+                self.exit = self.child.try_wait().map_err(StreamError::Child)?;
+                if self.exit.is_some() {
+                    self.input = None;
+                    for output in &mut self.outputs {
+                        output.ready = true;
+                        output.leftover = LEFTOVER_MAX;
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.start.as_ref().and_then(Start::deadline)
+    }
+
+    fn input(&mut self, input: Frame, payload: &[u8], out: &mut Out) -> Result<Progress, StreamError> {
+        let Some(id) = self.id else { return Ok(Progress::Idle) };
+        match input {
+            Frame::Data => self.data(id, payload, out)?,
+            Frame::Eof => {
+                if let Some(input) = &mut self.input {
+                    input.ending = true;
+                }
+            }
+            Frame::Credit { bytes } => self.window.credit(id, bytes)?,
+            Frame::Resize(size) => self.resize(size),
+            Frame::Unread { output } => self.unread(output),
+            Frame::Signal { signal } => self.signal(signal),
+        }
         Ok(Progress::Idle)
+    }
+
+    fn pump(&mut self, out: &mut Out, scratch: &mut [u8]) -> Result<Progress, StreamError> {
+        if let Some(start) = &mut self.start {
+            let Some(outcome) = start.outcome(out.is_held()) else { return Ok(Progress::Idle) };
+            self.start = None;
+            match (outcome, self.id) {
+                (Ok(pid), Some(id)) => out.event(id, Event::Started { pid }, b"")?,
+                (Ok(_), None) => {}
+                (Err(e), id) => {
+                    id.map_or(Ok(()), |id| out.failed(id, e))?;
+                    return Ok(Progress::Finished);
+                }
+            }
+        }
+        if let Some(id) = self.id {
+            self.pump_input(id, out)?;
+        }
+        let progress = self.pump_outputs(out, scratch)?;
+        match self.exit {
+            Some(status) if self.outputs.is_empty() => {
+                if let Some(id) = self.id {
+                    out.event(id, Event::Exited(status), b"")?;
+                }
+                Ok(Progress::Finished)
+            }
+            _ => Ok(progress),
+        }
+    }
+
+    /// Its output is read and lost, so that it neither blocks nor fails, and there is no more input. A terminal stays open:
+    /// a hang-up would end what runs on it.
+    fn orphan(&mut self) -> bool {
+        self.id = None;
+        self.input = None;
+        true
     }
 }

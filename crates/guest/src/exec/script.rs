@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, openat, unlinkat};
 
+use crate::root::tree::Tree;
 use crate::sys::Credentials;
-use crate::tree::Tree;
 use crate::world::Place;
 
 /// A shell command of this many bytes or more goes through a file: the kernel's limit for one argument is 128 KiB.

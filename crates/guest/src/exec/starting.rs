@@ -1,20 +1,61 @@
 //! A process on its way to its program.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::ExecError;
+use crate::stream::{Role, Watch};
 use crate::sys::{Outcome, Report};
 
 /// How long a process may take from its birth to its program: a small part of it is needed. Other processes of the
 /// workload can stop it before it has become the program, or have it wait for a file system of theirs.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(10);
 
+/// How far a command is on its way.
+#[derive(Debug)]
+pub(crate) enum Start {
+    /// It runs.
+    Done {
+        /// Its process id as the workload sees it.
+        inner_pid: u32,
+    },
+    /// Its process has been born and is not the program yet.
+    UnderWay(Starting),
+}
+
+impl Start {
+    /// Tells the owner when there may be an outcome.
+    pub(crate) fn watch(&self, watch: Watch<'_>) -> io::Result<()> {
+        match self {
+            Self::Done { .. } => Ok(()),
+            Self::UnderWay(starting) => watch.readable(starting.report.as_fd(), Role::Start),
+        }
+    }
+
+    /// The process id as the workload sees it, or the reason why there will be no command; `None` as long as nobody knows.
+    /// `held`: the machine is about to be saved, or stands still.
+    pub(crate) fn outcome(&mut self, held: bool) -> Option<Result<u32, ExecError>> {
+        match self {
+            Self::Done { inner_pid } => Some(Ok(*inner_pid)),
+            Self::UnderWay(starting) => starting.outcome(held),
+        }
+    }
+
+    /// The latest time at which [`Start::outcome`] has something to say without an event.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Done { .. } => None,
+            Self::UnderWay(starting) => starting.since.map(|since| since + START_LIMIT),
+        }
+    }
+}
+
 /// A process that has been born and is not the program yet.
 #[derive(Debug)]
 pub(crate) struct Starting {
     report: Report,
-    /// Since when it could go on.
+    /// The beginning of the time in which it could go on.
     since: Option<Instant>,
     program: String,
     cwd: String,
@@ -25,14 +66,8 @@ impl Starting {
         Self { report, since: None, program, cwd }
     }
 
-    /// Readable when there may be an outcome.
-    pub(crate) fn report(&self) -> BorrowedFd<'_> {
-        self.report.as_fd()
-    }
-
-    /// What has come of it: its process id inside of its namespace, or an error; then the process is to be killed. `None`
-    /// while it is on its way. `held`: the machine is being saved, and what runs in it stands still.
-    pub(crate) fn outcome(&mut self, held: bool) -> Option<Result<u32, ExecError>> {
+    /// The time in which the machine stands still does not count.
+    fn outcome(&mut self, held: bool) -> Option<Result<u32, ExecError>> {
         match self.report.outcome() {
             Outcome::Runs { inner_pid } => Some(Ok(inner_pid)),
             Outcome::Failed(e) => Some(Err(ExecError::spawn(e, &self.program, &self.cwd))),
@@ -46,11 +81,6 @@ impl Starting {
             }
         }
     }
-
-    /// When [`Starting::outcome`] has something to say at the latest.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.since.map(|since| since + START_LIMIT)
-    }
 }
 
 #[cfg(test)]
@@ -61,12 +91,15 @@ mod tests {
     fn the_time_in_which_the_machine_is_saved_does_not_count() {
         let (reader, _writer) = rustix::pipe::pipe().unwrap();
         rustix::io::ioctl_fionbio(&reader, true).unwrap();
-        let mut starting = Starting::new(Report::new(reader), String::new(), String::new());
+        let starting = Starting::new(Report::new(reader), String::new(), String::new());
+        let mut start = Start::UnderWay(starting);
         let mut begun_long_ago = |held| {
-            assert!(starting.outcome(false).is_none());
-            starting.since = starting.since.and_then(|since| since.checked_sub(START_LIMIT));
-            let outcome = starting.outcome(held);
-            (outcome, starting.deadline())
+            assert!(start.outcome(false).is_none());
+            if let Start::UnderWay(starting) = &mut start {
+                starting.since = starting.since.and_then(|since| since.checked_sub(START_LIMIT));
+            }
+            let outcome = start.outcome(held);
+            (outcome, start.deadline())
         };
         assert!(matches!(begun_long_ago(true), (None, None)));
         assert!(matches!(begun_long_ago(false), (Some(Err(ExecError::HeldUp)), Some(_))));

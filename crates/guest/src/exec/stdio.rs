@@ -9,11 +9,11 @@ use rustix::io::{fcntl_dupfd_cloexec, ioctl_fionbio};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
-use vmette_wire::agent::TtySize;
+use vmette_wire::streams::TtySize;
 
 use super::ExecError;
+use crate::root::tree::Tree;
 use crate::sys::Credentials;
-use crate::tree::Tree;
 
 /// Lowest number of a descriptor for a child: below are the places it is moved to.
 const FIRST_FREE: i32 = 3;

@@ -120,7 +120,7 @@ impl Links {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
-            // What they say does not matter: they are a reason to look again. An overrun is one as well.
+            // Their contents do not matter: they are a reason to look again. An overrun is one as well.
             let mut some = [0u8; 64];
             while matches!(
                 recv(&changes, &mut some, RecvFlags::TRUNC),
@@ -266,7 +266,7 @@ fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(u16, u32, &'a [u8])> {
     Some((kind, sequence, body))
 }
 
-/// What an `RTM_NEWLINK` tells of an Ethernet interface; `None` for one of another kind.
+/// The Ethernet interface of an `RTM_NEWLINK`; `None` for one of another kind.
 fn ethernet(body: &[u8]) -> Option<Link> {
     const ATTRIBUTES: usize = 16;
     if half(body, 2)? != ETHERNET {

@@ -1,26 +1,23 @@
-//! The machine's interfaces: the loopback, and one that was granted. A process of its own gets that one an address, tells
-//! whoever builds the root, and keeps the lease for as long as the machine lives. It is outside of the workload's
-//! namespaces: the workload can do to the interface what root can, and nothing to the process.
+//! The machine's interfaces: the loopback, and one that was granted. A process of its own gets that one an address, reports
+//! the name servers, and keeps the lease for as long as the machine lives. It is outside of the workloads' namespaces: they
+//! can do to the interface what root can, and nothing to the process.
 
 mod dhcp;
 mod link;
-mod resolv;
 
+use std::fmt::Write;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use crate::boot::BootError;
 use crate::devices::Uevents;
-use crate::{log, modules, sys};
+use crate::{log, modules, report, sys};
 use dhcp::client::{Granted, Renewal};
 use dhcp::{Client, Dhcp, DhcpError, Lease};
 use link::{Link, Links};
-
-pub(crate) use resolv::{PATH as RESOLV_CONF, install as install_name_servers};
 
 /// The drivers of a network, beside those that every machine loads.
 const MODULES: &str = "/network.list";
@@ -38,12 +35,7 @@ const LEASE_DEADLINE: Duration = Duration::from_secs(20);
 /// How long to wait before the kernel is asked again that has refused something to the process that keeps a lease.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// Longest report, in bytes: a page, which a pipe takes in one piece.
-const REPORT_MAX: u64 = 4096;
-
-const SUCCESS: &str = "ok\n";
-
-/// Why there is no network.
+/// A network that cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetError {
     #[error(
@@ -69,47 +61,42 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     sys::interface_up(&socket, "lo")
 }
 
-/// The whole life of the process: `report` gets what [`wait_for`] reads.
-pub(crate) fn run(report: OwnedFd, hostname: &str) -> ! {
+/// The whole life of the process: `to` gets the report that [`wait_for`] reads.
+pub(crate) fn run(to: OwnedFd, hostname: &str) -> ! {
     // A name for `ps`, and nothing depends on it.
     let _ = rustix::thread::set_name(c"vmette-network");
-    if sys::close_all_but([report.as_fd(), log::descriptor().unwrap_or(report.as_fd())]).is_err() {
+    if sys::close_all_but([to.as_fd(), log::descriptor().unwrap_or(to.as_fd())]).is_err() {
         sys::exit_now(1);
     }
-    let mut report = File::from(report);
-    match bring_up(hostname) {
-        Ok((network, granted)) => {
-            let text = format!("{SUCCESS}{}", resolv::text(&granted.lease));
-            if report.write_all(text.as_bytes()).is_err() {
-                // Nobody builds a root any more.
-                sys::exit_now(1);
-            }
-            drop(report);
-            network.keep(granted)
-        }
-        Err(e) => {
-            // As above.
-            let _ = report.write_all(e.to_string().as_bytes());
-            sys::exit_now(1)
-        }
+    let to = File::from(to);
+    let up = bring_up(hostname);
+    let told = report::send(&to, &up.as_ref().map(|(_, granted)| name_servers(&granted.lease)));
+    drop(to);
+    match (up, told) {
+        (Ok((network, granted)), Ok(())) => network.keep(granted),
+        // There is no network, or nobody waits for it any more.
+        _ => sys::exit_now(1),
     }
 }
 
-/// Waits until the network is there; the contents of `/etc/resolv.conf`. The process behind it has deadlines, and its end
+/// Waits until the network is there, and returns the name servers. The process behind the report has deadlines, and its end
 /// ends the report.
-pub(crate) fn wait_for(report: OwnedFd) -> Result<String, BootError> {
-    let mut text = String::new();
-    File::from(report)
-        .take(REPORT_MAX)
-        .read_to_string(&mut text)
-        .map_err(BootError::io("read the report about the network"))?;
-    match text.strip_prefix(SUCCESS) {
-        Some(servers) => Ok(servers.to_owned()),
-        None if text.is_empty() => {
-            Err(BootError::Network("the process that leases its address was killed".to_owned()))
-        }
-        None => Err(BootError::Network(text)),
+pub(crate) fn wait_for(report: OwnedFd) -> Result<String, String> {
+    report::receive(report, "the process that leases its address was killed")
+        .unwrap_or_else(|e| Err(format!("its report cannot be read: {e}")))
+}
+
+/// Contents of an `/etc/resolv.conf`.
+fn name_servers(lease: &Lease) -> String {
+    let mut text = String::from("# The name servers of the DHCP lease.\n");
+    if let Some(domain) = &lease.domain {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "search {domain}");
     }
+    for server in &lease.name_servers {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    text
 }
 
 fn bring_up(hostname: &str) -> Result<(Network, Granted), NetError> {

@@ -149,7 +149,7 @@ fn a_real_server_gives_address_route_name_servers_and_more_time() {
         let routes = ip("route show default");
         assert_eq!(routes.trim(), "default via 192.168.64.1 dev eth0 proto dhcp");
         assert!(ip("link show dev eth0").contains("mtu 1400"));
-        let text = resolv::text(&granted.lease);
+        let text = name_servers(&granted.lease);
         let expected = "search lan.example\nnameserver 192.168.64.1\nnameserver 192.168.64.2\n";
         assert!(text.ends_with(expected), "{text}");
 

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::sys::{self, VsockAddr};
 
-/// Where they are, below the workload's root.
+/// Their folder, below a workload's root.
 pub(crate) const FOLDER: &str = "usr/local/bin";
 
 /// All of them.

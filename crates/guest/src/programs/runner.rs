@@ -20,7 +20,7 @@ pub(super) fn run(args: &[OsString]) -> io::Result<i32> {
     let form = "vsock-runner SIGNAL_PORT LISTEN_PORT";
     let [signal, listen] = args else { return Ok(usage(form)) };
     let (Some(signal), Some(listen)) = (number(signal), number(listen)) else { return Ok(usage(form)) };
-    // Who hears that it is ready can connect.
+    // A host that hears that it is ready can connect.
     let listener = listen_on(listen)?;
     let mut ready = File::from(sys::vsock_connect(VsockAddr { cid: CID_HOST, port: signal })?);
     ready.write_all(b"READY\n")?;

@@ -1,110 +1,65 @@
 //! The agent: one thread, one event loop, whatever the number of streams.
 //!
-//! Each turn takes what the host has sent, moves at most one chunk of every stream that can move, and writes what the
+//! Each turn takes what the host has sent, moves at most one chunk of every stream that can move, and writes as much as the
 //! port takes. So no stream waits for another one, and a ping is answered between two chunks of the noisiest command.
 
-mod out;
-mod poll;
+mod change;
+mod registry;
 mod requests;
-mod window;
+mod sync;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
 
 use rustix::io::{Errno, ioctl_fionbio, read};
-use vmette_wire::ResponseHeader;
-use vmette_wire::agent::ExitStatus;
+use vmette_wire::RootName;
 use vmette_wire::frame::{CHUNK_MAX, Decoder, FrameError};
 
-use crate::actions::Jobs;
 use crate::child;
 use crate::exec::prepare::History;
-use crate::exec::running::Running;
-use crate::files::{Get, Put};
 use crate::log;
-use crate::world::{World, WorldError};
-
-pub(crate) use out::Out;
-pub(crate) use poll::{Poll, Role};
-pub(crate) use window::Window;
+use crate::stream::{AGENT, Out, Poll, Progress, Role, StreamError};
+use crate::world::World;
+use change::Change;
+use registry::Registry;
 
 /// Bytes taken from the host in one turn.
 const INPUT_TURN: usize = CHUNK_MAX;
 
-/// Why the agent has stopped serving.
+/// The reason for which the agent has stopped serving.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The host sent what is no frame, or ended inside one.
+    /// The host sent bytes that are no frame, or ended inside one.
     #[error("the host's stream cannot be read any more: {0}")]
-    Frame(#[from] FrameError),
+    Frame(#[source] FrameError),
     /// The transport failed.
     #[error("the stream to the host failed: {0}")]
     Port(#[source] io::Error),
-    /// More data than the window allows.
-    #[error("stream {id}: the host has {received} unconfirmed bytes under way, more than the window allows")]
-    Window {
-        /// The request.
-        id: u32,
-        /// What it would have been.
-        received: u32,
-    },
-    /// A credit for bytes that were never sent.
-    #[error("stream {id}: the host confirms {bytes} bytes, {sent} were under way")]
-    Credit {
-        /// The request.
-        id: u32,
-        /// What it confirms.
-        bytes: u32,
-        /// What it could confirm.
-        sent: u32,
-    },
     /// A new stream under the id of an open one.
     #[error("stream {id} is open already")]
     DuplicateId {
         /// The request.
         id: u32,
     },
-    /// `epoll` failed.
-    #[error("cannot wait for events: {0}")]
-    Poll(#[source] io::Error),
-    /// The end of a child cannot be read.
-    #[error("cannot wait for a child: {0}")]
-    Child(#[source] io::Error),
+    /// The rules of streams are broken, or the kernel fails the agent.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
 }
 
-/// What a turn of a stream came to; of two, the greater one counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Progress {
-    /// An event or a credit is needed.
-    Idle,
-    /// Room in the queue to the host is needed.
-    Starved,
-    /// It could go on at once.
-    More,
-    /// The last event is in the queue.
-    Finished,
-}
-
-/// A request that exchanges several frames.
-#[derive(Debug)]
-enum Stream {
-    Exec(Box<Running>),
-    Put(Put),
-    Get(Get),
+impl From<FrameError> for ServeError {
+    /// A frame that cannot be written; one that cannot be read is a [`ServeError::Frame`].
+    fn from(error: FrameError) -> Self {
+        Self::Stream(error.into())
+    }
 }
 
 /// The agent's state between two turns.
 struct Agent<W> {
-    streams: BTreeMap<u32, Stream>,
-    /// Commands of the host whose machine this is a copy of.
-    orphans: Vec<Running>,
-    jobs: Jobs,
-    syncs: Vec<Syncing>,
+    registry: Registry,
     history: History,
-    /// The change of the root under way; until it has ended no further request is looked at.
-    booting: Option<Change>,
+    /// The change under way; until it has ended no further request is looked at.
+    change: Option<Change>,
     world: W,
     poll: Poll,
     port: OwnedFd,
@@ -115,42 +70,16 @@ struct Agent<W> {
     scratch: Vec<u8>,
 }
 
-/// What the host may ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The requests that the host may send.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
-    /// It has not said who it is.
+    /// It has not said hello.
     Stranger,
-    /// The workload lacks shares, and stands still until it has them: neither commands nor files, which would miss them.
-    Bare,
-    /// Everything.
-    Ready,
+    /// Everything; but neither commands nor files as long as one of these roots lacks its shares, which they would miss.
+    Greeted { awaited: BTreeSet<RootName> },
 }
 
-/// A change of the workload's root that a child works on.
-#[derive(Debug)]
-struct Change {
-    kind: ChangeKind,
-    /// The request.
-    id: u32,
-    report: OwnedFd,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ChangeKind {
-    Boot,
-    Attach,
-    Detach,
-}
-
-/// A `sync` under way.
-#[derive(Debug)]
-struct Syncing {
-    pidfd: OwnedFd,
-    /// `None` when the host that asked is gone.
-    id: Option<u32>,
-}
-
-/// How a turn left the connection.
+/// State of the connection after a turn.
 enum Connection {
     Open,
     Closed,
@@ -162,28 +91,20 @@ enum Connection {
 /// # Errors
 /// [`ServeError`]: the stream is out of step, or the kernel fails the agent.
 pub fn serve(stream: OwnedFd, world: impl World) -> Result<(), ServeError> {
-    ioctl_fionbio(&stream, true).map_err(port_error)?;
-    let poll = Poll::new()?;
-    poll.both(stream.as_fd(), Role::Port, 0)?;
-    if let Some(listener) = world.listener() {
-        poll.readable(listener, Role::Listener, 0)?;
-    }
     let mut agent = Agent {
-        world,
-        poll,
+        registry: Registry::default(),
+        history: History::default(),
+        change: None,
+        poll: Poll::new()?,
         port: stream,
         port_readable: true,
         decoder: Decoder::new(),
         out: Out::default(),
-        streams: BTreeMap::new(),
-        orphans: Vec::new(),
-        jobs: Jobs::default(),
-        history: History::default(),
-        booting: None,
-        syncs: Vec::new(),
         phase: Phase::Stranger,
         scratch: vec![0; INPUT_TURN.max(CHUNK_MAX)],
+        world,
     };
+    agent.listen()?;
     loop {
         match agent.turn()? {
             (Connection::Open, more) => agent.wait(more)?,
@@ -199,8 +120,8 @@ pub fn serve(stream: OwnedFd, world: impl World) -> Result<(), ServeError> {
     }
 }
 
-/// Whether the other end is there no more. A restored machine is told that all its connections are void, and finds one that
-/// has never been.
+/// `true` if the other end is gone. A restored machine is told that all its connections are void, and finds one that has
+/// never been.
 fn is_gone(errno: Errno) -> bool {
     [Errno::PIPE, Errno::CONNRESET, Errno::NOTCONN].contains(&errno)
 }
@@ -210,17 +131,30 @@ fn port_error(errno: Errno) -> ServeError {
 }
 
 impl<W: World> Agent<W> {
-    /// One turn; the flag says whether another one would find work without an event.
+    /// Watches the host, and the place where another one may come.
+    fn listen(&mut self) -> Result<(), ServeError> {
+        if let Some(listener) = self.world.listener() {
+            self.poll.watch(AGENT).readable(listener, Role::Listener).map_err(StreamError::Poll)?;
+        }
+        self.watch_port()
+    }
+
+    fn watch_port(&mut self) -> Result<(), ServeError> {
+        ioctl_fionbio(&self.port, true).map_err(port_error)?;
+        self.poll.watch(AGENT).both(self.port.as_fd(), Role::Port).map_err(StreamError::Poll)?;
+        self.port_readable = true;
+        Ok(())
+    }
+
+    /// One turn; the flag says that another one would find work without an event.
     fn turn(&mut self) -> Result<(Connection, bool), ServeError> {
         let mut connection = self.receive()?;
-        while self.booting.is_none()
-            && !self.out.is_congested()
-            && let Some(frame) = self.decoder.next_frame()?
+        while self.listens()
+            && let Some(frame) = self.decoder.next_frame().map_err(ServeError::Frame)?
         {
-            self.handle(frame)?;
+            self.handle(&frame)?;
         }
-        let mut progress = self.pump()?;
-        progress = progress.max(self.jobs.pump(&mut self.out, &mut self.scratch)?);
+        let mut progress = self.registry.pump(&mut self.out, &mut self.scratch)?;
         match self.out.flush(&self.port) {
             Ok(true) if progress == Progress::Starved => progress = Progress::More,
             Ok(_) => {}
@@ -235,7 +169,7 @@ impl<W: World> Agent<W> {
     }
 
     fn listens(&self) -> bool {
-        self.booting.is_none() && !self.out.is_congested()
+        self.change.is_none() && !self.out.is_congested()
     }
 
     /// Takes what the host has sent, up to [`INPUT_TURN`].
@@ -262,145 +196,50 @@ impl<W: World> Agent<W> {
         Ok(connection)
     }
 
-    fn pump(&mut self) -> Result<Progress, ServeError> {
-        let mut progress = Progress::Idle;
-        let mut finished = Vec::new();
-        for (id, stream) in &mut self.streams {
-            let one = match stream {
-                Stream::Exec(running) => running.pump(&mut self.out, &mut self.scratch)?,
-                Stream::Get(get) => get.pump(&mut self.out, &mut self.scratch)?,
-                Stream::Put(_) => Progress::Idle,
-            };
-            if one == Progress::Finished { finished.push(*id) } else { progress = progress.max(one) }
-        }
-        for id in finished {
-            if let Some(Stream::Exec(running)) = self.streams.remove(&id)
-                && running.init
-            {
-                self.world.init_ended();
-            }
-        }
-        for i in (0..self.orphans.len()).rev() {
-            match self.orphans[i].pump(&mut self.out, &mut self.scratch)? {
-                Progress::Finished if self.orphans.swap_remove(i).init => self.world.init_ended(),
-                Progress::Finished => {}
-                one => progress = progress.max(one),
-            }
-        }
-        Ok(progress)
-    }
-
     /// Waits for events, and notes what they are about.
     fn wait(&mut self, more: bool) -> Result<(), ServeError> {
         child::reap_killed();
-        for (role, id) in self.poll.wait(more, self.deadline())? {
-            match role {
-                Role::Port => self.port_readable = true,
-                Role::Listener => self.welcome()?,
-                Role::Boot => self.finish_boot()?,
-                // It is looked at in each turn.
-                Role::Start => {}
-                Role::Stdin | Role::Stdout | Role::Stderr | Role::Exit => {
-                    if let Some(Stream::Exec(running)) = self.streams.get_mut(&id) {
-                        running.wake(role)?;
-                    }
-                    // Two hosts may give the same number to their requests; to be woken for nothing does no harm.
-                    self.orphans.iter_mut().try_for_each(|orphan| orphan.wake(role))?;
-                }
-                Role::JobOutput | Role::JobExit | Role::Background => self.jobs.wake(role, id)?,
-                Role::Sync => self.finish_syncs()?,
+        for (owner, role) in self.poll.wait(more, self.registry.deadline())? {
+            match (owner, role) {
+                (AGENT, Role::Port) => self.port_readable = true,
+                (AGENT, Role::Listener) => self.welcome()?,
+                (AGENT, Role::Change) => self.finish_change()?,
+                (AGENT, _) => {}
+                (stream, role) => self.registry.wake(stream, role)?,
             }
         }
-        self.jobs.expire(&mut self.out)
-    }
-
-    /// When there is something to do without an event.
-    fn deadline(&self) -> Option<Instant> {
-        let streams = self.streams.values().filter_map(|stream| match stream {
-            Stream::Exec(running) => running.deadline(),
-            Stream::Put(_) | Stream::Get(_) => None,
-        });
-        let orphans = self.orphans.iter().filter_map(Running::deadline);
-        streams.chain(orphans).chain(self.jobs.deadline()).min()
+        Ok(())
     }
 
     /// Another host takes the place of the one before, which a restored machine may still seem to have.
     fn welcome(&mut self) -> Result<(), ServeError> {
         while let Some(stream) = self.world.accept().map_err(ServeError::Port)? {
-            ioctl_fionbio(&stream, true).map_err(port_error)?;
             self.disconnect();
-            self.poll.both(stream.as_fd(), Role::Port, 0)?;
             self.port = stream;
-            self.port_readable = true;
+            self.watch_port()?;
         }
         Ok(())
     }
 
-    fn finish_boot(&mut self) -> Result<(), ServeError> {
-        let Some(Change { kind, id, report }) = self.booting.take() else { return Ok(()) };
-        let done = self.world.boot_finished(report);
-        self.changed(kind, id, done)
-    }
-
-    fn finish_syncs(&mut self) -> Result<(), ServeError> {
-        for i in (0..self.syncs.len()).rev() {
-            let ended = child::try_reap(self.syncs[i].pidfd.as_fd()).map_err(ServeError::Child)?;
-            let Some(status) = ended else { continue };
-            if let Some(id) = self.syncs.swap_remove(i).id {
-                let header = match status {
-                    ExitStatus::Code(0) => ResponseHeader::ok(),
-                    _ => ResponseHeader::error("sync was killed in the guest (out of memory?)"),
-                };
-                self.out.respond(id, &header, b"")?;
-            }
-        }
-        Ok(())
-    }
-
-    /// This machine is a copy that has another host than the one it was copied from. What that one had started goes on
-    /// without it; what it had asked for is forgotten.
+    /// This machine is a copy that has another host than the one it was copied from. That one's commands go on without it,
+    /// its other requests are forgotten.
     fn orphan(&mut self) {
-        for (_, stream) in std::mem::take(&mut self.streams) {
-            if let Stream::Exec(mut running) = stream {
-                running.orphan();
-                self.orphans.push(*running);
-            }
-        }
-        self.jobs.orphan();
-        self.syncs.iter_mut().for_each(|sync| sync.id = None);
+        self.registry.orphan();
         self.out.clear();
     }
 
-    /// The host is gone. What it had started has nobody to report to, and is ended; a new host begins with `hello`.
+    /// The host is gone, and its commands end, since they have nobody to report to; a new host begins with `hello`.
     fn disconnect(&mut self) {
         if self.out.is_held() {
-            // The machine was saved: what runs in it is not ended with a host that it has no more.
+            // The machine was saved: its commands do not end with a host that it has no more.
             self.orphan();
         }
-        if !self.streams.is_empty() || self.decoder.is_mid_frame() {
+        if !self.registry.is_empty() || self.decoder.is_mid_frame() {
             log::note("the host has gone away; its commands are ended");
         }
-        self.streams.clear();
-        self.jobs.end();
-        child::settle();
+        self.registry.end();
         self.decoder = Decoder::new();
         self.out.clear();
-        self.syncs.iter_mut().for_each(|sync| sync.id = None);
         self.phase = Phase::Stranger;
     }
-}
-
-impl<W> Drop for Agent<W> {
-    /// When the host sees the end of the stream, what it had started is gone.
-    fn drop(&mut self) {
-        self.streams.clear();
-        self.orphans.clear();
-        self.jobs = Jobs::default();
-        child::settle();
-    }
-}
-
-/// A refusal as the answer of a request.
-fn refusal(error: WorldError) -> ResponseHeader {
-    ResponseHeader::error(error.to_string())
 }

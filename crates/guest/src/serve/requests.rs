@@ -1,334 +1,312 @@
-//! What each request does.
+//! The work of each request.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
-use vmette_wire::agent::{Attach, Boot, Command, Exec, Failure, FailureKind, Hello, Put as PutRequest};
-use vmette_wire::{Frame, Op, Request, ResponseHeader};
+use vmette_wire::desktop::DesktopRequest;
+use vmette_wire::root::{Attach, Detach};
+use vmette_wire::streams::{Failure, FailureKind};
+use vmette_wire::{
+    Boot, Frame, Hello, MachineRequest, Open, Request, ResponseHeader, Root, RootName, RootRequest,
+};
 
-use super::{Agent, Change, ChangeKind, Phase, Role, ServeError, Stream, Syncing, refusal};
-use crate::child;
+use super::change::{Change, Kind};
+use super::sync::{self, Sync};
+use super::{Agent, Phase, ServeError};
+use crate::actions::{self, ActionError};
 use crate::exec::ExecError;
-use crate::exec::prepare::{self, Output, Start};
 use crate::exec::running::Running;
 use crate::files::{Get, Put};
-use crate::tree::Tree;
-use crate::world::{self, Booting, Place, Purpose, World, WorldError};
-
-/// Most streams at once.
-const STREAMS_MAX: usize = 256;
-
-/// Most `sync` requests at once.
-const SYNCS_MAX: usize = 16;
+use crate::root::tree::Tree;
+use crate::stream::{AGENT, Role, STREAMS, Stream};
+use crate::world::{Changing, Place, Purpose, World, WorldError};
 
 impl<W: World> Agent<W> {
-    /// Carries out one request, or takes one frame of a stream.
-    pub(super) fn handle(&mut self, frame: Frame) -> Result<(), ServeError> {
-        let id = frame.id;
-        let op = match Request::parse(&frame.header) {
-            Ok(Request::Op(op)) => op,
-            Ok(Request::Action(action)) => {
-                let place = place(&self.world, self.phase, Purpose::Command);
-                return self.jobs.start(id, &action, place, &mut self.history, &self.poll, &mut self.out);
-            }
+    /// Carries out one request, or hands a frame to its stream.
+    pub(super) fn handle(&mut self, frame: &Frame) -> Result<(), ServeError> {
+        let (id, payload) = (frame.id, &frame.payload[..]);
+        let request = match Request::parse(&frame.header) {
+            Ok(request) => request,
             Err(e) => {
-                let header =
-                    ResponseHeader::error(format!("the guest agent does not know this request: {e}"));
-                return Ok(self.out.respond(id, &header, b"")?);
+                let refusal = format!("the guest agent does not know this request: {e}");
+                return Ok(self.out.answer(id, Err(refusal))?);
             }
         };
-        match op {
-            Op::Hello(hello) => {
-                let header =
-                    self.hello(&hello, &frame.payload).map_or_else(refusal, |()| ResponseHeader::ok());
-                self.out.respond(id, &header, b"")?;
+        match request {
+            Request::Hello(hello) => {
+                let greeted = self.hello(hello, payload);
+                Ok(self.out.answer(id, greeted)?)
             }
-            Op::Boot(boot) => self.boot(id, &boot, &frame.payload)?,
-            Op::Attach(attach) => self.attach(id, &attach, &frame.payload)?,
-            Op::Detach(attach) => self.detach(id, &attach)?,
-            Op::Hold => {
-                let frozen = self.freeze();
-                let holds = frozen.is_ok();
-                self.out.respond(id, &frozen.map_or_else(refusal, |()| ResponseHeader::ok()), b"")?;
-                if holds {
-                    self.out.hold();
-                }
-            }
-            Op::Release { realtime_ns } => {
-                let set = self.world.set_clock(realtime_ns);
-                // Whatever came of the clock, they go on.
-                let header = self.thaw().and(set).map_or_else(refusal, |()| ResponseHeader::ok());
-                self.out.release();
-                self.out.respond(id, &header, b"")?;
-            }
-            Op::Ping => self.out.respond(id, &ResponseHeader::ok(), b"")?,
-            Op::Sync => self.sync(id)?,
-            Op::Exec(exec) => self.exec(id, &exec, &frame.payload)?,
-            Op::Put(put) => self.put(id, &put)?,
-            Op::Get { path } => self.get(id, &path)?,
-            Op::Data => self.data(id, &frame.payload)?,
-            Op::Eof => self.eof(id)?,
-            // What follows is for streams that may have ended while it was on its way.
-            Op::Credit { bytes } => match self.streams.get_mut(&id) {
-                Some(Stream::Exec(running)) => running.credit(bytes)?,
-                Some(Stream::Get(get)) => get.credit(bytes)?,
-                Some(Stream::Put(_)) | None => {}
-            },
-            Op::Resize(size) => {
-                if let Some(Stream::Exec(running)) = self.streams.get_mut(&id) {
-                    running.resize(size);
-                }
-            }
-            Op::Unread { output } => {
-                if let Some(Stream::Exec(running)) = self.streams.get_mut(&id) {
-                    running.unread(output);
-                }
-            }
-            Op::Signal { signal } => self.signal(id, signal)?,
+            Request::Machine(MachineRequest::Ping) => Ok(self.out.answer(id, Ok::<_, WorldError>(()))?),
+            Request::Machine(request) => self.machine(id, &request),
+            Request::Root(request) => self.root(id, request, payload),
+            Request::Open(open) => self.open(id, &open, payload),
+            Request::Input(input) => Ok(self.registry.input(id, input, payload, &mut self.out)?),
+            Request::Desktop(request) => self.desktop(id, &request),
         }
-        Ok(())
     }
 
-    fn hello(&mut self, hello: &Hello, payload: &[u8]) -> Result<(), WorldError> {
-        let entropy = world::check_hello(hello, payload)?;
+    fn hello(&mut self, hello: Hello, payload: &[u8]) -> Result<(), WorldError> {
+        let entropy = hello.check(payload)?;
+        for root in &hello.awaited {
+            self.world.place(root, Purpose::Files)?;
+        }
         if self.out.is_held() {
             self.orphan();
         }
-        self.world.hello(hello, entropy)?;
-        self.phase = if hello.attach_follows { Phase::Bare } else { Phase::Ready };
+        self.world.hello(&hello, entropy)?;
+        self.phase = Phase::Greeted { awaited: hello.awaited.into_iter().collect() };
         // Not before this machine is one of its own.
         self.thaw()
     }
 
-    /// Stops the workload's processes; if that fails they go on.
+    fn machine(&mut self, id: u32, request: &MachineRequest) -> Result<(), ServeError> {
+        if let Err(e) = self.greeted() {
+            return Ok(self.out.answer(id, Err(e))?);
+        }
+        match request {
+            MachineRequest::Boot(boot) => {
+                let begun = self.boot(boot);
+                self.begun(Kind::Make, id, begun)
+            }
+            MachineRequest::Ping => Ok(self.out.answer(id, Ok::<_, WorldError>(()))?),
+            MachineRequest::Sync => self.sync(id),
+            MachineRequest::Hold => {
+                let frozen = self.freeze();
+                let holds = frozen.is_ok();
+                self.out.answer(id, frozen)?;
+                if holds {
+                    self.out.hold();
+                }
+                Ok(())
+            }
+            MachineRequest::Release { realtime_ns } => {
+                let set = self.world.set_clock(*realtime_ns);
+                // Whatever came of the clock, they go on.
+                let released = self.thaw().and(set);
+                self.out.release();
+                Ok(self.out.answer(id, released)?)
+            }
+        }
+    }
+
+    /// Freezes the workloads; if that fails they go on.
     fn freeze(&mut self) -> Result<(), WorldError> {
         let frozen = self.world.freeze();
         if frozen.is_err() {
-            // What has stopped goes on; the first error tells more.
+            // The first error tells more.
             let _ = self.thaw();
         }
         frozen
     }
 
-    /// Lets the workload's processes go on, unless they would do so without their shares.
+    /// Lets the workloads go on, unless one would do so without its shares.
     fn thaw(&mut self) -> Result<(), WorldError> {
-        if self.phase == Phase::Bare { Ok(()) } else { self.world.thaw() }
+        if self.lacks_shares() { Ok(()) } else { self.world.thaw() }
     }
 
-    fn boot(&mut self, id: u32, boot: &Boot, bundle: &[u8]) -> Result<(), ServeError> {
-        let begun = if self.phase == Phase::Stranger {
-            Err(WorldError::Order("hello comes before boot"))
-        } else {
-            world::check_boot(boot, bundle).and_then(|()| self.world.boot(boot, bundle))
-        };
-        self.begun(ChangeKind::Boot, id, begun)
+    fn lacks_shares(&self) -> bool {
+        matches!(&self.phase, Phase::Greeted { awaited } if !awaited.is_empty())
     }
 
-    fn attach(&mut self, id: u32, attach: &Attach, bundle: &[u8]) -> Result<(), ServeError> {
-        let begun = self
-            .has_root()
-            .and_then(|()| world::check_attach(attach, bundle))
-            .and_then(|()| self.world.attach(attach, bundle));
-        self.begun(ChangeKind::Attach, id, begun)
+    /// The roots that lack their shares, for a host that has said hello.
+    fn greeted(&mut self) -> Result<&mut BTreeSet<RootName>, WorldError> {
+        match &mut self.phase {
+            Phase::Stranger => Err(WorldError::Order("hello comes first on a connection")),
+            Phase::Greeted { awaited } => Ok(awaited),
+        }
     }
 
-    fn detach(&mut self, id: u32, attach: &Attach) -> Result<(), ServeError> {
-        let begun = self
-            .has_root()
-            .and_then(|()| world::check_shares(&attach.shares))
-            .and_then(|()| self.freeze())
-            .and_then(|()| self.world.detach(&attach.shares));
-        self.begun(ChangeKind::Detach, id, begun)
+    fn boot(&mut self, boot: &Boot) -> Result<Changing, WorldError> {
+        boot.check()?;
+        self.world.boot(boot)
     }
 
-    /// Whether a host that is no stranger has had a root built.
-    fn has_root(&self) -> Result<(), WorldError> {
-        let phase = if self.phase == Phase::Bare { Phase::Ready } else { self.phase };
-        place(&self.world, phase, Purpose::Files).map(drop)
+    fn root(&mut self, id: u32, request: RootRequest, payload: &[u8]) -> Result<(), ServeError> {
+        match request {
+            RootRequest::Make(root) => {
+                let begun = self.make(&root, payload);
+                self.begun(Kind::Make, id, begun)
+            }
+            RootRequest::Attach(attach) => {
+                let begun = self.attach(&attach, payload);
+                self.begun(Kind::Attach(attach.root), id, begun)
+            }
+            RootRequest::Detach(detach) => {
+                let begun = self.detach(&detach);
+                self.begun(Kind::Detach(detach.root), id, begun)
+            }
+        }
+    }
+
+    fn make(&mut self, root: &Root, bundle: &[u8]) -> Result<Changing, WorldError> {
+        self.greeted()?;
+        root.check(bundle)?;
+        self.world.make_root(root, bundle)
+    }
+
+    fn attach(&mut self, attach: &Attach, bundle: &[u8]) -> Result<Changing, WorldError> {
+        self.greeted()?;
+        attach.check(bundle)?;
+        self.world.attach(attach, bundle)
+    }
+
+    fn detach(&mut self, detach: &Detach) -> Result<Changing, WorldError> {
+        self.greeted()?;
+        detach.check()?;
+        // Nothing is frozen for a root that is not there.
+        self.world.place(&detach.root, Purpose::Files)?;
+        self.freeze()?;
+        self.world.detach(detach)
     }
 
     /// Answers once what has begun is done.
-    fn begun(
-        &mut self,
-        kind: ChangeKind,
-        id: u32,
-        begun: Result<Booting, WorldError>,
-    ) -> Result<(), ServeError> {
-        match begun {
-            Ok(Booting::Pending(report)) => {
-                self.poll.readable(report.as_fd(), Role::Boot, id)?;
-                self.booting = Some(Change { kind, id, report });
+    fn begun(&mut self, kind: Kind, id: u32, begun: Result<Changing, WorldError>) -> Result<(), ServeError> {
+        let watched = begun.and_then(|changing| match changing {
+            Changing::Done => Ok(None),
+            Changing::Pending(report) => {
+                let watch = self.poll.watch(AGENT).readable(report.as_fd(), Role::Change);
+                watch.map(|()| Some(report)).map_err(WorldError::io("wait for a process"))
+            }
+        });
+        match watched {
+            Ok(Some(report)) => {
+                self.change = Some(Change { kind, id, report });
                 Ok(())
             }
-            Ok(Booting::Done) => self.changed(kind, id, Ok(())),
+            Ok(None) => self.changed(kind, id, Ok(())),
             Err(e) => self.changed(kind, id, Err(e)),
         }
     }
 
-    /// Answers for a change of the root, and has the workload run or stand still as its shares are there or not.
-    pub(super) fn changed(
-        &mut self,
-        kind: ChangeKind,
-        id: u32,
-        mut done: Result<(), WorldError>,
-    ) -> Result<(), ServeError> {
-        match (kind, &done) {
-            (ChangeKind::Detach, Ok(())) => self.phase = Phase::Bare,
-            (ChangeKind::Attach, Ok(())) => {
-                self.phase = Phase::Ready;
+    /// Takes the report of the change under way.
+    pub(super) fn finish_change(&mut self) -> Result<(), ServeError> {
+        let Some(Change { kind, id, report }) = self.change.take() else { return Ok(()) };
+        let done = self.world.finish(report);
+        self.changed(kind, id, done)
+    }
+
+    /// Answers for a change, and has the workloads run or stand still as their shares are there or not.
+    fn changed(&mut self, kind: Kind, id: u32, mut done: Result<(), WorldError>) -> Result<(), ServeError> {
+        match (kind, &done, &mut self.phase) {
+            (Kind::Detach(root), Ok(()), Phase::Greeted { awaited }) => drop(awaited.insert(root)),
+            (Kind::Attach(root), Ok(()), Phase::Greeted { awaited }) => {
+                awaited.remove(&root);
                 done = self.thaw();
             }
             // It has them still; the first error tells more.
-            (ChangeKind::Detach, Err(_)) => drop(self.thaw()),
+            (Kind::Detach(_), Err(_), _) => drop(self.thaw()),
             // The host, which is told, tries again or ends the machine.
-            (ChangeKind::Attach, Err(_)) | (ChangeKind::Boot, _) => {}
+            (Kind::Attach(_), Err(_), _) | (Kind::Make, ..) | (_, Ok(()), Phase::Stranger) => {}
         }
-        let header = done.map_or_else(refusal, |()| ResponseHeader::ok());
-        Ok(self.out.respond(id, &header, b"")?)
+        Ok(self.out.answer(id, done)?)
     }
 
     fn sync(&mut self, id: u32) -> Result<(), ServeError> {
-        let header = if self.syncs.len() >= SYNCS_MAX {
-            ResponseHeader::error(format!("too many sync requests at once (allowed: {SYNCS_MAX})"))
-        } else {
-            match self.world.sync() {
+        self.is_new(id)?;
+        let begun = self.registry.admit(&sync::LIMIT).and_then(|()| {
+            let begun = match self.world.sync() {
                 Ok(Some(pidfd)) => {
-                    self.poll.readable(pidfd.as_fd(), Role::Sync, id)?;
-                    self.syncs.push(Syncing { pidfd, id: Some(id) });
-                    return Ok(());
+                    let number = self.registry.reserve();
+                    Sync::new(id, pidfd, self.poll.watch(number)).map(|sync| Some((number, sync)))
                 }
-                Ok(None) => ResponseHeader::ok(),
-                Err(e) => ResponseHeader::error(format!("cannot start a process for sync: {e}")),
-            }
-        };
-        Ok(self.out.respond(id, &header, b"")?)
+                done => done.map(|_| None),
+            };
+            begun.map_err(|e| format!("cannot start a process for sync: {e}"))
+        });
+        match begun {
+            Ok(Some((number, sync))) => self.registry.insert(number, Box::new(sync)),
+            Ok(None) => self.out.answer(id, Ok::<_, String>(()))?,
+            Err(e) => self.out.answer(id, Err(e))?,
+        }
+        Ok(())
     }
 
-    /// Whether a new stream may begin; if not, it has been told.
-    fn admit(&mut self, id: u32) -> Result<bool, ServeError> {
-        if self.streams.contains_key(&id) {
-            return Err(ServeError::DuplicateId { id });
-        }
-        let room = self.streams.len() + self.orphans.len() + child::reap_killed() < STREAMS_MAX;
-        if !room {
-            let message = format!("{STREAMS_MAX} commands and transfers run in this machine: end one first");
-            self.out.failed(id, Failure { kind: FailureKind::Other, message })?;
-        }
-        Ok(room)
+    /// Refuses a stream under the id of an open one: whatever came for it could be for either.
+    fn is_new(&self, id: u32) -> Result<(), ServeError> {
+        if self.registry.has(id) { Err(ServeError::DuplicateId { id }) } else { Ok(()) }
     }
 
-    fn exec(&mut self, id: u32, exec: &Exec, payload: &[u8]) -> Result<(), ServeError> {
-        if !self.admit(id)? {
-            return Ok(());
+    fn open(&mut self, id: u32, open: &Open, payload: &[u8]) -> Result<(), ServeError> {
+        self.is_new(id)?;
+        let number = self.registry.reserve();
+        let admitted = self.registry.admit(&STREAMS);
+        let opened = admitted
+            .map_err(|message| Failure { kind: FailureKind::Other, message })
+            .and_then(|()| self.opened(id, number, open, payload));
+        match opened {
+            Ok(stream) => self.registry.insert(number, stream),
+            Err(failure) => self.out.failed(id, failure)?,
         }
-        let started = Command::decode(exec, payload)
-            .map_err(|e| ExecError::Invalid(format!("the command's arguments: {e}")))
-            .and_then(|command| {
+        Ok(())
+    }
+
+    fn opened(
+        &mut self,
+        id: u32,
+        number: u32,
+        open: &Open,
+        payload: &[u8],
+    ) -> Result<Box<dyn Stream>, Failure> {
+        Ok(match open {
+            Open::Exec(exec) => {
                 let purpose = if exec.init { Purpose::Init } else { Purpose::Command };
-                let place = place(&self.world, self.phase, purpose)?;
-                prepare::start(&place, exec, command, Output::Streams, &mut self.history)
-            });
-        match started {
-            Ok(started) => {
+                let place = place(&self.world, &self.phase, &exec.root, purpose).map_err(ExecError::from)?;
+                let watch = self.poll.watch(number);
+                let running = Running::start(&place, id, exec, payload, &mut self.history, watch)?;
                 if exec.init {
-                    self.world.init_started(started.child.pid().as_raw_nonzero().get().unsigned_abs());
+                    self.world.init_started(&exec.root, running.child().pid(), running.child().pidfd());
                 }
-                if let Start::Done { inner_pid: pid } = started.start {
-                    self.out.event(id, &vmette_wire::Event::Started { pid }, b"")?;
-                }
-                let running = Running::new(id, started, exec.init, &self.poll)?;
-                self.streams.insert(id, Stream::Exec(Box::new(running)));
+                Box::new(running)
             }
-            Err(e) => self.out.failed(id, e)?,
-        }
-        Ok(())
+            Open::Put(put) => {
+                let place =
+                    place(&self.world, &self.phase, &put.root, Purpose::Files).map_err(ExecError::from)?;
+                Box::new(Put::begin(Tree::new(place.root), id, put)?)
+            }
+            Open::Get(get) => {
+                let place =
+                    place(&self.world, &self.phase, &get.root, Purpose::Files).map_err(ExecError::from)?;
+                Box::new(Get::begin(Tree::new(place.root), id, get)?)
+            }
+        })
     }
 
-    fn put(&mut self, id: u32, request: &PutRequest) -> Result<(), ServeError> {
-        if !self.admit(id)? {
-            return Ok(());
-        }
-        let begun = match place(&self.world, self.phase, Purpose::Files) {
-            Ok(place) => Put::begin(Tree::new(place.root), id, request).map_err(Failure::from),
-            Err(e) => Err(Failure::from(ExecError::from(e))),
-        };
+    fn desktop(&mut self, id: u32, request: &DesktopRequest) -> Result<(), ServeError> {
+        self.is_new(id)?;
+        let number = self.registry.reserve();
+        let begun = actions::limit(&request.action)
+            .map_err(|e| e.to_string())
+            .and_then(|limit| self.registry.admit(limit))
+            .and_then(|()| {
+                place(&self.world, &self.phase, &request.root, Purpose::Command)
+                    .map_err(|e| ActionError::from(ExecError::from(e)))
+                    .and_then(|place| {
+                        let watch = self.poll.watch(number);
+                        actions::begin(&place, id, &request.action, &mut self.history, watch)
+                    })
+                    .map_err(|e| e.to_string())
+            });
         match begun {
-            Ok(put) => drop(self.streams.insert(id, Stream::Put(put))),
-            Err(failure) => self.out.failed(id, failure)?,
-        }
-        Ok(())
-    }
-
-    fn get(&mut self, id: u32, path: &str) -> Result<(), ServeError> {
-        if !self.admit(id)? {
-            return Ok(());
-        }
-        let begun = match place(&self.world, self.phase, Purpose::Files) {
-            Ok(place) => Get::begin(Tree::new(place.root), id, path).map_err(Failure::from),
-            Err(e) => Err(Failure::from(ExecError::from(e))),
-        };
-        match begun {
-            Ok((get, file)) => {
-                self.out.event(id, &file, b"")?;
-                self.streams.insert(id, Stream::Get(get));
-            }
-            Err(failure) => self.out.failed(id, failure)?,
-        }
-        Ok(())
-    }
-
-    fn data(&mut self, id: u32, bytes: &[u8]) -> Result<(), ServeError> {
-        match self.streams.get_mut(&id) {
-            Some(Stream::Exec(running)) => running.data(bytes, &mut self.out),
-            Some(Stream::Put(put)) => {
-                if let Err(e) = put.data(bytes, &mut self.out)? {
-                    self.streams.remove(&id);
-                    self.out.failed(id, e)?;
-                }
-                Ok(())
-            }
-            // The stream has ended while this was on its way; a `get` takes none.
-            Some(Stream::Get(_)) | None => Ok(()),
-        }
-    }
-
-    /// A command gets the signal; a transfer, which is no process, is given up.
-    fn signal(&mut self, id: u32, signal: i32) -> Result<(), ServeError> {
-        match self.streams.get(&id) {
-            Some(Stream::Exec(running)) => running.signal(signal),
-            Some(Stream::Put(_) | Stream::Get(_)) => {
-                self.streams.remove(&id);
-                let message = "the host has given the transfer up".to_owned();
-                self.out.failed(id, Failure { kind: FailureKind::Other, message })?;
-            }
-            None => {}
-        }
-        Ok(())
-    }
-
-    fn eof(&mut self, id: u32) -> Result<(), ServeError> {
-        match self.streams.get_mut(&id) {
-            Some(Stream::Exec(running)) => running.eof(),
-            Some(Stream::Put(_)) => {
-                if let Some(Stream::Put(put)) = self.streams.remove(&id) {
-                    match put.finish() {
-                        Ok(()) => self.out.event(id, &vmette_wire::Event::Done, b"")?,
-                        Err(e) => self.out.failed(id, e)?,
-                    }
-                }
-            }
-            Some(Stream::Get(_)) | None => {}
+            Ok(stream) => self.registry.insert(number, stream),
+            Err(e) => self.out.desktop(id, ResponseHeader::error(e), b"")?,
         }
         Ok(())
     }
 }
 
-/// Where a request is carried out, for a host that has said who it is.
-fn place<W: World>(world: &W, phase: Phase, purpose: Purpose) -> Result<Place<'_>, WorldError> {
+/// The place where a request is carried out, for a host that has said hello.
+fn place<'a, W: World>(
+    world: &'a W,
+    phase: &Phase,
+    root: &RootName,
+    purpose: Purpose,
+) -> Result<Place<'a>, WorldError> {
     match phase {
         Phase::Stranger => Err(WorldError::Order("hello comes first on a connection")),
-        Phase::Bare => {
+        Phase::Greeted { awaited } if !awaited.is_empty() => {
             Err(WorldError::Order("shares are missing, without which nothing runs: attach comes first"))
         }
-        Phase::Ready => world.place(purpose),
+        Phase::Greeted { .. } => world.place(root, purpose),
     }
 }

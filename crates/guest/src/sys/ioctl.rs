@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-use vmette_wire::agent::ENTROPY_LEN;
+use vmette_wire::handshake::ENTROPY_LEN;
 
 /// `RNDADDENTROPY`, `_IOW('R', 3, int[2])` of `linux/random.h`.
 const RNDADDENTROPY: u32 = 0x4008_5203;

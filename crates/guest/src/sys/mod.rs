@@ -16,10 +16,10 @@ use rustix::process::Pid;
 pub(crate) use ioctl::{add_entropy, interface_up};
 pub(crate) use packet::{LinkAddr, packet_send, packet_socket};
 pub(crate) use report::{Outcome, Report};
-pub(crate) use spawn::{Credentials, Launch, SpawnError, Spawned, Step, spawn, spawn_beside};
+pub(crate) use spawn::{Credentials, Launch, SpawnError, Step, spawn, spawn_beside};
 pub(crate) use vsock::{CID_ANY, CID_HOST, VsockAddr, vsock_accept, vsock_connect, vsock_listen};
 
-/// A child that [`fork`] made.
+/// A child that was made by [`fork`] or [`spawn`].
 #[derive(Debug)]
 pub(crate) struct Forked {
     pub(crate) pid: Pid,

@@ -1,4 +1,4 @@
-//! What a child says on its way to its program: who it is, and which step failed, if one did. The end of the pipe without a
+//! The report of a child on its way to its program: its process id, and the step that failed, if one did. The end of the pipe without a
 //! failure is the program's beginning: nothing else than executing it, or the child's own end, closes the child's side.
 //!
 //! A privileged process of the workload can reach into a child that has not become its program yet, and write to the pipe
@@ -53,7 +53,7 @@ pub(crate) struct Report {
     received: Vec<u8>,
 }
 
-/// What a report says.
+/// Outcome of a report.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// The child is on its way.
@@ -126,7 +126,7 @@ mod tests {
     use rustix::io::{ioctl_fionbio, write};
     use rustix::pipe::pipe;
 
-    /// What comes of these bytes, and then of their end.
+    /// The outcomes of these bytes, and then of their end.
     fn of(bytes: &[u8]) -> (Outcome, Outcome) {
         let (reader, writer) = pipe().unwrap();
         ioctl_fionbio(&reader, true).unwrap();

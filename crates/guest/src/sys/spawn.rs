@@ -16,7 +16,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 
 use super::report::{Record, Report};
-use super::{close_all_but, exit_now, fork_with};
+use super::{Forked, close_all_but, exit_now, fork_with, set_pid_namespace_for_children};
 
 /// The child's stack until it execs. It calls nothing deep; a signal cannot arrive, they are all blocked.
 const STACK_SIZE: usize = 64 << 10;
@@ -24,7 +24,7 @@ const STACK_SIZE: usize = 64 << 10;
 /// Highest signal number of Linux.
 const SIGNAL_MAX: c_int = 64;
 
-/// Who the program runs as.
+/// User and groups of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) uid: u32,
@@ -41,15 +41,17 @@ pub(crate) struct Launch<'a> {
     pub(crate) args: Vec<CString>,
     pub(crate) env: Vec<CString>,
     pub(crate) cwd: CString,
-    /// Whether `/` will do when `cwd` does not exist.
+    /// `/` will do when `cwd` does not exist.
     pub(crate) cwd_or_root: bool,
     /// stdin, stdout, stderr; numbers above 2.
     pub(crate) stdio: [BorrowedFd<'a>; 3],
-    /// Whether stdin is a terminal that becomes the controlling one.
+    /// stdin is a terminal that becomes the controlling one.
     pub(crate) terminal: bool,
     pub(crate) user: Option<Credentials>,
     /// The mount namespace to enter.
     pub(crate) mount_ns: Option<BorrowedFd<'a>>,
+    /// The PID namespace to be born in; with `pid_one` the one above the new one.
+    pub(crate) pid_ns: Option<BorrowedFd<'a>>,
     /// The control group to join, by its `cgroup.procs`.
     pub(crate) group: Option<BorrowedFd<'a>>,
     /// Makes the child PID 1 of a new PID namespace and mounts its `/proc`; its control group is the root of those that it
@@ -63,14 +65,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) reset_oom_score: bool,
 }
 
-/// A program that runs.
-#[derive(Debug)]
-pub(crate) struct Spawned {
-    pub(crate) pid: Pid,
-    pub(crate) pidfd: OwnedFd,
-}
-
-/// What the child was doing when it failed.
+/// The step at which the child failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub(crate) enum Step {
@@ -113,7 +108,7 @@ impl Step {
     }
 }
 
-/// Why no program runs.
+/// A program that does not run.
 #[derive(Debug, thiserror::Error)]
 #[error("{step:?}: {source}")]
 pub(crate) struct SpawnError {
@@ -121,7 +116,7 @@ pub(crate) struct SpawnError {
     pub(crate) source: io::Error,
 }
 
-/// What parent and child share, or what the child has a copy of. The parent is suspended while the child uses it.
+/// Memory that parent and child share, or that the child has a copy of. The parent is suspended while the child uses it.
 struct Shared<'a> {
     launch: &'a Launch<'a>,
     programs: Vec<*const c_char>,
@@ -132,7 +127,11 @@ struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
+    /// Prepares everything, the PID namespace of the next child included.
     fn new(launch: &'a Launch<'a>) -> Result<Self, SpawnError> {
+        if let Some(namespace) = launch.pid_ns {
+            set_pid_namespace_for_children(namespace).map_err(|e| failed(Step::Clone, e))?;
+        }
         if launch.stdio.iter().any(|fd| fd.as_raw_fd() <= 2) {
             return Err(failed(Step::Setup, io::ErrorKind::InvalidInput.into()));
         }
@@ -156,7 +155,7 @@ fn failed(step: Step, source: io::Error) -> SpawnError {
 ///
 /// # Errors
 /// [`SpawnError`] tells which step failed; nothing is left behind then.
-pub(crate) fn spawn(launch: &Launch<'_>) -> Result<(Spawned, u32), SpawnError> {
+pub(crate) fn spawn(launch: &Launch<'_>) -> Result<(Forked, u32), SpawnError> {
     let mut shared = Shared::new(launch)?;
     let mut stack = vec![0u128; STACK_SIZE / size_of::<u128>()];
     let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
@@ -185,14 +184,14 @@ pub(crate) fn spawn(launch: &Launch<'_>) -> Result<(Spawned, u32), SpawnError> {
         let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
         return Err(failed(step, io::Error::from_raw_os_error(errno)));
     }
-    Ok((Spawned { pid, pidfd }, shared.inner_pid))
+    Ok((Forked { pid, pidfd }, shared.inner_pid))
 }
 
 /// Begins to start a program in a session of its own, and returns at once: the report tells what comes of it.
 ///
 /// # Errors
 /// [`SpawnError`]: no process could be made.
-pub(crate) fn spawn_beside(launch: &Launch<'_>) -> Result<(Spawned, Report), SpawnError> {
+pub(crate) fn spawn_beside(launch: &Launch<'_>) -> Result<(Forked, Report), SpawnError> {
     let mut shared = Shared::new(launch)?;
     let setup = |e: rustix::io::Errno| failed(Step::Setup, e.into());
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(setup)?;
@@ -209,7 +208,7 @@ pub(crate) fn spawn_beside(launch: &Launch<'_>) -> Result<(Spawned, Report), Spa
     }
     restore_signals(&old_mask);
     match forked {
-        Ok(Some(child)) => Ok((Spawned { pid: child.pid, pidfd: child.pidfd }, Report::new(reader))),
+        Ok(Some(child)) => Ok((child, Report::new(reader))),
         Ok(None) => Err(failed(Step::Clone, io::ErrorKind::InvalidData.into())),
         Err(e) => Err(failed(Step::Clone, e)),
     }

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "all of it is test code")]
 
+pub(crate) mod world;
+
 use std::collections::{HashMap, VecDeque};
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -10,10 +12,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use vmette_guest::{Hosted, Record, ServeError, World, serve};
-use vmette_wire::agent::{
-    Boot, Command, ENTROPY_LEN, Exec, ExitStatus, Failure, Hello, PROTOCOL_VERSION, Root, WINDOW,
+use vmette_wire::desktop::DesktopRequest;
+use vmette_wire::handshake::{ENTROPY_LEN, PROTOCOL_VERSION};
+use vmette_wire::root::Base;
+use vmette_wire::streams::{Command, Exec, ExitStatus, Failure, Get, WINDOW};
+use vmette_wire::{
+    Action, Boot, Event, Hello, Input, MachineRequest, Open, Reply, Request, ResponseHeader, Root, RootName,
+    RootRequest, frame,
 };
-use vmette_wire::{Action, Event, Op, Reply, ResponseHeader, frame};
 
 /// No single answer takes that long, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -61,13 +67,20 @@ pub(crate) fn hello() -> Hello {
         realtime_ns: 1_700_000_000_000_000_000,
         hostname: "vm-test".into(),
         machine_id: "0123456789abcdef".repeat(2),
-        attach_follows: false,
-        payload_len: 0,
+        awaited: Vec::new(),
     }
 }
 
-pub(crate) fn boot() -> Boot {
-    Boot::new(Root::Block { fstype: "squashfs".into() })
+pub(crate) fn root() -> Root {
+    Root::new(Base::rootfs_disk("squashfs"))
+}
+
+pub(crate) fn get(path: impl Into<String>) -> Get {
+    Get { root: RootName::default(), path: path.into() }
+}
+
+pub(crate) fn desktop(action: Action) -> DesktopRequest {
+    DesktopRequest { root: RootName::default(), action }
 }
 
 impl Client {
@@ -96,14 +109,14 @@ impl Client {
 
     pub(crate) fn boot(self) -> Self {
         let mut client = self;
-        assert!(client.ask(&Op::Hello(hello()), &[7; ENTROPY_LEN]).ok);
-        let answer = client.ask(&Op::Boot(boot()), b"");
-        assert!(answer.ok, "{answer:?}");
+        client.ask(hello(), &[7; ENTROPY_LEN]).unwrap();
+        client.ask(MachineRequest::Boot(Boot::default()), b"").unwrap();
+        client.ask(RootRequest::Make(root()), b"").unwrap();
         client
     }
 
-    pub(crate) fn send<T: serde::Serialize>(&mut self, id: u32, header: &T, payload: &[u8]) {
-        frame::write_frame(&mut self.stream, id, header, payload).unwrap();
+    pub(crate) fn send(&mut self, id: u32, request: impl Into<Request>, payload: &[u8]) {
+        frame::write_frame(&mut self.stream, id, &request.into(), payload).unwrap();
     }
 
     pub(crate) fn fresh_id(&mut self) -> u32 {
@@ -112,9 +125,9 @@ impl Client {
     }
 
     /// Sends a request under a new id.
-    pub(crate) fn request(&mut self, op: &Op, payload: &[u8]) -> u32 {
+    pub(crate) fn request(&mut self, request: impl Into<Request>, payload: &[u8]) -> u32 {
         let id = self.fresh_id();
-        self.send(id, op, payload);
+        self.send(id, request, payload);
         id
     }
 
@@ -131,10 +144,18 @@ impl Client {
         }
     }
 
-    pub(crate) fn response(&mut self, id: u32) -> (ResponseHeader, Vec<u8>) {
+    pub(crate) fn answer(&mut self, id: u32) -> Result<(), String> {
+        match self.next(id).0 {
+            Reply::Done => Ok(()),
+            Reply::Refused(reason) => Err(reason),
+            other => panic!("no answer but {other:?}"),
+        }
+    }
+
+    pub(crate) fn desktop(&mut self, id: u32) -> (ResponseHeader, Vec<u8>) {
         match self.next(id) {
-            (Reply::Response(header), payload) => (header, payload),
-            other => panic!("no response but {other:?}"),
+            (Reply::Desktop(header), payload) => (header, payload),
+            other => panic!("no answer of the desktop but {other:?}"),
         }
     }
 
@@ -145,15 +166,14 @@ impl Client {
         }
     }
 
-    pub(crate) fn ask(&mut self, op: &Op, payload: &[u8]) -> ResponseHeader {
-        let id = self.request(op, payload);
-        self.response(id).0
+    pub(crate) fn ask(&mut self, request: impl Into<Request>, payload: &[u8]) -> Result<(), String> {
+        let id = self.request(request, payload);
+        self.answer(id)
     }
 
     pub(crate) fn act(&mut self, action: &Action) -> (ResponseHeader, Vec<u8>) {
-        let id = self.fresh_id();
-        self.send(id, action, b"");
-        self.response(id)
+        let id = self.request(desktop(action.clone()), b"");
+        self.desktop(id)
     }
 
     /// Starts a command.
@@ -165,7 +185,7 @@ impl Client {
             envc: u32::try_from(env.len()).unwrap(),
             ..exec
         };
-        self.request(&Op::Exec(exec), &command.encode().unwrap())
+        self.request(Open::Exec(exec), &command.encode().unwrap())
     }
 
     pub(crate) fn shell(&mut self, exec: Exec, line: &str) -> u32 {
@@ -188,7 +208,7 @@ impl Client {
             }
             if !payload.is_empty() {
                 let bytes = u32::try_from(payload.len()).unwrap();
-                self.send(id, &Op::Credit { bytes }, b"");
+                self.send(id, Input::Credit { bytes }, b"");
             }
         }
         output
@@ -250,7 +270,7 @@ pub(crate) fn feed(client: &mut Client, id: u32, data: &[u8], output: &mut Outpu
     while !rest.is_empty() {
         while room > 0 && !rest.is_empty() {
             let n = room.min(rest.len()).min(frame::CHUNK_MAX);
-            client.send(id, &Op::Data, &rest[..n]);
+            client.send(id, Input::Data, &rest[..n]);
             rest = &rest[n..];
             room -= n;
         }
@@ -262,11 +282,11 @@ pub(crate) fn feed(client: &mut Client, id: u32, data: &[u8], output: &mut Outpu
             Event::Credit { bytes } => room += bytes as usize,
             Event::Stdout => {
                 output.stdout.extend_from_slice(&payload);
-                client.send(id, &Op::Credit { bytes: u32::try_from(payload.len()).unwrap() }, b"");
+                client.send(id, Input::Credit { bytes: u32::try_from(payload.len()).unwrap() }, b"");
             }
             Event::Started { .. } => {}
             other => panic!("unexpected {other:?}"),
         }
     }
-    client.send(id, &Op::Eof, b"");
+    client.send(id, Input::Eof, b"");
 }

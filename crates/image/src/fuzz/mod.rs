@@ -15,10 +15,10 @@ mod run;
 
 use run::Target;
 
-use crate::http::tests::urls;
 use crate::layers::tests::target as layers;
-use crate::oci::tests::targets as oci;
+use crate::providers::oci_tests::targets as oci;
 use mutate::Shape;
+use vmette_http::testing::{url_seeds, url_target};
 
 macro_rules! targets {
     ($($name:ident: $runs:literal, $shape:ident, $function:path, $seeds:expr;)*) => { $(
@@ -33,7 +33,7 @@ macro_rules! targets {
 // The numbers of runs come to about a second each, without optimization.
 targets! {
     specs: 20_000, Text, oci::spec, oci::spec_seeds();
-    urls: 40_000, Text, urls::target, urls::seeds();
+    urls: 40_000, Text, url_target, url_seeds();
     manifests: 8_000, Json, oci::manifest, oci::manifest_seeds();
     configurations: 12_000, Json, oci::configuration, oci::configuration_seeds();
     layouts: 10_000, Tar, oci::layout, oci::layout_seeds();

@@ -3,11 +3,13 @@
 use std::process;
 use std::time::SystemTime;
 
+use vmette_cache::Key;
+use vmette_oci::Reference;
+
 use super::{ImageDetails, Images};
-use crate::debian::{self, BuildOptions};
 use crate::error::Result;
-use crate::oci::Reference;
-use crate::store::Key;
+use crate::providers::{BuildOptions, build_debian};
+use crate::store::key_of;
 
 impl Images {
     /// Makes an image of a Debian suite with `mmdebstrap`, under the options' name, which is moved if it is there. Takes
@@ -22,9 +24,9 @@ impl Images {
     pub fn build_debian(&self, options: &BuildOptions) -> Result<ImageDetails> {
         options.check()?;
         let name = Reference::of_local(&options.name)?.to_string();
-        let image = self.store.obtain(&new_key(options), &self.ctx, |staging| {
-            self.ctx.report(&format!("building {name}"));
-            debian::build(options, &self.ctx, staging)
+        let image = self.store.obtain(&new_key(options), |staging| {
+            self.ctx.work().step(&format!("building {name}"));
+            build_debian(options, &self.ctx, staging)
         })?;
         self.name_local(image, &name)
     }
@@ -34,5 +36,5 @@ impl Images {
 fn new_key(options: &BuildOptions) -> Key {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (time, process) = (now.as_nanos().to_le_bytes(), process::id().to_le_bytes());
-    Key::of_parts([&b"debian 1"[..], options.suite.as_bytes(), &time, &process])
+    key_of([&b"debian 1"[..], options.suite.as_bytes(), &time, &process])
 }

@@ -1,4 +1,4 @@
-//! What a file or folder is that is to become an image.
+//! Kinds of files and folders that become images, told by their content.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::error::{ProviderError, Result};
 use crate::layers::decoder;
+use crate::providers::spec;
 use crate::sniff::FileKind;
-use crate::spec;
 use crate::tar::{ArchiveError, Budget, End, Kind, Source, next};
 
 /// Most decompressed bytes that are looked at. Only archives of images are read beyond their first entry, and these
@@ -42,7 +42,9 @@ impl Content {
             FileKind::Squashfs => Ok(Self::Squashfs),
             kind @ (FileKind::Tar | FileKind::Gzip | FileKind::Zstd | FileKind::Xz) => of_archive(file, kind)
                 .map_err(|source| ProviderError::Archive { path: path.to_owned(), source }),
-            kind => Err(ProviderError::InvalidSpec(format!("{} is {}", path.display(), kind.advice(path)))),
+            kind => {
+                Err(ProviderError::InvalidSpec(format!("{} is {}", path.display(), spec::advice(kind, path))))
+            }
         }
     }
 }

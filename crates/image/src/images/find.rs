@@ -1,15 +1,17 @@
-//! Which image a name means.
+//! Looking up images by name.
+
+use vmette_cache::Key;
 
 use super::Images;
 use crate::error::{ProviderError, Result};
-use crate::oci::Reference;
-use crate::store::{Key, NameRecord, StoredImage};
+use crate::store::{NameRecord, StoredImage};
+use vmette_oci::Reference;
 
 /// Fewest digits of an identity that serve as a name.
 const PREFIX_MIN: usize = 4;
 const ID_DIGITS: usize = 64;
 
-/// What was found under a name.
+/// The result of a look-up.
 #[derive(Debug)]
 pub(super) enum Found {
     /// A name of the store; its image may have been lost.
@@ -19,7 +21,7 @@ pub(super) enum Found {
 }
 
 impl Images {
-    /// What this means. Exact names come before references that are to be completed, those before identities.
+    /// Looks up a name. Exact names come before references that are to be completed, those before identities.
     pub(super) fn find(&self, asked: &str) -> Result<Found> {
         for name in std::iter::once(asked.to_owned()).chain(canonical(asked)) {
             if let Some(record) = self.store.name(&name)? {
@@ -33,7 +35,7 @@ impl Images {
         }
     }
 
-    /// As [`find`](Self::find), where an image is needed.
+    /// Like [`find`](Self::find), where an image is needed.
     pub(super) fn find_image(&self, asked: &str) -> Result<(Option<NameRecord>, StoredImage)> {
         match self.find(asked)? {
             Found::Named(record, Some(image)) => Ok((Some(record), image)),

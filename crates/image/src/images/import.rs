@@ -1,4 +1,4 @@
-//! Taking files in as images that belong here.
+//! Importing files as images of the store.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -8,14 +8,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::ImageDetails;
 use super::Images;
-use crate::digest::Digest;
 use crate::error::{ProviderError, Result};
-use crate::image_config::ImageConfig;
 use crate::images::content::Content;
-use crate::oci::{Form, Reference};
-use crate::spec;
-use crate::store::{Description, ImageKind, Key, Origin, StoredImage, hash};
+use crate::providers::Form;
+use crate::providers::spec;
+use crate::read_error::ReadError;
+use crate::store::{Description, ImageKind, Origin, StoredImage, key_of};
 use crate::superblock::Superblock;
+use vmette_cache::{Digest, Key, hash};
+use vmette_oci::Reference;
 
 /// Part of a squashfs image's key. Counts up whenever the same file would become another image.
 const CONVERTER: &str = "squashfs 1";
@@ -32,7 +33,7 @@ impl Images {
     pub fn import(&self, path: &Path, name: &str) -> Result<ImageDetails> {
         let name = Reference::of_local(name)?.to_string();
         let path = path.canonicalize().map_err(ProviderError::io("cannot open", path))?;
-        // As a run would have it, so that both have one image.
+        // The spec that a run would have, so that both have one image.
         let spec = match Content::of(&path)? {
             Content::Squashfs => return self.name_local(self.import_squashfs(&path)?, &name),
             Content::Tar => format!("tar+file://{}", spec::encode_path(&path)),
@@ -43,8 +44,8 @@ impl Images {
         let was_known = self.store.name(&spec)?.is_some();
         let image = self.resolve(&spec, &self.ctx)?;
         self.name_local(image, &name)?;
-        // What a run of the file itself would have called it: the image goes with the name that was given here. No other
-        // name is touched: another process may have given it meanwhile.
+        // The name that a run of the file itself gives: the image goes with the name that was given here. No other name is
+        // touched: another process may have given it meanwhile.
         if !was_known {
             self.store.remove_name(&spec)?;
         }
@@ -62,15 +63,15 @@ impl Images {
         let source = spec::open_regular(path)?;
         Superblock::read(&source)
             .map_err(|e| ProviderError::InvalidSpec(format!("{} {e}", path.display())))?;
-        let failed = |e: io::Error| match e.downcast::<ProviderError>() {
-            Ok(cause) => cause,
-            Err(e) => ProviderError::io("cannot read", path)(e),
+        let failed = |e: io::Error| match ReadError::of(e) {
+            ReadError::System(e) => ProviderError::io("cannot read", path)(e),
+            failure => failure.into(),
         };
-        let goes_on = || self.ctx.check_cancelled().map_err(io::Error::other);
+        let goes_on = || Ok(self.ctx.work().check()?);
         let digest = hash(&source, goes_on).map_err(failed)?;
-        let key = Key::of_parts([CONVERTER.as_bytes(), digest.hex().as_bytes()]);
-        self.store.obtain(&key, &self.ctx, |staging| {
-            self.ctx.report(&format!("copying {}", path.display()));
+        let key: Key = key_of([CONVERTER.as_bytes(), digest.hex().as_bytes()]);
+        self.store.obtain(&key, |staging| {
+            self.ctx.work().step(&format!("copying {}", path.display()));
             let (copied, bytes) = self.copy(path, staging)?;
             if copied != digest {
                 return Err(ProviderError::Other(format!(
@@ -78,27 +79,20 @@ impl Images {
                     path.display()
                 )));
             }
-            Ok(Description {
-                kind: ImageKind::Squashfs,
-                source: format!("squashfs+file://{}", spec::encode_path(path)),
-                id: None,
-                platform: None,
-                config: ImageConfig::default(),
-                layers: Vec::new(),
-                unpacked: bytes,
-            })
+            let source = format!("squashfs+file://{}", spec::encode_path(path));
+            Ok(Description::of_rootfs(ImageKind::Squashfs, source, bytes))
         })
     }
 
     /// The digest of what was copied, and its length.
     fn copy(&self, path: &Path, to: &Path) -> Result<(Digest, u64)> {
         let mut source = spec::open_regular(path)?;
-        let failed = || ProviderError::cache(self.store.dir(), "the image cannot be copied into it");
+        let failed = || ProviderError::cache("the image cannot be copied into it", self.store.dir());
         let mut copy = File::create_new(to).map_err(failed())?;
         let (mut hasher, mut bytes) = (Sha256::new(), 0);
         let mut piece = vec![0; PIECE];
         loop {
-            self.ctx.check_cancelled()?;
+            self.ctx.work().check()?;
             match source.read(&mut piece) {
                 Ok(0) => return Ok((Digest::finish(hasher), bytes)),
                 Ok(read) => {

@@ -15,7 +15,7 @@ impl Images {
         let max_bytes = match options.max_bytes {
             _ if everything => 0,
             Some(bytes) => bytes,
-            None => self.store.budget(&self.ctx)?.unwrap_or(u64::MAX),
+            None => self.store.budget()?.unwrap_or(u64::MAX),
         };
         let rules = PruneRules { max_bytes, keep: None, recent_too: everything };
         let Pruned { images, layers, bytes, left } = self.store.prune(&rules)?;

@@ -2,11 +2,9 @@
 
 use super::find::Found;
 use super::{ImageDetails, Images};
-use crate::builtin::BUILTIN_SPEC;
 use crate::context::{Context, PullPolicy};
 use crate::error::{ProviderError, Result};
-use crate::provider::RootfsArtifact;
-use crate::registry::default_registry;
+use crate::providers::{BUILTIN_SPEC, RootfsArtifact, default_registry};
 use crate::store::StoredImage;
 
 impl Images {

@@ -1,12 +1,12 @@
-//! What is told of images. All of it serialises as the JSON that `--json` prints; times are seconds since 1970.
+//! Reports on images. They serialise as the JSON that `--json` prints; times are seconds since 1970.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::digest::Digest;
-use crate::image_config::{ImageConfig, Platform};
 use crate::store::{ImageKind, LayerInfo};
+use vmette_cache::Digest;
+use vmette_oci::{ImageConfig, Platform};
 
 /// One line of a list: one name of an image, or an image without any.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -16,7 +16,7 @@ pub struct ImageSummary {
     /// The image's identity: an OCI image's configuration digest, else the hash of what it was made of; 64 hexadecimal
     /// digits, of which an unambiguous prefix of at least 4 serves as a name too.
     pub id: String,
-    /// What it was made of.
+    /// The kind of its source.
     pub kind: ImageKind,
     /// Bytes that it takes in the store.
     pub bytes: u64,
@@ -24,14 +24,14 @@ pub struct ImageSummary {
     pub made: u64,
     /// When it was last asked for.
     pub used: u64,
-    /// Whether a machine, or something else, holds it now.
+    /// A machine, or something else, holds it now.
     pub in_use: bool,
 }
 
 /// Everything that is known of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ImageDetails {
-    /// As in the list; `name` is the one that was asked for.
+    /// The image's line of a list; `name` is the one that was asked for.
     #[serde(flatten)]
     pub summary: ImageSummary,
     /// All names that stand for it, sorted.
@@ -40,7 +40,7 @@ pub struct ImageDetails {
     pub source: String,
     /// The manifest that the name stands for.
     pub manifest: Option<Digest>,
-    /// What it runs on.
+    /// Its platform.
     pub platform: Option<Platform>,
     /// How it wants to be run.
     pub config: ImageConfig,
@@ -52,7 +52,7 @@ pub struct ImageDetails {
     pub path: PathBuf,
 }
 
-/// What to remove.
+/// Images to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PruneOptions {
     /// Every image that can be had again and is not in use, however recently used.
@@ -61,7 +61,7 @@ pub struct PruneOptions {
     pub max_bytes: Option<u64>,
 }
 
-/// What was removed.
+/// Result of a pruning.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct PruneReport {
     /// Images, by their identity.
@@ -74,7 +74,7 @@ pub struct PruneReport {
     pub left: u64,
 }
 
-/// What a name's removal did.
+/// Result of removing a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Removed {
     /// The name or identity that was given.
@@ -85,7 +85,7 @@ pub struct Removed {
     pub bytes: u64,
 }
 
-/// What an export writes.
+/// Formats of exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportFormat {
     /// An OCI archive, a tar file that skopeo, podman and docker read: one layer, the image's configuration.
@@ -96,7 +96,7 @@ pub enum ExportFormat {
     Tar,
 }
 
-/// What an export wrote.
+/// Result of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Exported {
     /// The file.

@@ -1,11 +1,13 @@
-//! What there is.
+//! Lists and details of images.
 
 use std::collections::HashMap;
+
+use vmette_cache::Key;
 
 use super::find::Found;
 use super::{ImageDetails, ImageSummary, Images};
 use crate::error::{ProviderError, Result};
-use crate::store::{ImageKind, Key, NameRecord, Origin, StoredImage, seconds};
+use crate::store::{ImageKind, NameRecord, Origin, StoredImage, seconds};
 
 impl Images {
     /// All images, by name; those without a name come last, the latest used of them first. Reads no image, and does not

@@ -1,12 +1,12 @@
-//! What an entry does to the tree: what extracting it would do to a directory that becomes the root.
+//! Applying entries to the tree, with the effect that extracting them would have on a directory.
 
 use std::collections::BTreeMap;
 
 use super::path;
 use super::record::{Action, Attrs, Record};
 use super::resolve::{Links, resolve};
-use super::tree::{Child, InodeId, ROOT, Tree, What};
-use super::work::Work;
+use super::steps::Steps;
+use super::tree::{Child, InodeId, NodeKind, ROOT, Tree};
 use crate::tar::{ArchiveError, Refusal, shown};
 
 type Result<T> = std::result::Result<T, ArchiveError>;
@@ -18,12 +18,12 @@ const SYMLINK_MODE: u16 = 0o777;
 #[derive(Debug)]
 pub(super) struct Applier {
     tree: Tree,
-    work: Work,
+    steps: Steps,
 }
 
 impl Applier {
     pub(super) fn new() -> Self {
-        Self { tree: Tree::new(), work: Work::new() }
+        Self { tree: Tree::new(), steps: Steps::new() }
     }
 
     pub(super) fn into_tree(self) -> Tree {
@@ -39,12 +39,17 @@ impl Applier {
             Action::HardLink(target) => return self.hard_link(layer, path, &target),
             Action::Dir => return self.dir(layer, path, attrs),
             Action::Symlink(target) => {
-                return self.place(layer, path, Attrs { mode: SYMLINK_MODE, ..attrs }, What::Symlink(target));
+                return self.place(
+                    layer,
+                    path,
+                    Attrs { mode: SYMLINK_MODE, ..attrs },
+                    NodeKind::Symlink(target),
+                );
             }
-            Action::File(content) => What::File(super::content::Content { layer, ..content }),
-            Action::Char(device) => What::Char(device),
-            Action::Block(device) => What::Block(device),
-            Action::Fifo => What::Fifo,
+            Action::File(content) => NodeKind::File(super::content::Content { layer, ..content }),
+            Action::Char(device) => NodeKind::Char(device),
+            Action::Block(device) => NodeKind::Block(device),
+            Action::Fifo => NodeKind::Fifo,
         };
         self.place(layer, path, attrs, what)
     }
@@ -62,18 +67,18 @@ impl Applier {
                 self.tree.touch(dir, name, layer);
                 Ok(())
             }
-            _ => self.replace(layer, dir, name, attrs, What::Dir(BTreeMap::new())),
+            _ => self.replace(layer, dir, name, attrs, NodeKind::Dir(BTreeMap::new())),
         }
     }
 
-    /// Takes the place of whatever has that name, with all that is below it.
-    fn place(&mut self, layer: u16, path: &[u8], attrs: Attrs, what: What) -> Result<()> {
+    /// Replaces everything of that name, with all that is below it.
+    fn place(&mut self, layer: u16, path: &[u8], attrs: Attrs, what: NodeKind) -> Result<()> {
         let (dir, name) = self.parent(layer, path)?;
         self.replace(layer, dir, name, attrs, what)
     }
 
-    fn replace(&mut self, layer: u16, dir: InodeId, name: &[u8], attrs: Attrs, what: What) -> Result<()> {
-        self.tree.unlink(dir, name, &mut self.work)?;
+    fn replace(&mut self, layer: u16, dir: InodeId, name: &[u8], attrs: Attrs, what: NodeKind) -> Result<()> {
+        self.tree.unlink(dir, name, &mut self.steps)?;
         let inode = self.tree.make(attrs, what)?;
         self.tree.link(dir, name, inode, layer);
         Ok(())
@@ -85,9 +90,9 @@ impl Applier {
         let refuse = || Refusal::HardLink { target: shown(target) }.of(path);
         let (dir, name) = self.parent(layer, path)?;
         // First, as in extraction: a link to what it replaces is a link to nothing.
-        self.tree.unlink(dir, name, &mut self.work)?;
+        self.tree.unlink(dir, name, &mut self.steps)?;
         let (target_dir, target_name) = path::split(target);
-        let steps = resolve(&self.tree, target_dir, Links::Follow, &mut self.work, path)?;
+        let steps = resolve(&self.tree, target_dir, Links::Follow, &mut self.steps, path)?;
         let target_dir = steps.last().map_or(Some(ROOT), |step| step.inode).ok_or_else(refuse)?;
         match self.tree.child(target_dir, target_name) {
             Some(Child { inode, .. }) if !self.tree.is_dir(inode) => {
@@ -98,19 +103,19 @@ impl Applier {
         }
     }
 
-    /// Removes what lower layers have of that name. What this layer has stays, whichever came first, with the
-    /// directories on the way to it.
+    /// Removes the name from lower layers. This layer's own entries stay, whichever came first, with the directories on
+    /// the way to them.
     fn whiteout(&mut self, layer: u16, path: &[u8]) -> Result<()> {
         let (dir, name) = path::split(path);
         let Some(dir) = self.find(dir, path)? else { return Ok(()) };
         match self.tree.child(dir, name) {
             None => Ok(()),
             Some(child) if child.layer == layer => self.clear(layer, child.inode),
-            Some(_) => self.tree.unlink(dir, name, &mut self.work),
+            Some(_) => self.tree.unlink(dir, name, &mut self.steps),
         }
     }
 
-    /// Removes what lower layers have below that directory.
+    /// Empties that directory of lower layers' names.
     fn opaque(&mut self, layer: u16, path: &[u8]) -> Result<()> {
         match self.find(path, path)? {
             Some(dir) => self.clear(layer, dir),
@@ -123,10 +128,10 @@ impl Applier {
         while let Some(dir) = dirs.pop() {
             let (others, own) = self.tree.children_by_layer(dir, layer);
             for name in others {
-                self.tree.unlink(dir, &name, &mut self.work)?;
+                self.tree.unlink(dir, &name, &mut self.steps)?;
             }
             for inode in own {
-                self.work.step()?;
+                self.steps.step()?;
                 if self.tree.is_dir(inode) {
                     dirs.push(inode);
                 }
@@ -135,10 +140,10 @@ impl Applier {
         Ok(())
     }
 
-    /// The directory that this path means, without links: a whiteout that leads through one would remove what its name
-    /// does not say. None if it is not there, or not a directory.
+    /// The directory of this path, without links: a whiteout that leads through one would remove something that its name
+    /// does not say. `None` if there is no such directory.
     fn find(&mut self, dir: &[u8], entry: &[u8]) -> Result<Option<InodeId>> {
-        match resolve(&self.tree, dir, Links::Refuse, &mut self.work, entry) {
+        match resolve(&self.tree, dir, Links::Refuse, &mut self.steps, entry) {
             Ok(steps) => Ok(steps.last().map_or(Some(ROOT), |step| step.inode)),
             Err(ArchiveError::Entry { refusal: Refusal::ThroughFile { .. }, .. }) => Ok(None),
             Err(e) => Err(e),
@@ -152,7 +157,7 @@ impl Applier {
             return Err(Refusal::Root.of(path));
         }
         let (dir, name) = path::split(path);
-        let steps = resolve(&self.tree, dir, Links::Follow, &mut self.work, path)?;
+        let steps = resolve(&self.tree, dir, Links::Follow, &mut self.steps, path)?;
         let mut at = ROOT;
         for step in steps {
             match step.inode {
@@ -161,7 +166,7 @@ impl Applier {
                     at = inode;
                 }
                 None => {
-                    let made = self.tree.make(Attrs::of_missing_dir(), What::Dir(BTreeMap::new()))?;
+                    let made = self.tree.make(Attrs::of_missing_dir(), NodeKind::Dir(BTreeMap::new()))?;
                     self.tree.link(at, &step.name, made, layer);
                     at = made;
                 }

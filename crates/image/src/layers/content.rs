@@ -1,49 +1,50 @@
-//! What files hold, put aside until the tree is known.
+//! The content of files, spilled to disk until the tree is known.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::error::ProviderError;
+use vmette_oci::FileError;
+
 use crate::tar::SparseMap;
 
 /// Bytes that are collected before they are written, and read at once.
 const BUFFER: usize = 256 << 10;
 
-/// Where in a layer's spill a file's bytes are.
+/// The place of a file's bytes in its layer's spill file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Content {
-    /// Which layer's.
+    /// Number of the layer.
     pub(super) layer: u16,
-    /// Offset of the first.
+    /// Offset of the first byte.
     pub(super) at: u64,
-    /// The file's size. Without a map so many bytes are there.
+    /// Size of the file in bytes; without a map also the number of spilled bytes.
     pub(super) size: u64,
-    /// Of a sparse file: its pieces follow each other in the spill, without the holes.
+    /// Pieces of a sparse file, which follow each other in the spill file without the holes.
     pub(super) map: Option<Box<SparseMap>>,
 }
 
 /// A file without a name, which is gone when it is closed, also when the process is killed.
 #[derive(Debug)]
-pub(super) struct Spill {
+pub(super) struct SpillFile {
     file: File,
 }
 
-impl Spill {
-    /// Bytes from that offset on, as many as `buffer` has.
-    pub(super) fn read_at(&self, buffer: &mut [u8], at: u64, dir: &Path) -> crate::Result<()> {
-        let failed = ProviderError::io("cannot read back what was put aside in", dir);
+impl SpillFile {
+    /// Fills `buffer` from that offset on.
+    pub(super) fn read_at(&self, buffer: &mut [u8], at: u64, dir: &Path) -> Result<(), FileError> {
+        let failed = FileError::new("cannot read back what was spilled to", dir);
         self.file.read_exact_at(buffer, at).map_err(failed)
     }
 
     /// Gives a file's content to `to`, piece by piece.
-    pub(super) fn read(
+    pub(super) fn read<E: From<FileError>>(
         &self,
         content: &Content,
-        mut to: impl FnMut(Piece<'_>) -> crate::Result<()>,
+        mut to: impl FnMut(Piece<'_>) -> Result<(), E>,
         dir: &Path,
-    ) -> crate::Result<()> {
+    ) -> Result<(), E> {
         let whole = [crate::tar::Segment { offset: 0, len: content.size }];
         let pieces = content.map.as_ref().map_or(&whole[..], |map| &map.segments);
         let (mut from, mut written) = (content.at, 0);
@@ -63,28 +64,28 @@ impl Spill {
     }
 }
 
-/// Some of a file's content.
+/// A part of a file's content.
 pub(super) enum Piece<'a> {
     Data(&'a [u8]),
-    /// So many zeros.
+    /// A number of zeros.
     Hole(u64),
 }
 
-/// A spill that is being written.
+/// A spill file that is being written.
 pub(super) struct SpillWriter {
     file: File,
     buffer: Vec<u8>,
-    /// Bytes given so far.
+    /// Bytes appended so far.
     len: u64,
 }
 
 impl SpillWriter {
-    /// In this directory, but without a name there.
+    /// A file in this directory, but without a name there.
     pub(super) fn new(dir: &Path) -> io::Result<Self> {
         Ok(Self { file: tempfile::tempfile_in(dir)?, buffer: Vec::with_capacity(BUFFER), len: 0 })
     }
 
-    /// Where the next byte will be.
+    /// Offset of the next byte.
     pub(super) fn position(&self) -> u64 {
         self.len
     }
@@ -103,8 +104,8 @@ impl SpillWriter {
         Ok(())
     }
 
-    pub(super) fn finish(mut self) -> io::Result<Spill> {
+    pub(super) fn finish(mut self) -> io::Result<SpillFile> {
         self.file.write_all(&self.buffer)?;
-        Ok(Spill { file: self.file })
+        Ok(SpillFile { file: self.file })
     }
 }

@@ -12,6 +12,27 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// The same of a stream that is decompressed beside others: `zstd --ultra -20`.
 const ZSTD_WINDOW_LOG_SMALL: u32 = 25;
 
+/// Decompresses the one stream at the beginning of `data`, which is gzip, zstd or xz; bytes after its end are ignored.
+/// `None` for anything else. Its memory has the limits of layers.
+///
+/// # Errors
+/// The decoder cannot be made.
+pub fn first_stream<'a>(data: &'a [u8]) -> io::Result<Option<Box<dyn Read + 'a>>> {
+    Ok(Some(match FileKind::of_bytes(data) {
+        FileKind::Gzip => Box::new(flate2::bufread::GzDecoder::new(data)),
+        FileKind::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(data)?.single_frame();
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        }
+        FileKind::Xz => {
+            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_MAX, 0)?;
+            Box::new(liblzma::bufread::XzDecoder::new_stream(data, stream))
+        }
+        _ => return Ok(None),
+    }))
+}
+
 /// How much memory decompressing a stream may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Memory {

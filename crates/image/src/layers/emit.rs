@@ -1,117 +1,114 @@
 //! The tree, packed in the order of its names.
 //!
 //! The packing tool takes more memory with every entry that it is given. The tree, which takes a fifth as much, is
-//! therefore put aside as a list before the tool has its first entry.
+//! therefore spilled to disk before the tool gets its first entry.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::thread;
 
+use vmette_work::Work;
+
 use super::Rules;
-use super::content::{Content, Piece, Spill, SpillWriter};
+use super::content::{Content, Piece, SpillFile, SpillWriter};
+use super::entry_log::EntryLog;
+use super::error::ConvertError;
 use super::record::{Action, Record};
-use super::records::Records;
-use super::shape::Shape;
-use super::tree::{InodeId, ROOT, Tree, What};
-use crate::context::Context;
-use crate::error::{ProviderError, Result};
+use super::shape::{Shape, Unpackable};
+use super::tree::{InodeId, NodeKind, ROOT, Tree};
 use crate::meta::{Meta, Node};
 use crate::pack::{Compression, Packer};
 
-/// What cannot be done in a directory where nothing can be put aside.
-pub(super) const ASIDE: &str = "cannot put content aside in";
+type Result<T> = std::result::Result<T, ConvertError>;
 
-/// Most bytes of the first names of what has several, as whole paths. Through symbolic links they may be much longer
-/// than an archive's own names, whose limit is the same.
+/// Most bytes of the first names of inodes that have several, as whole paths. Through symbolic links they may be much
+/// longer than an archive's own names, whose limit is the same.
 const FIRST_NAMES_MAX: usize = 64 << 20;
 
-/// Writes the image. Gives the bytes of the files' content.
+/// Writes the image. Returns the bytes of the files' content.
 pub(super) fn emit(
     tree: Tree,
-    spills: Vec<Spill>,
+    spills: Vec<SpillFile>,
     rules: Rules,
-    ctx: &Context,
+    work: &Work,
     staging: &Path,
 ) -> Result<u64> {
     let dir = staging.parent().unwrap_or(staging);
     let mut shape = Shape::of(&tree);
     shape.check()?;
-    let (list, aside) = List::of(tree, &mut shape, ctx, dir)?;
-    let packer = Packer::start(staging, Compression::Zstd, shape.duplicates(), rules.max_bytes, ctx)?;
-    let mut emitter = Emitter { spills: &spills, ctx, dir, packer, unpacked: 0 };
-    list.into_each(&aside, dir, |path, record| emitter.entry(path, record))?;
+    let (entries, spilled) = EmitOrder::of(tree, &mut shape, work, dir)?;
+    let packer = Packer::start(staging, Compression::Zstd, shape.duplicates(), rules.max_bytes, work)?;
+    let mut emitter = Emitter { spills: &spills, work, dir, packer, unpacked: 0 };
+    entries.into_each(&spilled, dir, |path, record| emitter.entry(path, record))?;
     let Emitter { packer, unpacked, .. } = emitter;
     thread::scope(|scope| {
-        // Giving back what files of gigabytes take keeps a processor busy: not while everybody waits for it.
+        // Freeing files of gigabytes keeps a processor busy: not while everybody waits for it.
         scope.spawn(move || drop(spills));
         packer.finish()
     })?;
     Ok(unpacked)
 }
 
-/// A tree's inodes, each directory before what is in it.
-struct List<'a> {
+/// A tree's inodes in the order of the archive: each directory before its content.
+struct EmitOrder<'a> {
     tree: Tree,
-    records: Records,
-    aside: SpillWriter,
-    /// Of inodes that have several.
+    entries: EntryLog,
+    spill: SpillWriter,
+    /// Inodes with several names, and the first of them.
     first_names: HashMap<InodeId, FirstName>,
-    /// Bytes that these may still have.
+    /// Bytes that further first names may take.
     first_names_left: usize,
-    /// Names in all directories on the way to where it is.
+    /// Names in all directories from the root to the current inode.
     names_on_way: u64,
     shape: &'a mut Shape,
-    ctx: &'a Context,
+    work: &'a Work,
     dir: &'a Path,
 }
 
 struct FirstName {
     path: Box<[u8]>,
-    /// In the directories that it leads through.
+    /// Names in the directories that the path leads through.
     names: u64,
 }
 
-impl<'a> List<'a> {
-    /// Put aside in this directory.
-    fn of(tree: Tree, shape: &'a mut Shape, ctx: &'a Context, dir: &'a Path) -> Result<(Records, Spill)> {
-        let aside = SpillWriter::new(dir).map_err(unwritable(dir))?;
-        let (records, first_names) = (Records::default(), HashMap::new());
+impl<'a> EmitOrder<'a> {
+    /// Spills the tree to this directory.
+    fn of(tree: Tree, shape: &'a mut Shape, work: &'a Work, dir: &'a Path) -> Result<(EntryLog, SpillFile)> {
+        let spill = SpillWriter::new(dir).map_err(unwritable(dir))?;
+        let (entries, first_names) = (EntryLog::default(), HashMap::new());
         let (first_names_left, names_on_way) = (FIRST_NAMES_MAX, 0);
         let mut list =
-            Self { tree, records, aside, first_names, first_names_left, names_on_way, shape, ctx, dir };
+            Self { tree, entries, spill, first_names, first_names_left, names_on_way, shape, work, dir };
         list.inode(ROOT, &mut Vec::new())?;
-        Ok((list.records, list.aside.finish().map_err(unwritable(dir))?))
+        Ok((list.entries, list.spill.finish().map_err(unwritable(dir))?))
     }
 
     fn push(&mut self, path: &[u8], record: Record) -> Result<()> {
-        self.records.push(path, record, &mut self.aside).map(|_| ()).map_err(unwritable(self.dir))
+        Ok(self.entries.push(path, record, &mut self.spill).map(drop).map_err(unwritable(self.dir))?)
     }
 
-    /// The inode of this path, and all that is below it. No deeper than `DEPTH_MAX`, which the paths were held to.
+    /// Adds the inode of this path, and everything below it. Recurses no deeper than `DEPTH_MAX`, the limit of paths.
     fn inode(&mut self, id: InodeId, path: &mut Vec<u8>) -> Result<()> {
-        self.ctx.check_cancelled()?;
+        self.work.check()?;
         if let Some(first) = self.first_names.get(&id) {
             self.shape.link(first.names)?;
             let (attrs, action) = (self.tree.inode(id).attrs.clone(), Action::HardLink(first.path.clone()));
             return self.push(path, Record { attrs, action });
         }
         if self.tree.inode(id).links > 1 {
-            self.first_names_left = self.first_names_left.checked_sub(path.len()).ok_or_else(|| {
-                ProviderError::Other(format!(
-                    "the paths of files that have several names hold more than {FIRST_NAMES_MAX} bytes"
-                ))
-            })?;
+            let left = self.first_names_left.checked_sub(path.len());
+            self.first_names_left = left.ok_or(Unpackable::FirstNames(FIRST_NAMES_MAX))?;
             let first = FirstName { path: path.as_slice().into(), names: self.names_on_way };
             self.first_names.insert(id, first);
         }
         let (attrs, what) = self.tree.take(id);
         let (action, children) = match what {
-            What::File(content) => (Action::File(content), None),
-            What::Symlink(target) => (Action::Symlink(target), None),
-            What::Char(device) => (Action::Char(device), None),
-            What::Block(device) => (Action::Block(device), None),
-            What::Fifo => (Action::Fifo, None),
-            What::Dir(children) => (Action::Dir, Some(children)),
+            NodeKind::File(content) => (Action::File(content), None),
+            NodeKind::Symlink(target) => (Action::Symlink(target), None),
+            NodeKind::Char(device) => (Action::Char(device), None),
+            NodeKind::Block(device) => (Action::Block(device), None),
+            NodeKind::Fifo => (Action::Fifo, None),
+            NodeKind::Dir(children) => (Action::Dir, Some(children)),
         };
         self.push(path, Record { attrs, action })?;
         let len = path.len();
@@ -131,8 +128,8 @@ impl<'a> List<'a> {
 }
 
 struct Emitter<'a> {
-    spills: &'a [Spill],
-    ctx: &'a Context,
+    spills: &'a [SpillFile],
+    work: &'a Work,
     dir: &'a Path,
     packer: Packer,
     unpacked: u64,
@@ -140,11 +137,11 @@ struct Emitter<'a> {
 
 impl Emitter<'_> {
     fn entry(&mut self, path: &[u8], Record { attrs, action }: Record) -> Result<()> {
-        self.ctx.check_cancelled()?;
+        self.work.check()?;
         let meta = attrs.meta();
         let node = match &action {
             Action::File(content) => return self.file(path, &meta, content),
-            Action::Dir => return self.packer.write(|tar| tar.dir(path, &meta)),
+            Action::Dir => return Ok(self.packer.write(|tar| tar.dir(path, &meta))?),
             Action::Symlink(target) => Node::Symlink(target),
             Action::HardLink(first) => Node::HardLink(first),
             Action::Char(device) => Node::Char(*device),
@@ -153,27 +150,29 @@ impl Emitter<'_> {
             // A tree has none: they were about lower layers.
             Action::Whiteout | Action::Opaque => return Ok(()),
         };
-        self.packer.write(|tar| tar.node(path, &meta, node))
+        Ok(self.packer.write(|tar| tar.node(path, &meta, node))?)
     }
 
     fn file(&mut self, path: &[u8], meta: &Meta, content: &Content) -> Result<()> {
-        let (ctx, packer) = (self.ctx, &mut self.packer);
+        let (work, packer) = (self.work, &mut self.packer);
         packer.write(|tar| tar.begin_file(path, meta, content.size))?;
         let pieces = |piece: Piece<'_>| {
-            ctx.check_cancelled()?;
+            work.check()?;
             match piece {
-                Piece::Data(bytes) => packer.write(|tar| tar.data(bytes)),
-                Piece::Hole(len) => packer.write(|tar| tar.zeros(len)),
+                Piece::Data(bytes) => packer.write(|tar| tar.data(bytes))?,
+                Piece::Hole(len) => packer.write(|tar| tar.zeros(len))?,
             }
+            Ok::<(), ConvertError>(())
         };
         self.spills[usize::from(content.layer)].read(content, pieces, self.dir)?;
         self.unpacked += content.size;
-        self.packer.write(|tar| tar.end_file(content.size))
+        Ok(self.packer.write(|tar| tar.end_file(content.size))?)
     }
 }
 
-fn unwritable(dir: &Path) -> impl FnOnce(std::io::Error) -> ProviderError {
-    ProviderError::write(dir, ASIDE)
+/// For `map_err`: content cannot be spilled to the directory.
+pub(super) fn unwritable(dir: &Path) -> impl FnOnce(std::io::Error) -> vmette_cache::Error {
+    vmette_cache::Error::io("content cannot be spilled to it", dir)
 }
 
 #[cfg(test)]
@@ -191,7 +190,7 @@ mod tests {
         let (tree, dir) = (applier.into_tree(), tempfile::tempdir().unwrap());
         let mut shape = Shape::of(&tree);
         change(&mut shape);
-        List::of(tree, &mut shape, &Context::new(dir.path()), dir.path()).map(|_| ())
+        EmitOrder::of(tree, &mut shape, &Work::quiet(), dir.path()).map(|_| ())
     }
 
     /// The tool looks at all names on the way to a file for each further one that it has.

@@ -1,67 +1,73 @@
 //! Layers, lowest first, become one squashfs image.
 //!
-//! Each layer is decompressed, verified and parsed by threads of its own; what its files hold goes into a nameless file
-//! beside the image, and its entries are applied, in order, to a tree in memory. The tree is what extracting the layers
-//! one after the other into an empty directory as root would give. It is then packed in the order of its names, so that
+//! Each layer is decompressed, verified and parsed by threads of its own; the content of its files goes into a nameless
+//! file beside the image, and its entries are applied, in order, to a tree in memory. The tree equals the directory that
+//! extracting the layers one after the other as root would give. It is then packed in the order of its names, so that
 //! equal trees make equal images however their layers were cut. Nothing is ever extracted onto the host's file system.
 
 mod apply;
 mod content;
 mod decode;
 mod emit;
+mod entry_log;
+mod error;
 mod name;
 mod path;
 mod read;
 mod record;
-mod records;
 mod resolve;
 mod shape;
+mod steps;
 mod stream;
 mod tree;
-mod work;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 
-use crate::context::Attempt;
-use crate::digest::Digest;
-use crate::error::{ProviderError, Result};
-use crate::oci::ImageError;
+use vmette_cache::Digest;
+use vmette_work::{Cancelled, Work};
+
+use crate::read_error::ReadError;
 use crate::sniff::FileKind;
 use crate::tar::{ArchiveError, Budget};
 use apply::Applier;
-use content::Spill;
+use content::SpillFile;
 pub(crate) use decode::decoder;
+pub use decode::first_stream;
+pub(crate) use error::ConvertError;
 use read::ReadLayer;
+pub use shape::Unpackable;
 use tree::Tree;
 
 /// Layers that are downloaded and read at once: enough to keep a network and two processors busy.
 const AT_ONCE: usize = 3;
 
-/// What opens a layer's bytes as they are stored. Called once, on another thread.
-pub(crate) type Open<'a> = Box<dyn FnOnce() -> Result<Box<dyn Read + Send + 'a>> + Send + 'a>;
+type Result<T> = std::result::Result<T, ConvertError>;
+
+/// Opens a layer's bytes as they are stored. Called once, on another thread.
+pub(crate) type Open<'a> =
+    Box<dyn FnOnce() -> std::result::Result<Box<dyn Read + Send + 'a>, ReadError> + Send + 'a>;
 
 /// One layer, or an archive that is all of an image.
 pub(crate) struct Layer<'a> {
     /// For messages: the archive's path, or the image and which layer of it.
     pub(crate) name: String,
-    /// Is read to its end, also when the archive in it ends earlier: its last `read` may be where a digest is verified.
-    /// When an error of the reader holds a [`ProviderError`], that is what the conversion fails with.
+    /// Its bytes. They are read to their end, also if the archive in them ends earlier: the last `read` may verify a
+    /// digest. A [`ReadError`] in an error of the reader is the conversion's failure.
     pub(crate) open: Open<'a>,
-    /// What it was compressed with; by its magic if None.
+    /// Its compression; `None` to tell it by its magic.
     pub(crate) compression: Option<FileKind>,
-    /// Of its decompressed bytes. An archive without the mark of its end is let through only with it.
+    /// Digest of its decompressed bytes. Only with it is an archive without the mark of its end let through.
     pub(crate) diff_id: Option<Digest>,
 }
 
-/// How layers are read.
+/// Rules for reading layers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
-    /// Whether names that begin with `.wh.` remove what lower layers have; and so whether these are layers of an image,
-    /// for messages, or an archive.
+    /// Names that begin with `.wh.` remove names of lower layers: these are layers of an image, and not an archive.
     pub(crate) whiteouts: bool,
     /// Most bytes of all layers, decompressed, with holes of sparse files.
     pub(crate) max_bytes: u64,
@@ -69,47 +75,49 @@ pub(crate) struct Rules {
     pub(crate) max_bytes_variable: &'static str,
 }
 
-/// What was converted.
+/// Facts about a conversion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Converted {
     /// Bytes of the files' content, each file once.
     pub(crate) unpacked: u64,
-    /// Of the layers' decompressed bytes.
+    /// Digests of the layers' decompressed bytes.
     pub(crate) diff_ids: Vec<Digest>,
 }
 
-/// Writes an image of the layers, whose readers should belong to the same attempt, to `staging`, which does not exist yet. Puts their files' content aside in the same
+/// Writes an image of the layers to `staging`, which does not exist yet. Spills the content of their files to the same
 /// directory, in files without names. On an error `staging` may exist and is worthless.
 ///
+/// `work` is this conversion's own: a layer that fails cancels it, which ends the waits of all readers of layers that
+/// belong to it.
+///
 /// # Errors
-/// [`ProviderError::Archive`], or [`ProviderError::Image`] with whiteouts, of the layer that is at fault;
-/// [`ProviderError::Cancelled`] within a piece of data or a file; what the layers' readers say; or the image cannot be
-/// written.
+/// The first cause: [`ConvertError::Archive`], or [`ConvertError::Layer`] with whiteouts, of the layer that is at fault;
+/// the failure of a layer's reader; the image cannot be written.
 pub(crate) fn convert(
     layers: Vec<Layer<'_>>,
     rules: Rules,
-    ctx: &Attempt,
+    work: &Work,
     staging: &Path,
 ) -> Result<Converted> {
-    let Applied { tree, spills, diff_ids } = apply(layers, rules, ctx, staging.parent().unwrap_or(staging))?;
-    let unpacked = emit::emit(tree, spills, rules, ctx, staging)?;
+    let Applied { tree, spills, diff_ids } = apply(layers, rules, work, staging.parent().unwrap_or(staging))?;
+    let unpacked = emit::emit(tree, spills, rules, work, staging)?;
     Ok(Converted { unpacked, diff_ids })
 }
 
-/// What layers come to.
+/// The result of all layers.
 #[derive(Debug)]
 struct Applied {
     tree: Tree,
-    /// Of each layer.
-    spills: Vec<Spill>,
+    /// The content of each layer's files.
+    spills: Vec<SpillFile>,
     diff_ids: Vec<Digest>,
 }
 
-/// Reads all layers and applies them. Puts content aside in `dir`.
-fn apply(layers: Vec<Layer<'_>>, rules: Rules, ctx: &Attempt, dir: &Path) -> Result<Applied> {
+/// Reads all layers and applies them. Spills content to `dir`.
+fn apply(layers: Vec<Layer<'_>>, rules: Rules, work: &Work, dir: &Path) -> Result<Applied> {
     let shared = Shared {
         rules,
-        ctx,
+        work,
         dir,
         budget: Budget::new(rules.max_bytes, rules.max_bytes_variable),
         large: Mutex::new(()),
@@ -121,33 +129,32 @@ fn apply(layers: Vec<Layer<'_>>, rules: Rules, ctx: &Attempt, dir: &Path) -> Res
         let index = u16::try_from(spills.len()).map_err(|_| {
             shared.layer_error(&name, ArchiveError::TooMany { what: "layers", limit: u16::MAX.into() })
         })?;
-        let ReadLayer { records, spill, diff_id } = layer;
+        let ReadLayer { entries, spill, diff_id } = layer;
         diff_ids.push(diff_id);
-        records.into_each(&spill, dir, |path, record| {
-            ctx.check_cancelled()?;
+        entries.into_each(&spill, dir, |path, record| {
+            work.check()?;
             applier.apply(index, path, record).map_err(|e| shared.layer_error(&name, e))
         })?;
         spills.push(spill);
         Ok(())
     });
-    ctx.renew();
     let cause = shared.cause.into_inner().unwrap_or_else(PoisonError::into_inner);
     read.map_err(|e| cause.unwrap_or(e))?;
     Ok(Applied { tree: applier.into_tree(), spills, diff_ids })
 }
 
-/// What the threads of one conversion share.
+/// The state that the threads of one conversion share.
 struct Shared<'a> {
     rules: Rules,
-    /// Fails when any of them does.
-    ctx: &'a Attempt,
-    /// Where content is put aside.
+    /// Cancelled when any of them fails.
+    work: &'a Work,
+    /// The directory that content is spilled to.
     dir: &'a Path,
     budget: Budget,
     /// Held while a stream is decompressed that takes much memory: one at a time, so that layers cannot add it up.
     large: Mutex<()>,
-    /// What went wrong first.
-    cause: Mutex<Option<ProviderError>>,
+    /// The first failure.
+    cause: Mutex<Option<ConvertError>>,
 }
 
 impl Shared<'_> {
@@ -187,7 +194,7 @@ impl Shared<'_> {
                         Ok((index, name, Ok(layer))) => drop(early.insert(index, (name, layer))),
                         Ok((.., Err(e))) => return Err(self.give_up(e)),
                         // A thread has panicked, which the scope passes on.
-                        Err(_) => return Err(ProviderError::Other("a layer's reader has ended".to_owned())),
+                        Err(_) => return Err(ConvertError::ReaderEnded),
                     }
                 };
                 take(taken.0, taken.1).map_err(|e| self.give_up(e))?;
@@ -196,40 +203,34 @@ impl Shared<'_> {
         })
     }
 
-    /// Ends what all threads wait for, at once. They fail with what is returned here, whose cause is the first one's.
-    fn give_up(&self, error: ProviderError) -> ProviderError {
+    /// Ends the waits of all threads, at once. The conversion's failure is the first one that comes here.
+    fn give_up(&self, error: ConvertError) -> ConvertError {
         self.cause.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.ctx.fail();
-        ProviderError::Cancelled
+        self.work.cancel().cancel();
+        Cancelled.into()
     }
 
-    /// What is said of this layer: the cause that its reader gave, or what is wrong with it.
-    fn layer_error(&self, name: &str, error: ArchiveError) -> ProviderError {
+    /// The failure of this layer: its reader's, or a defect of its archive.
+    fn layer_error(&self, name: &str, error: ArchiveError) -> ConvertError {
         match error {
-            ArchiveError::Read(e) => match e.downcast::<ProviderError>() {
-                Ok(cause) => cause,
-                Err(e) => match e.downcast::<ArchiveError>() {
-                    Ok(cause) => self.named(name, cause),
-                    Err(e) => self.named(name, ArchiveError::Read(e)),
-                },
+            ArchiveError::Read(e) => match ReadError::of(e) {
+                ReadError::System(e) => self.named(name, ArchiveError::Read(e)),
+                ReadError::Archive(defect) => self.named(name, defect),
+                failure => failure.into(),
             },
-            ArchiveError::Spill(e) => ProviderError::write(self.dir, emit::ASIDE)(e),
-            other => self.named(name, other),
+            ArchiveError::Spill(e) => emit::unwritable(self.dir)(e).into(),
+            defect => self.named(name, defect),
         }
     }
 
-    fn named(&self, name: &str, source: ArchiveError) -> ProviderError {
+    fn named(&self, name: &str, source: ArchiveError) -> ConvertError {
+        let name = name.to_owned();
         if self.rules.whiteouts {
-            ProviderError::Image { name: name.to_owned(), source: ImageError::Layer(source) }
+            ConvertError::Layer { name, source }
         } else {
-            ProviderError::Archive { path: name.into(), source }
+            ConvertError::Archive { name, source }
         }
     }
-}
-
-/// An error of a reader, with its cause in it.
-fn reader_error(cause: ProviderError) -> io::Error {
-    io::Error::other(cause)
 }
 
 #[cfg(test)]

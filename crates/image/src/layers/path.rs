@@ -1,4 +1,4 @@
-//! What a path in an archive may be.
+//! Paths in archives.
 
 use crate::tar::Refusal;
 
@@ -14,17 +14,17 @@ const SYMLINK_MAX: usize = 4095;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// What an entry's name asks for.
+/// The meaning of an entry's name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Name<'a> {
     Ordinary,
-    /// That this path be removed.
+    /// Removes this path.
     Whiteout(Vec<u8>),
-    /// That this directory be emptied.
+    /// Empties this directory.
     Opaque(&'a [u8]),
 }
 
-/// What the name of a normal path asks for. Without whiteouts there is nothing special about any name.
+/// The meaning of a normal path's name. Without whiteouts every name is ordinary.
 pub(super) fn name(path: &[u8], whiteouts: bool) -> Result<Name<'_>, Refusal> {
     if !whiteouts || !path.windows(WHITEOUT.len()).any(|bytes| bytes == WHITEOUT) {
         return Ok(Name::Ordinary);

@@ -5,49 +5,50 @@ use std::sync::PoisonError;
 use std::thread;
 
 use sha2::{Digest as _, Sha256};
+use vmette_cache::Digest;
+use vmette_oci::ImageError;
 
-use super::content::{Content, Spill, SpillWriter};
+use super::content::{Content, SpillFile, SpillWriter};
 use super::decode::{Memory, decoder_within};
+use super::entry_log::EntryLog;
 use super::path::{self, Name};
 use super::record::{Action, Attrs, Record, XattrSets};
-use super::records::Records;
-use super::stream::{Chunks, Pump, stream};
-use super::{Layer, Shared, reader_error};
-use crate::digest::Digest;
-use crate::error::{ProviderError, Result};
-use crate::oci::ImageError;
+use super::stream::{Chunks, Pump, read_buffered, stream};
+use super::{ConvertError, Layer, Result, Shared};
+use crate::read_error::ReadError;
 use crate::sniff::FileKind;
 use crate::tar::{self, ArchiveError, End, Entry, Kind, Refusal, Source};
 
-/// What a layer holds.
+/// A layer that was read.
 pub(super) struct ReadLayer {
-    pub(super) records: Records,
-    pub(super) spill: Spill,
+    pub(super) entries: EntryLog,
+    pub(super) spill: SpillFile,
     pub(super) diff_id: Digest,
 }
 
-/// Reads all of it. One thread reads what is stored, one decompresses, and this one does the rest.
+/// Reads the layer. One thread reads its stored bytes, one decompresses them, and this one does the rest.
 pub(super) fn read(layer: Layer<'_>, shared: &Shared<'_>) -> Result<ReadLayer> {
     let Layer { name, open, compression, diff_id: expected } = layer;
     let ends = if expected.is_some() { End::Anywhere } else { End::Marked };
-    let (records, spill, diff_id) = thread::scope(|scope| {
+    let (entries, spill, diff_id) = thread::scope(|scope| {
         let (pump, stored) = stream();
         scope.spawn(move || match open() {
             Ok(reader) => pump.all(reader),
-            Err(e) => pump.fail(reader_error(e)),
+            Err(e) => pump.fail(e.into()),
         });
         let (pump, plain) = stream();
         scope.spawn(move || decompress(stored, compression, shared, pump));
-        let bytes = Taken { inner: plain, hasher: Sha256::new(), shared };
+        let bytes = HashedReader { inner: plain, hasher: Sha256::new(), shared };
         // The scope waits for its threads, of which one may wait for a server that has nothing more to say.
         parse(&mut Source::new(bytes, &shared.budget), ends, shared, &name).map_err(|e| shared.give_up(e))
     })?;
     match expected {
         Some(expected) if expected != diff_id => {
             let what = "a layer of it, decompressed,".to_owned();
-            Err(ProviderError::Image { name, source: ImageError::Digest { what, expected, actual: diff_id } })
+            let source = ImageError::Digest { what, expected, actual: diff_id };
+            Err(ConvertError::DiffId { name, source })
         }
-        _ => Ok(ReadLayer { records, spill, diff_id }),
+        _ => Ok(ReadLayer { entries, spill, diff_id }),
     }
 }
 
@@ -65,20 +66,20 @@ fn decompress(mut stored: Chunks, compression: Option<FileKind>, shared: &Shared
     };
     match decoder_within(stored, kind, memory) {
         Ok(reader) => to.all(reader),
-        Err(e) => to.fail(io::Error::other(e)),
+        Err(e) => to.fail(ReadError::from(e).into()),
     }
 }
 
 fn parse(
-    source: &mut Source<'_, Taken<'_>>,
+    source: &mut Source<'_, HashedReader<'_>>,
     ends: End,
     shared: &Shared<'_>,
     name: &str,
-) -> Result<(Records, Spill, Digest)> {
+) -> Result<(EntryLog, SpillFile, Digest)> {
     let refused = |e| shared.layer_error(name, e);
     let mut reader = Reader {
         shared,
-        records: Records::default(),
+        entries: EntryLog::default(),
         xattrs: XattrSets::default(),
         spill: SpillWriter::new(shared.dir).map_err(|e| refused(ArchiveError::Spill(e)))?,
     };
@@ -92,12 +93,12 @@ fn parse(
         return Err(refused(ArchiveError::Empty));
     }
     let spill = reader.spill.finish().map_err(|e| refused(ArchiveError::Spill(e)))?;
-    Ok((reader.records, spill, source.get_ref().digest()))
+    Ok((reader.entries, spill, source.get_ref().digest()))
 }
 
 struct Reader<'a> {
     shared: &'a Shared<'a>,
-    records: Records,
+    entries: EntryLog,
     xattrs: XattrSets,
     spill: SpillWriter,
 }
@@ -106,7 +107,7 @@ impl Reader<'_> {
     fn take(
         &mut self,
         entry: Entry,
-        source: &mut Source<'_, Taken<'_>>,
+        source: &mut Source<'_, HashedReader<'_>>,
     ) -> std::result::Result<(), ArchiveError> {
         let Entry { path: given, meta, kind } = entry;
         let budget = source.budget();
@@ -134,7 +135,7 @@ impl Reader<'_> {
             _ => 0,
         };
         let record = Record { attrs, action };
-        let kept = self.records.push(&path, record, &mut self.spill).map_err(ArchiveError::Spill)?;
+        let kept = self.entries.push(&path, record, &mut self.spill).map_err(ArchiveError::Spill)?;
         budget.names(kept + target)
     }
 
@@ -147,7 +148,7 @@ impl Reader<'_> {
         &mut self,
         path: &[u8],
         kind: Kind,
-        source: &mut Source<'_, Taken<'_>>,
+        source: &mut Source<'_, HashedReader<'_>>,
     ) -> std::result::Result<Action, ArchiveError> {
         Ok(match kind {
             Kind::Dir => Action::Dir,
@@ -182,7 +183,7 @@ impl Reader<'_> {
     fn copy(
         &mut self,
         len: u64,
-        source: &mut Source<'_, Taken<'_>>,
+        source: &mut Source<'_, HashedReader<'_>>,
     ) -> std::result::Result<(), ArchiveError> {
         source.copy(len, |bytes| self.spill.append(bytes).map_err(ArchiveError::Spill))
     }
@@ -196,27 +197,27 @@ fn whiteout(kind: &Kind, action: Action) -> std::result::Result<Action, Refusal>
     }
 }
 
-/// Decompressed bytes: hashes what is taken, and ends when all is given up.
-struct Taken<'a> {
+/// Decompressed bytes, hashed as they are consumed. Reading them fails once the conversion is cancelled.
+struct HashedReader<'a> {
     inner: Chunks,
     hasher: Sha256,
     shared: &'a Shared<'a>,
 }
 
-impl Taken<'_> {
+impl HashedReader<'_> {
     fn digest(&self) -> Digest {
         Digest::finish(self.hasher.clone())
     }
 }
 
-impl BufRead for Taken<'_> {
+impl BufRead for HashedReader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.shared.ctx.check_cancelled().map_err(reader_error)?;
+        self.shared.work.check()?;
         self.inner.fill_buf()
     }
 
     fn consume(&mut self, amount: usize) {
-        // They are there already: what is taken has been seen.
+        // The bytes are in the buffer already.
         if let Ok(there) = self.inner.fill_buf() {
             self.hasher.update(&there[..amount]);
         }
@@ -224,12 +225,8 @@ impl BufRead for Taken<'_> {
     }
 }
 
-impl Read for Taken<'_> {
+impl Read for HashedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let there = self.fill_buf()?;
-        let len = there.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&there[..len]);
-        self.consume(len);
-        Ok(len)
+        read_buffered(self, buffer)
     }
 }

@@ -1,4 +1,4 @@
-//! What a layer's entry says.
+//! Entries of a layer.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::tar::{ArchiveError, Budget};
 
 pub(super) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// What [`Meta`] has, small: there may be a million of these.
+/// The attributes of a [`Meta`], kept small: there may be a million of these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Attrs {
     pub(super) mode: u16,
@@ -21,7 +21,7 @@ pub(super) struct Attrs {
 }
 
 impl Attrs {
-    /// Of a directory that no layer has an entry for.
+    /// Attributes of a directory that no layer has an entry for.
     pub(super) fn of_missing_dir() -> Self {
         Self { mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: None }
     }
@@ -37,7 +37,7 @@ impl Attrs {
     }
 }
 
-/// What an entry does to the tree.
+/// An entry's effect on the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) attrs: Attrs,
@@ -54,9 +54,9 @@ pub(super) enum Action {
     Char(Device),
     Block(Device),
     Fifo,
-    /// Removes what lower layers have under this path.
+    /// Removes this path from lower layers.
     Whiteout,
-    /// Removes what lower layers have in this directory.
+    /// Empties this directory of lower layers' names.
     Opaque,
 }
 

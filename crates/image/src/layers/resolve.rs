@@ -1,14 +1,14 @@
 //! Which directory of the tree a path leads to.
 
 use super::path::{self, DEPTH_MAX, PATH_MAX};
-use super::tree::{InodeId, ROOT, Tree, What};
-use super::work::Work;
+use super::steps::Steps;
+use super::tree::{InodeId, NodeKind, ROOT, Tree};
 use crate::tar::{ArchiveError, Refusal, shown};
 
 /// Most symbolic links on the way to one entry: Linux's own limit.
 const LINKS_MAX: usize = 40;
 
-/// Whether a path may lead through symbolic links.
+/// Treatment of symbolic links on a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Links {
     /// From the tree's root and never above it.
@@ -29,15 +29,15 @@ pub(super) fn resolve(
     tree: &Tree,
     dir: &[u8],
     links: Links,
-    work: &mut Work,
+    budget: &mut Steps,
     entry: &[u8],
 ) -> Result<Vec<Step>, ArchiveError> {
     let mut steps: Vec<Step> = Vec::new();
     let mut followed = 0;
-    // What is still to be walked, the next one last. A link's target takes the link's place.
+    // Names that are still to be walked, the next one last. A link's target takes the link's place.
     let mut ahead: Vec<&[u8]> = path::names(dir).rev().collect();
     while let Some(name) = ahead.pop() {
-        work.step()?;
+        budget.step()?;
         match name {
             b"." => continue,
             // At the root it stays there.
@@ -54,11 +54,11 @@ pub(super) fn resolve(
             shown(&names.join(&b'/'))
         };
         match found.map(|inode| &tree.inode(inode).what) {
-            None | Some(What::Dir(_)) => {}
-            Some(What::Symlink(_)) if links == Links::Refuse => {
+            None | Some(NodeKind::Dir(_)) => {}
+            Some(NodeKind::Symlink(_)) if links == Links::Refuse => {
                 return Err(Refusal::ThroughSymlink { at: through() }.of(entry));
             }
-            Some(What::Symlink(target)) => {
+            Some(NodeKind::Symlink(target)) => {
                 followed += 1;
                 if followed > LINKS_MAX {
                     return Err(Refusal::TooManyLinks { max: LINKS_MAX }.of(entry));

@@ -1,9 +1,8 @@
-//! What of a tree's shape the packing tool bears.
+//! Limits of a tree's shape, beyond which the packing tool takes too long or too much memory.
 
 use std::collections::{HashMap, HashSet};
 
-use super::tree::{Tree, What};
-use crate::error::{ProviderError, Result};
+use super::tree::{NodeKind, Tree};
 use crate::pack::Duplicates;
 
 /// Most different owners, users and groups together: the size of squashfs's table, less one for its maker.
@@ -18,11 +17,29 @@ const SIZE_PAIRS_MAX: u64 = 400_000_000;
 /// The tool tells sizes apart by their remainder.
 const SIZES: u64 = 1 << 16;
 
-/// Counts of what the tool's memory or time grows with, other than entries and bytes.
+/// A tree that cannot be packed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unpackable {
+    /// More owners than squashfs can hold.
+    #[error("the files have {0} different owners; {OWNERS_MAX} is the most that an image can hold")]
+    Owners(usize),
+    /// The tool would compare names for hours.
+    #[error(
+        "a directory has too many names or hard links to what is in it, or several have: 90,000 in one is the most that \
+         is let through; spread them over more directories"
+    )]
+    Names,
+    /// Too many bytes of whole paths that would have to be remembered.
+    #[error("the paths of files that have several names hold more than {0} bytes")]
+    FirstNames(usize),
+}
+
+/// Counts that the tool's memory or time grows with, other than entries and bytes.
 #[derive(Debug)]
 pub(super) struct Shape {
     owners: usize,
-    /// Further names of inodes not counted: see [`link`](Self::link).
+    /// Pairs of names; [`link`](Self::link) adds those of further names of inodes.
     name_pairs: u64,
     size_pairs: u64,
 }
@@ -35,8 +52,8 @@ impl Shape {
         for inode in tree.inodes() {
             owners.extend([inode.attrs.uid, inode.attrs.gid]);
             match &inode.what {
-                What::Dir(children) => name_pairs += pairs(children.len() as u64),
-                What::File(content) if content.size > 0 => {
+                NodeKind::Dir(children) => name_pairs += pairs(children.len() as u64),
+                NodeKind::File(content) if content.size > 0 => {
                     *sizes.entry(content.size % SIZES).or_default() += 1;
                 }
                 _ => {}
@@ -45,20 +62,16 @@ impl Shape {
         Self { owners: owners.len(), name_pairs, size_pairs: sizes.into_values().map(pairs).sum() }
     }
 
-    /// Whether it can be packed at all.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Refuses a tree that cannot be packed at all.
+    pub(super) fn check(&self) -> Result<(), Unpackable> {
         if self.owners > OWNERS_MAX {
-            return Err(ProviderError::Other(format!(
-                "the files have {} different owners; {OWNERS_MAX} is the most that an image can hold",
-                self.owners
-            )));
+            return Err(Unpackable::Owners(self.owners));
         }
         self.check_names()
     }
 
-    /// Counts one more name of an inode, whose first one leads through directories of so many names in all. Whether it
-    /// can still be packed.
-    pub(super) fn link(&mut self, names: u64) -> Result<()> {
+    /// Counts one more name of an inode, whose first name leads through directories of so many names in all.
+    pub(super) fn link(&mut self, names: u64) -> Result<(), Unpackable> {
         self.name_pairs += names;
         self.check_names()
     }
@@ -69,18 +82,11 @@ impl Shape {
         self.name_pairs = NAME_PAIRS_MAX - pairs;
     }
 
-    fn check_names(&self) -> Result<()> {
-        if self.name_pairs > NAME_PAIRS_MAX {
-            return Err(ProviderError::Other(
-                "a directory has too many names or hard links to what is in it, or several have: 90,000 in one is the \
-                 most that is let through; spread them over more directories"
-                    .to_owned(),
-            ));
-        }
-        Ok(())
+    fn check_names(&self) -> Result<(), Unpackable> {
+        if self.name_pairs > NAME_PAIRS_MAX { Err(Unpackable::Names) } else { Ok(()) }
     }
 
-    /// Whether duplicates can be looked for in a reasonable time.
+    /// The way to treat duplicates that takes a reasonable time.
     pub(super) fn duplicates(&self) -> Duplicates {
         if self.size_pairs > SIZE_PAIRS_MAX { Duplicates::Keep } else { Duplicates::Find }
     }

@@ -35,7 +35,7 @@ impl Pump {
         loop {
             let mut buffer = self.empty.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
             let (len, read) = fill(&mut from, &mut buffer);
-            // What came before an error counts; the error follows it.
+            // Bytes that came before an error count; the error follows them.
             if len > 0 && self.to.send(Ok(Chunk { buffer, len })).is_err() {
                 return;
             }
@@ -99,12 +99,17 @@ impl BufRead for Chunks {
 
 impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let there = self.fill_buf()?;
-        let len = there.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&there[..len]);
-        self.consume(len);
-        Ok(len)
+        read_buffered(self, buffer)
     }
+}
+
+/// `Read::read` of a reader with a buffer of its own: copies bytes that are there.
+pub(super) fn read_buffered(from: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize> {
+    let there = from.fill_buf()?;
+    let len = there.len().min(buffer.len());
+    buffer[..len].copy_from_slice(&there[..len]);
+    from.consume(len);
+    Ok(len)
 }
 
 #[cfg(test)]

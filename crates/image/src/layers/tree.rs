@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::content::Content;
 use super::name::Name;
 use super::record::Attrs;
-use super::work::Work;
+use super::steps::Steps;
 use crate::meta::Device;
 use crate::tar::{ArchiveError, ENTRIES_MAX};
 
@@ -17,13 +17,13 @@ pub(super) const ROOT: InodeId = 0;
 #[derive(Debug)]
 pub(super) struct Inode {
     pub(super) attrs: Attrs,
-    /// Names it has. Without any it is gone, and its place is free.
+    /// Number of its names. Without any it is gone, and its place is free.
     pub(super) links: u32,
-    pub(super) what: What,
+    pub(super) what: NodeKind,
 }
 
 #[derive(Debug)]
-pub(super) enum What {
+pub(super) enum NodeKind {
     Dir(BTreeMap<Name, Child>),
     File(Content),
     Symlink(Box<[u8]>),
@@ -32,7 +32,7 @@ pub(super) enum What {
     Fifo,
 }
 
-/// What a name stands for.
+/// The meaning of a name.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Child {
     pub(super) inode: InodeId,
@@ -50,7 +50,7 @@ pub(super) struct Tree {
 impl Tree {
     /// With a root that a layer need not have an entry for.
     pub(super) fn new() -> Self {
-        let root = Inode { attrs: Attrs::of_missing_dir(), links: 1, what: What::Dir(BTreeMap::new()) };
+        let root = Inode { attrs: Attrs::of_missing_dir(), links: 1, what: NodeKind::Dir(BTreeMap::new()) };
         Self { inodes: vec![root], free: Vec::new() }
     }
 
@@ -58,15 +58,15 @@ impl Tree {
         &self.inodes[id as usize]
     }
 
-    /// All that have a name.
+    /// All inodes that have a name.
     pub(super) fn inodes(&self) -> impl Iterator<Item = &Inode> {
         self.inodes.iter().filter(|inode| inode.links > 0)
     }
 
-    /// An inode's attributes, and what it is, which is gone from the tree then.
-    pub(super) fn take(&mut self, id: InodeId) -> (Attrs, What) {
+    /// Takes an inode's attributes and kind out of the tree.
+    pub(super) fn take(&mut self, id: InodeId) -> (Attrs, NodeKind) {
         let inode = &mut self.inodes[id as usize];
-        (inode.attrs.clone(), std::mem::replace(&mut inode.what, What::Fifo))
+        (inode.attrs.clone(), std::mem::replace(&mut inode.what, NodeKind::Fifo))
     }
 
     pub(super) fn set_attrs(&mut self, id: InodeId, attrs: Attrs) {
@@ -74,28 +74,28 @@ impl Tree {
     }
 
     pub(super) fn is_dir(&self, id: InodeId) -> bool {
-        matches!(self.inode(id).what, What::Dir(_))
+        matches!(self.inode(id).what, NodeKind::Dir(_))
     }
 
-    /// What the name in that directory stands for. Nothing is below what is not a directory.
+    /// The inode of that name in that directory; `None` below anything but a directory.
     pub(super) fn child(&self, dir: InodeId, name: &[u8]) -> Option<Child> {
         match &self.inode(dir).what {
-            What::Dir(children) => children.get(name).copied(),
+            NodeKind::Dir(children) => children.get(name).copied(),
             _ => None,
         }
     }
 
     fn children(&mut self, dir: InodeId) -> Option<&mut BTreeMap<Name, Child>> {
         match &mut self.inodes[dir as usize].what {
-            What::Dir(children) => Some(children),
+            NodeKind::Dir(children) => Some(children),
             _ => None,
         }
     }
 
-    /// The names in a directory that this layer does not have, and those it has.
+    /// The names in a directory that this layer does not have, and the inodes that it has.
     pub(super) fn children_by_layer(&self, dir: InodeId, layer: u16) -> (Vec<Name>, Vec<InodeId>) {
         let (mut others, mut own) = (Vec::new(), Vec::new());
-        if let What::Dir(children) = &self.inode(dir).what {
+        if let NodeKind::Dir(children) = &self.inode(dir).what {
             for (name, child) in children {
                 if child.layer == layer {
                     own.push(child.inode);
@@ -108,7 +108,7 @@ impl Tree {
     }
 
     /// A new inode, which has no name yet.
-    pub(super) fn make(&mut self, attrs: Attrs, what: What) -> Result<InodeId, ArchiveError> {
+    pub(super) fn make(&mut self, attrs: Attrs, what: NodeKind) -> Result<InodeId, ArchiveError> {
         let inode = Inode { attrs, links: 0, what };
         if let Some(id) = self.free.pop() {
             self.inodes[id as usize] = inode;
@@ -139,19 +139,24 @@ impl Tree {
         }
     }
 
-    /// Takes the name back, and all that is below it.
-    pub(super) fn unlink(&mut self, dir: InodeId, name: &[u8], work: &mut Work) -> Result<(), ArchiveError> {
+    /// Removes the name, and everything below it.
+    pub(super) fn unlink(
+        &mut self,
+        dir: InodeId,
+        name: &[u8],
+        budget: &mut Steps,
+    ) -> Result<(), ArchiveError> {
         let Some(child) = self.children(dir).and_then(|children| children.remove(name)) else {
             return Ok(());
         };
         let mut nameless = vec![child.inode];
         while let Some(id) = nameless.pop() {
-            work.step()?;
+            budget.step()?;
             let inode = &mut self.inodes[id as usize];
             inode.links -= 1;
             if inode.links == 0 {
                 inode.attrs.xattrs = None;
-                if let What::Dir(children) = std::mem::replace(&mut inode.what, What::Fifo) {
+                if let NodeKind::Dir(children) = std::mem::replace(&mut inode.what, NodeKind::Fifo) {
                     nameless.extend(children.into_values().map(|child| child.inode));
                 }
                 self.free.push(id);

@@ -4,22 +4,21 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::context::Context;
+use vmette_work::Work;
 
-/// How soon a wait notices that it was given up.
-pub(super) const CANCEL_CHECK: Duration = Duration::from_millis(50);
+/// Longest time between two looks at the cancel token.
+const CANCEL_CHECK: Duration = Duration::from_millis(50);
 
-/// Waits for the program to take what is written, unless it is given up: then writing fails with an error that holds
-/// [`ProviderError::Cancelled`](crate::ProviderError::Cancelled).
+/// Waits for the program to take what is written. Once the work is cancelled, writing fails.
 pub(crate) struct Channel {
     socket: UnixStream,
-    ctx: Context,
+    work: Work,
 }
 
 impl Channel {
-    pub(super) fn new(socket: UnixStream, ctx: &Context) -> io::Result<Self> {
+    pub(super) fn new(socket: UnixStream, work: &Work) -> io::Result<Self> {
         socket.set_write_timeout(Some(CANCEL_CHECK))?;
-        Ok(Self { socket, ctx: ctx.clone() })
+        Ok(Self { socket, work: work.clone() })
     }
 }
 
@@ -28,7 +27,7 @@ impl Write for Channel {
         loop {
             match self.socket.write(bytes) {
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    self.ctx.check_cancelled().map_err(io::Error::other)?;
+                    self.work.check()?;
                 }
                 written => return written,
             }

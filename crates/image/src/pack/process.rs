@@ -1,19 +1,22 @@
 //! The `mksquashfs` that writes an image.
 
-use std::io::{self, BufWriter, Read};
+use std::io::{self, BufWriter};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
+use std::time::Duration;
 
-use super::channel::{CANCEL_CHECK, Channel};
+use vmette_oci::FileError;
+use vmette_spawn::{Command, Running, Tool};
+use vmette_work::Work;
+
+use super::channel::Channel;
 use super::clean_tar::CleanTar;
+use super::error::PackError;
 use super::reroot::reroot;
-use crate::context::Context;
-use crate::error::{ProviderError, Result};
-use crate::tool::{self, AtOurEnd, Limits};
+use crate::tool::{self, ToolError};
+
+type Result<T> = std::result::Result<T, PackError>;
 
 const TOOL: &str = "mksquashfs";
 const PACKAGE: &str = "squashfs-tools, version 4.5 or newer";
@@ -25,15 +28,16 @@ const PROCESSORS: &str = "2";
 const CACHE: &str = "16M";
 /// Its address space in bytes: an image with the most entries and attributes that are let through needs about half.
 const ADDRESS_SPACE_MAX: u64 = 4 << 30;
-/// What an image may take beyond its content, in bytes: inodes, directories and attributes, which are not compressed.
+/// Bytes that an image may take beyond its content: inodes, directories and attributes, which are not compressed.
 const OVERHEAD_MAX: u64 = 2 << 30;
-/// How much of what it printed is kept, in bytes: the end, where the cause is.
-const PRINTED_MAX: usize = 4096;
+/// Longest run of the program. It waits for its input, which has limits of its own, for as long as that takes; one that
+/// hangs is ended.
+const TIME_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// How file content is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {
-    /// As it is: for a small image that many machines read at start, where unpacking takes longer than reading.
+    /// Uncompressed: for a small image that many machines read at start, where unpacking takes longer than reading.
     None,
     /// zstd at a low level: conversion is waited for.
     Zstd,
@@ -48,7 +52,7 @@ impl Compression {
     }
 }
 
-/// Whether files of the same content share it in the image.
+/// Files of the same content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Duplicates {
     /// Each file is compared with all of its size.
@@ -57,38 +61,37 @@ pub(crate) enum Duplicates {
     Keep,
 }
 
-/// What inodes are written to.
+/// The archive that inodes are written to.
 pub(crate) type Input = CleanTar<BufWriter<Channel>>;
 
-/// A running tool. Ends it when dropped. Stays with the thread that started it.
+/// A running program. Dropped before its end, it is killed.
 pub(crate) struct Packer {
-    child: Child,
+    /// Killed before its input closes: an early end of input must not look like a whole archive.
+    running: Running,
     tar: Option<Input>,
-    /// Gets the end of what it printed, once it has ended. A thread reads that all along, so that the tool never stops
-    /// for want of a reader.
-    printed: Receiver<Vec<u8>>,
     image: PathBuf,
-    ctx: Context,
+    work: Work,
 }
 
 impl Packer {
-    /// Starts the tool, which is to write `image`. `content_max` bounds what it may write. Once `ctx` is given up, all
-    /// that waits for the tool fails with [`ProviderError::Cancelled`].
+    /// Starts the program, which is to write `image`. `content_max` bounds what it may write. Once `work` is cancelled,
+    /// everything that waits for the program fails with [`PackError::Cancelled`].
     pub(crate) fn start(
         image: &Path,
         compression: Compression,
         duplicates: Duplicates,
         content_max: u64,
-        ctx: &Context,
+        work: &Work,
     ) -> Result<Self> {
         let program = tool::require(TOOL, PACKAGE)?;
         let dir = image.parent().unwrap_or(image);
         let file_name = image.file_name().unwrap_or(image.as_os_str());
-        // A socket, not a pipe: writing to a tool that has died must not raise SIGPIPE, which ends a C program that
+        // A socket, not a pipe: writing to a program that has died must not raise SIGPIPE, which ends a C program that
         // embeds this library.
-        let channel = || UnixStream::pair().and_then(|(input, stdin)| Ok((Channel::new(input, ctx)?, stdin)));
-        let (input, stdin) = channel().map_err(ProviderError::io("cannot make a channel to", &program))?;
-        let mut child = tool::contained(&program, AtOurEnd::Kill)
+        let channel =
+            || UnixStream::pair().and_then(|(input, stdin)| Ok((Channel::new(input, work)?, stdin)));
+        let (input, stdin) = channel().map_err(FileError::new("cannot make a channel to", &program))?;
+        let command = Command::new(program)
             .arg("-")
             .arg(file_name)
             .arg("-tar")
@@ -97,30 +100,15 @@ impl Packer {
             // Without compressed inodes the root can be chosen afterwards, and a guest finds files faster.
             .args(["-noI", "-no-exports", "-mkfs-time", "0", "-exit-on-error", "-quiet", "-no-progress"])
             .args(["-processors", PROCESSORS, "-mem", CACHE])
-            .env_clear()
-            .env("PATH", tool::CHILD_PATH)
-            .env("LC_ALL", "C")
-            .current_dir(dir)
+            .folder(dir)
             .stdin(OwnedFd::from(stdin))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(ProviderError::io("cannot start", &program))?;
+            .limits(tool::limits(content_max.saturating_add(OVERHEAD_MAX), ADDRESS_SPACE_MAX));
+        let running = Tool::new(TOOL, command, TIME_MAX).start(work).map_err(ToolError::on(image))?;
         let tar = Some(CleanTar::new(BufWriter::with_capacity(64 * 1024, input)));
-        let (sender, printed) = mpsc::channel();
-        if let Some(stderr) = child.stderr.take() {
-            // Nobody asks when all went well.
-            thread::spawn(move || sender.send(tail(stderr)));
-        }
-        let packer = Self { child, tar, printed, image: image.to_owned(), ctx: ctx.clone() };
-        // It waits for its first byte of input, so limits set now come in time.
-        let limits =
-            Limits { file: content_max.saturating_add(OVERHEAD_MAX), address_space: ADDRESS_SPACE_MAX };
-        limits.set(&packer.child).map_err(ProviderError::io("cannot limit", &program))?;
-        Ok(packer)
+        Ok(Self { running, tar, image: image.to_owned(), work: work.clone() })
     }
 
-    /// Writes inodes. When the tool has ended instead, the error says why.
+    /// Writes inodes. If the program has ended instead, the error says why.
     pub(crate) fn write(&mut self, write: impl FnOnce(&mut Input) -> io::Result<()>) -> Result<()> {
         let tar = self.tar.as_mut().ok_or_else(|| io::ErrorKind::BrokenPipe.into());
         tar.and_then(write).map_err(|e| self.failed(e))
@@ -128,81 +116,44 @@ impl Packer {
 
     /// Ends the archive, waits for the image, and gives it its root.
     pub(crate) fn finish(mut self) -> Result<()> {
-        // The channel closes here; the tool sees the end of its input.
+        // The channel closes here; the program sees the end of its input.
         let finished =
             self.tar.take().map_or(Err(io::ErrorKind::BrokenPipe.into()), CleanTar::finish).map(drop);
         finished.map_err(|e| self.failed(e))?;
-        let printed = self.wait_printed()?;
-        let status =
-            self.child.wait().map_err(ProviderError::io("cannot wait for mksquashfs on", &self.image))?;
-        if !status.success() {
-            return Err(self.told(&status.to_string(), &printed));
-        }
-        reroot(&self.image)
-            .map_err(|e| ProviderError::Other(format!("the image {TOOL} made {e}: {}", self.image.display())))
+        self.running.finish().map_err(|e| self.told(e))?;
+        reroot(&self.image).map_err(|source| PackError::Reroot { image: self.image.clone(), source })
     }
 
-    /// Its last words, when it has ended.
-    fn wait_printed(&self) -> Result<Vec<u8>> {
-        loop {
-            match self.printed.recv_timeout(CANCEL_CHECK) {
-                Ok(printed) => return Ok(printed),
-                Err(RecvTimeoutError::Timeout) => self.ctx.check_cancelled()?,
-                Err(RecvTimeoutError::Disconnected) => return Ok(Vec::new()),
-            }
-        }
-    }
-
-    /// Why the tool takes no more input.
-    fn failed(&mut self, error: io::Error) -> ProviderError {
-        if let Ok(cancelled) = error.downcast::<ProviderError>() {
-            return cancelled;
+    /// The reason for which the program takes no more input.
+    fn failed(&mut self, error: io::Error) -> PackError {
+        if let Err(cancelled) = self.work.check() {
+            return cancelled.into();
         }
         self.tar = None;
         // With its input closed it ends by itself, if it has not already.
-        let printed = match self.wait_printed() {
-            Ok(printed) => printed,
-            Err(cancelled) => return cancelled,
-        };
-        let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
-        self.told(&status, &printed)
-    }
-
-    fn told(&self, status: &str, printed: &[u8]) -> ProviderError {
-        let message = tool::last_words(printed);
-        if message.contains("No space left") {
-            let dir = self.image.parent().unwrap_or(&self.image).to_owned();
-            return ProviderError::no_space(dir);
+        match self.running.finish() {
+            Err(e) => self.told(e),
+            Ok(()) => FileError::new("mksquashfs takes no more input for", &self.image)(error).into(),
         }
-        ProviderError::Tool { tool: TOOL, path: self.image.clone(), status: status.to_owned(), message }
     }
-}
 
-impl Drop for Packer {
-    fn drop(&mut self) {
-        // Killed before its input closes: an early end of input must not look like a whole archive. Both fail only
-        // when it has been waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    fn told(&self, error: vmette_spawn::Error) -> PackError {
+        match &error {
+            vmette_spawn::Error::Failed { message, .. } if message.contains("No space left") => {
+                let path = self.image.parent().unwrap_or(&self.image).to_owned();
+                PackError::Cache(vmette_cache::Error::NoSpace { path })
+            }
+            _ => ToolError::on(&self.image)(error).into(),
+        }
     }
-}
-
-/// The last of what comes. Ends with the tool, which `Packer` sees to.
-fn tail(mut from: ChildStderr) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let mut chunk = [0; PRINTED_MAX];
-    while let Ok(read @ 1..) = from.read(&mut chunk) {
-        kept.extend_from_slice(&chunk[..read]);
-        kept.drain(..kept.len().saturating_sub(PRINTED_MAX));
-    }
-    kept
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
-    use std::time::Duration;
+    use std::io::Read;
+    use std::process::Stdio;
+    use std::sync::mpsc::{self, RecvTimeoutError};
+    use std::thread;
 
     use rustix::process::{Pid, Signal, kill_process};
 
@@ -215,28 +166,29 @@ mod tests {
     const WAIT_MAX: Duration = Duration::from_secs(20);
 
     fn started(image: &Path) -> Packer {
-        start(image, &Context::new("/nonexistent"))
+        start(image, &Work::quiet())
     }
 
-    fn start(image: &Path, ctx: &Context) -> Packer {
-        Packer::start(image, Compression::Zstd, Duplicates::Find, 1 << 30, ctx).unwrap()
+    fn start(image: &Path, work: &Work) -> Packer {
+        Packer::start(image, Compression::Zstd, Duplicates::Find, 1 << 30, work).unwrap()
     }
 
-    fn stop(packer: &Packer) {
-        kill_process(Pid::from_child(&packer.child), Signal::STOP).unwrap();
+    fn pid(packer: &Packer) -> Pid {
+        Pid::from_raw(packer.running.pid().try_into().unwrap()).unwrap()
     }
 
     /// A tool that never goes on, of which nobody need wait for anything.
     #[test]
     fn cancelling_ends_the_wait_for_the_tool() {
         let dir = tempfile::tempdir().unwrap();
-        let ctx = Context::new("/nonexistent").with_cancel_flag(Arc::new(AtomicBool::new(true)));
         let waits: [fn(Packer) -> Result<()>; 2] =
             [|mut packer| packer.write(|tar| tar.zeros(64 << 20)), |packer| packer.finish()];
         for (n, wait) in waits.into_iter().enumerate() {
-            let packer = start(&dir.path().join(n.to_string()), &ctx);
-            stop(&packer);
-            let pid = Pid::from_child(&packer.child);
+            let work = Work::quiet();
+            let packer = start(&dir.path().join(n.to_string()), &work);
+            let pid = pid(&packer);
+            kill_process(pid, Signal::STOP).unwrap();
+            work.cancel().cancel();
             let (done, is_done) = mpsc::channel::<()>();
             let waited = thread::scope(|scope| {
                 // Or else this test would never end.
@@ -249,19 +201,19 @@ mod tests {
                 drop(done);
                 waited
             });
-            assert!(matches!(waited, Err(ProviderError::Cancelled)), "{waited:?}");
+            assert!(matches!(waited, Err(PackError::Cancelled(_))), "{waited:?}");
         }
     }
 
-    /// What the other process of the next test does; nothing in the test run itself.
     #[test]
-    fn child() {
-        let Ok(image) = std::env::var(CHILD) else { return };
+    #[ignore = "the other process of the next test"]
+    fn an_owner() {
+        let image = std::env::var(CHILD).unwrap();
         let mut packer = started(Path::new(&image));
         packer.write(|tar| tar.begin_file(b"f", &Meta::root_owned(0o644), 1 << 30)).unwrap();
         // More than the channel holds: the tool runs, and reads.
         packer.write(|tar| tar.zeros(16 << 20)).unwrap();
-        println!("pid={}", packer.child.id());
+        println!("pid={}", packer.running.pid());
         io::stdin().read_to_end(&mut Vec::new()).unwrap();
     }
 
@@ -274,7 +226,7 @@ mod tests {
 
         let dir = tempfile::tempdir().unwrap();
         let mut owner = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "pack::process::tests::child", "--nocapture"])
+            .args(["--ignored", "--exact", "pack::process::tests::an_owner", "--nocapture"])
             .env(CHILD, dir.path().join("image"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -299,7 +251,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut packer = started(&dir.path().join("image"));
         packer.write(|tar| tar.begin_file(b"f", &Meta::root_owned(0o644), 1 << 30)).unwrap();
-        packer.child.kill().unwrap();
+        kill_process(pid(&packer), Signal::KILL).unwrap();
         let error = (0..1 << 20).find_map(|_| packer.write(|tar| tar.zeros(1 << 20)).err()).unwrap();
         assert!(
             error.to_string().contains("mksquashfs failed") && error.to_string().contains("SIGKILL"),
@@ -308,7 +260,7 @@ mod tests {
 
         let mut packer = started(&dir.path().join("other"));
         packer.write(|tar| tar.dir(b"", &Meta::root_owned(0o755))).unwrap();
-        packer.child.kill().unwrap();
+        kill_process(pid(&packer), Signal::KILL).unwrap();
         assert!(packer.finish().unwrap_err().to_string().contains("SIGKILL"));
     }
 

@@ -28,7 +28,7 @@ const MTIME_AT: u64 = 8;
 const LISTING_LEN: usize = 12 + 8;
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RerootError {
+pub(crate) enum RerootError {
     #[error("{0}")]
     Superblock(#[from] SuperblockError),
     #[error("cannot be completed: {0}")]

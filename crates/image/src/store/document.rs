@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::STAGING_INFIX;
+use vmette_cache::StagedFile;
 
 /// Largest document, in bytes. An image's labels and environment are the large part of one; both are limited to less
 /// when they are read from an image.
@@ -22,7 +22,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
-/// None for anything that cannot be read as a `T`: whatever damaged it, it is made again.
+/// `None` for anything that cannot be read as a `T`: a damaged document is made again.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Option<(T, File)> {
     let file = open(path).ok()?;
     let mut bytes = Vec::new();
@@ -39,19 +39,11 @@ pub(super) fn write<T: Serialize>(dir: &Path, stem: &str, document: &T) -> io::R
     if bytes.len() as u64 > LEN_MAX {
         return Err(io::Error::other(format!("its description is larger than {} MiB", LEN_MAX >> 20)));
     }
-    // Readable by its user alone, as every temporary file.
-    let mut staging = tempfile::Builder::new().prefix(&format!("{stem}{STAGING_INFIX}")).tempfile_in(dir)?;
-    staging.write_all(&bytes)?;
-    staging.as_file().sync_all()?;
+    let staged = StagedFile::beside(&dir.join(format!("{stem}.json")))?;
+    staged.file().write_all(&bytes)?;
     #[cfg(test)]
     super::crash::point("document staged");
-    staging.persist(dir.join(format!("{stem}.json"))).map_err(|e| e.error)?;
-    sync_dir(dir)
-}
-
-/// Makes renames and removals in the directory outlast a crash of the machine.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    staged.publish()
 }
 
 /// Another process may have been faster.

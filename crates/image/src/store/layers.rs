@@ -1,7 +1,7 @@
 //! Downloaded layers, kept compressed as they came, so that images that share some share their download.
 //!
-//! `<cache>/layers/sha256-<digits>` was verified when it got that name; `….partial` is what has come so far, which the
-//! next holder of the digest's lock goes on with.
+//! `<cache>/layers/sha256-<digits>` was verified when it got that name. `….partial` is the part that has come so far; the
+//! next holder of the digest's lock resumes it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,11 +11,12 @@ use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 
-use super::document::{self, remove_if_there, sync_dir};
-use super::{FileLock, LOCK_SUFFIX, file_names, private_dir};
-use crate::context::Context;
-use crate::digest::Digest;
-use crate::error::{ProviderError, Result};
+use vmette_cache::{Digest, FileLock, private_folder, sync_folder};
+use vmette_work::Work;
+
+use super::document::{self, remove_if_there};
+use super::error::Result;
+use super::{LOCK_SUFFIX, LOCK_WAIT_MAX, file_names};
 
 /// Directory below the cache's root.
 const LAYERS_DIR: &str = "layers";
@@ -42,26 +43,26 @@ impl LayerCache {
         Self { root: cache_root.to_owned(), dir: cache_root.join(LAYERS_DIR) }
     }
 
-    /// Where they are.
+    /// The directory of the layers.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Waits until nobody else downloads this layer. Needed for everything but [`open`](Self::open).
-    pub(crate) fn lock(&self, digest: &Digest, ctx: &Context) -> Result<FileLock> {
-        private_dir(&self.root)?;
-        private_dir(&self.dir)?;
+    pub(crate) fn lock(&self, digest: &Digest, work: &Work) -> Result<FileLock> {
+        private_folder(&self.root)?;
+        private_folder(&self.dir)?;
         let waiting = format!("waiting for another process that is downloading layer {digest}");
-        FileLock::acquire(&self.lock_path(digest), ctx, &waiting)
+        Ok(FileLock::acquire(&self.lock_path(digest), LOCK_WAIT_MAX, work, &waiting)?)
     }
 
-    /// None while somebody else downloads this layer.
+    /// `None` while another thread or process downloads this layer.
     pub(crate) fn try_lock(&self, digest: &Digest) -> Result<Option<FileLock>> {
-        FileLock::try_acquire(&self.lock_path(digest))
+        Ok(FileLock::try_acquire(&self.lock_path(digest))?)
     }
 
     /// The finished layer, at its start. Counts as use, and keeps it from being pruned while the file is open. It was
-    /// verified once; what reads it checks the digest again, since disks forget.
+    /// verified once; its reader checks the digest again, since disks forget.
     pub(crate) fn open(&self, digest: &Digest) -> Option<File> {
         let path = self.path(digest);
         let file = document::open(&path).ok()?;
@@ -77,7 +78,7 @@ impl LayerCache {
         Some(file)
     }
 
-    /// What has come of the layer so far, or an empty file, for reading and writing, at its start. Under its lock.
+    /// The part of the layer that has come so far, or an empty file, for reading and writing, at its start. Under its lock.
     pub(crate) fn partial(&self, digest: &Digest) -> Result<File> {
         let file = OpenOptions::new()
             .read(true)
@@ -87,27 +88,28 @@ impl LayerCache {
             .mode(0o600)
             .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
             .open(self.partial_path(digest));
-        file.and_then(|file| {
+        let file = file.and_then(|file| {
             if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
-        })
-        .map_err(ProviderError::cache(&self.dir, "a layer cannot be written"))
+        });
+        Ok(file.map_err(vmette_cache::Error::io("a layer cannot be written", &self.dir))?)
     }
 
     /// Gives the partial file, which the caller has completed and verified, its name. Under its lock.
     pub(crate) fn publish(&self, digest: &Digest, partial: &File) -> Result<()> {
-        let failed = |what| ProviderError::cache(&self.dir, what);
+        let failed = |what| vmette_cache::Error::io(what, &self.dir);
         partial.sync_all().map_err(failed("a layer cannot be written out"))?;
         #[cfg(test)]
         super::crash::point("layer synced");
         fs::rename(self.partial_path(digest), self.path(digest))
             .map_err(failed("a layer cannot be renamed"))?;
-        sync_dir(&self.dir).map_err(failed("the directory cannot be written out"))
+        Ok(sync_folder(&self.dir).map_err(failed("it cannot be written out"))?)
     }
 
     /// Forgets the layer, finished or not: it is not what its digest says. Under its lock.
     pub(crate) fn discard(&self, digest: &Digest) -> Result<()> {
         [self.path(digest), self.partial_path(digest)].iter().try_for_each(|path| {
-            remove_if_there(path).map_err(ProviderError::cache(&self.dir, "a layer cannot be removed"))
+            Ok(remove_if_there(path)
+                .map_err(vmette_cache::Error::io("a layer cannot be removed", &self.dir))?)
         })
     }
 
@@ -131,7 +133,7 @@ impl LayerCache {
         Ok(layers)
     }
 
-    /// Removes the file unless somebody writes or reads it. Whether it is gone.
+    /// Removes the file unless somebody writes or reads it. Returns whether it is gone.
     pub(super) fn remove_unused(&self, layer: &CachedLayer) -> Result<bool> {
         let Some(_lock) = FileLock::try_acquire(&self.lock_path(&layer.digest))? else { return Ok(false) };
         Ok(document::open(&layer.path)
@@ -163,23 +165,23 @@ mod tests {
 
     struct Place {
         root: tempfile::TempDir,
-        ctx: Context,
+        store: Store,
     }
 
     fn place() -> Place {
         let root = tempfile::tempdir().unwrap();
-        let ctx = Context::new(root.path().join("cache"));
-        Place { root, ctx }
+        let store = Store::open(&root.path().join("cache")).unwrap();
+        Place { root, store }
     }
 
     impl Place {
         fn cache(&self) -> LayerCache {
-            self.ctx.store().unwrap().layers()
+            self.store.layers()
         }
 
         fn finish(&self, content: &[u8], seconds: u64) -> Digest {
             let (cache, digest) = (self.cache(), Digest::of(content));
-            let _lock = cache.lock(&digest, &self.ctx).unwrap();
+            let _lock = cache.lock(&digest, &Work::quiet()).unwrap();
             let mut partial = cache.partial(&digest).unwrap();
             partial.write_all(content).unwrap();
             cache.publish(&digest, &partial).unwrap();
@@ -189,7 +191,7 @@ mod tests {
 
         fn prune(&self, max_bytes: u64) -> usize {
             let rules = PruneRules { max_bytes, keep: None, recent_too: false };
-            self.ctx.store().unwrap().prune(&rules).unwrap().layers
+            self.store.prune(&rules).unwrap().layers
         }
     }
 
@@ -198,11 +200,11 @@ mod tests {
         let place = place();
         let (cache, digest) = (place.cache(), Digest::of(b"whole"));
         {
-            let _lock = cache.lock(&digest, &place.ctx).unwrap();
+            let _lock = cache.lock(&digest, &Work::quiet()).unwrap();
             cache.partial(&digest).unwrap().write_all(b"who").unwrap();
         }
         assert!(cache.open(&digest).is_none());
-        let _lock = cache.lock(&digest, &place.ctx).unwrap();
+        let _lock = cache.lock(&digest, &Work::quiet()).unwrap();
         let mut partial = cache.partial(&digest).unwrap();
         let mut so_far = Vec::new();
         partial.read_to_end(&mut so_far).unwrap();
@@ -225,14 +227,14 @@ mod tests {
         let cache = place.cache();
         let reader = cache.open(&read).unwrap();
         reader.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        let writer = cache.lock(&locked, &place.ctx).unwrap();
+        let writer = cache.lock(&locked, &Work::quiet()).unwrap();
         assert_eq!(place.prune(12), 1);
         assert!(cache.open(&old).is_none());
         assert_eq!(place.prune(0), 1);
         drop((reader, writer));
         assert_eq!(place.prune(0), 2);
         assert_eq!(file_names(&cache.dir).unwrap(), [""; 0]);
-        assert!(cache.open(&new).is_none() && Store::open(place.ctx.cache_root()).is_ok());
+        assert!(cache.open(&new).is_none() && Store::open(place.store.cache_root()).is_ok());
     }
 
     #[test]

@@ -1,19 +1,21 @@
-//! What is in the store, without reading any of it.
+//! Lists of the store's images, without reading any of them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use vmette_cache::Key;
+
+use super::error::Result;
 use super::hold::is_held;
 use super::record::Record;
-use super::{Key, RECORD_SUFFIX, Store, StoredImage};
-use crate::error::Result;
+use super::{RECORD_SUFFIX, Store, StoredImage};
 
 impl Store {
     /// All images, by key. Neither verified nor counted as use.
     ///
     /// # Errors
-    /// [`ProviderError::Cache`](crate::ProviderError::Cache) when the directory cannot be listed.
+    /// [`StoreError::Cache`](super::StoreError::Cache) when the directory cannot be listed.
     pub fn list(&self) -> Result<Vec<StoredImage>> {
         let suffix = format!(".{RECORD_SUFFIX}");
         let keys = self.file_names()?;
@@ -21,7 +23,7 @@ impl Store {
         Ok(keys.filter_map(|key| self.peek(&key)).collect())
     }
 
-    /// As [`find`](Self::find), but neither verified nor counted as use.
+    /// Like [`find`](Self::find), but neither verified nor counted as use.
     #[must_use]
     pub fn peek(&self, key: &Key) -> Option<StoredImage> {
         let (record, file) = Record::read(&self.dir, key)?;
@@ -31,7 +33,7 @@ impl Store {
         Some(StoredImage { bytes: metadata.size(), ..image })
     }
 
-    /// The image whose squashfs file this is. None for a file that is not the store's.
+    /// The image whose squashfs file this is; `None` if the file is not the store's.
     pub(crate) fn at(&self, path: &Path) -> Option<StoredImage> {
         let key = path.file_stem()?.to_str()?.parse().ok()?;
         self.peek(&key).filter(|image| image.path == path)
@@ -39,7 +41,7 @@ impl Store {
 }
 
 impl StoredImage {
-    /// Whether a machine, or something else, [holds](Store::hold) it now.
+    /// Returns whether a machine, or something else, [holds](Store::hold) it now.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
         is_held(&self.path)

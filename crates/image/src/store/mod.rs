@@ -1,62 +1,62 @@
-//! Converted images, each made once, whoever asks and however many ask at once.
+//! Converted images, each made once, however many processes ask for it at once.
 //!
 //! `<cache>/images/<key>.sqfs` is an image, `<key>.json` its record. Both are written under other names, synced and
 //! renamed, under the key's lock and the record last: an image is ready when its record is there and its file is the
-//! one that the record speaks of. Whatever a killed process leaves is thereby either ready or swept by the next holder
-//! of the lock. Names, which say what an image is for, lie in `images/names`; downloaded layers in `layers`.
+//! one that the record describes. Leftovers of a killed process are thereby either ready or swept by the next holder of
+//! the lock. Names of images lie in `images/names`, downloaded layers in `layers`.
 
 mod budget;
 #[cfg(test)]
 mod crash;
 mod document;
+mod error;
 mod hold;
 mod key;
 mod layers;
 mod list;
-mod lock;
 mod names;
-mod private;
 mod prune;
 mod record;
-mod stamp;
 
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use crate::context::Context;
-use crate::digest::Digest;
-use crate::error::{ProviderError, Result};
+use vmette_cache::{Digest, FileLock, Key, StagedFile, Stamp, private_folder, sync_folder};
+use vmette_work::Work;
+
 use crate::superblock::Superblock;
 
 #[cfg(test)]
 pub(crate) use crash::VARIABLE as CRASH_VARIABLE;
-pub use hold::InUse;
-pub use key::{BadKey, Key};
+pub use error::StoreError;
+pub use hold::StoreHold;
+pub(crate) use key::key_of;
+pub(crate) use key::key_of_file;
 pub(crate) use layers::LayerCache;
-pub(crate) use lock::FileLock;
 pub use names::NameRecord;
-pub(crate) use private::private_dir;
 pub(crate) use prune::Removal;
 pub use prune::{PruneRules, Pruned};
 pub(crate) use record::seconds;
 pub use record::{Description, ImageKind, LayerInfo, Origin, StoredImage};
-pub(crate) use stamp::hash;
 
 use budget::Budget;
-use document::{remove_if_there, sync_dir};
+use document::remove_if_there;
+use error::Result;
 use record::{Made, Record};
-use stamp::Stamp;
 
 /// Directory below the cache's root.
 const IMAGES_DIR: &str = "images";
 const IMAGE_SUFFIX: &str = "sqfs";
 const RECORD_SUFFIX: &str = "json";
 const LOCK_SUFFIX: &str = "lock";
-/// Between key and random part of a staging file's name.
+/// Longest wait for another process: it may be downloading gigabytes over a slow line. A process that died has lost its
+/// lock, so only one that hangs or was stopped makes anybody wait this long.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
+/// Between key and random part of a staging image's name.
 const STAGING_INFIX: &str = ".staging.";
 
 /// The store below one cache root. Cheap to open; any number of threads and processes may share the directory.
@@ -64,8 +64,10 @@ const STAGING_INFIX: &str = ".staging.";
 pub struct Store {
     root: PathBuf,
     dir: PathBuf,
-    /// Whoever waits for another process's change of names is told of it, and may give it up.
-    ctx: Context,
+    /// Ends waits for other processes, and hears of them.
+    work: Work,
+    /// The caller's budget in bytes, which the environment's does not change.
+    budget: Option<u64>,
 }
 
 /// A staging file's path; the file is gone when this is, unless it was published.
@@ -82,20 +84,33 @@ impl Store {
     /// Makes the directory if need be, and refuses one that others can write to.
     ///
     /// # Errors
-    /// [`ProviderError::Cache`].
+    /// [`StoreError::Cache`].
     pub fn open(cache_root: &Path) -> Result<Self> {
-        private_dir(cache_root)?;
+        private_folder(cache_root)?;
         let dir = cache_root.join(IMAGES_DIR);
-        private_dir(&dir)?;
-        Ok(Self { root: cache_root.to_owned(), dir, ctx: Context::new(cache_root) })
+        private_folder(&dir)?;
+        Ok(Self { root: cache_root.to_owned(), dir, work: Work::quiet(), budget: None })
     }
 
-    /// As [`open`](Self::open), for what is done in this context.
-    pub(crate) fn within(ctx: &Context) -> Result<Self> {
-        Ok(Self { ctx: ctx.clone(), ..Self::open(ctx.cache_root())? })
+    /// The same store for this work, which ends its waits and hears of them.
+    #[must_use]
+    pub fn within(self, work: &Work) -> Self {
+        Self { work: work.clone(), ..self }
     }
 
-    /// Where the images are.
+    /// The same store with a budget: bytes of images and layers above which a new image is followed by pruning; 0 means
+    /// never. `None` leaves it to the environment.
+    #[must_use]
+    pub fn with_budget(self, budget: Option<u64>) -> Self {
+        Self { budget, ..self }
+    }
+
+    /// The work that the store is used for.
+    pub(crate) fn work(&self) -> &Work {
+        &self.work
+    }
+
+    /// The directory of the images.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -137,47 +152,41 @@ impl Store {
     /// followed by pruning to the budget.
     ///
     /// # Errors
-    /// What `build` says; [`ProviderError::Cache`] when the directory is at fault; [`ProviderError::Cancelled`].
-    pub fn obtain(
+    /// Those of `build`; [`StoreError`].
+    pub fn obtain<E: From<StoreError>>(
         &self,
         key: &Key,
-        ctx: &Context,
-        build: impl FnOnce(&Path) -> Result<Description>,
-    ) -> Result<StoredImage> {
+        build: impl FnOnce(&Path) -> std::result::Result<Description, E>,
+    ) -> std::result::Result<StoredImage, E> {
         if let Some(found) = self.find(key) {
             return Ok(found);
         }
-        let budget = Budget::of(ctx)?;
+        let budget = Budget::of(self.budget)?;
         let image = {
-            let _lock = FileLock::acquire(
-                &self.lock_path(key),
-                ctx,
-                "waiting for another process that is making the same image",
-            )?;
+            let _lock = self.lock(key, "waiting for another process that is making the same image")?;
             if let Some(found) = self.find(key) {
                 return Ok(found);
             }
-            self.discard(key, ctx)?;
+            self.discard(key)?;
             let staging = Staging(self.staging_path(key)?);
             let description = build(&staging.0)?;
             #[cfg(test)]
             crash::point("built");
-            self.publish(key, &staging.0, description, ctx)?
+            self.publish(key, &staging.0, description)?
         };
-        budget.enforce(self, key, ctx);
+        budget.enforce(self, key);
         Ok(image)
     }
 
-    /// As [`obtain`](Self::obtain), of a file that `spec` names: the image is listed under that, and an earlier one of
+    /// Like [`obtain`](Self::obtain), of a file that `spec` names: the image is listed under that, and an earlier one of
     /// the same file no longer is.
-    pub(crate) fn obtain_of_file(
+    pub(crate) fn obtain_of_file<E: From<StoreError>>(
         &self,
         spec: &str,
         key: &Key,
-        ctx: &Context,
-        build: impl FnOnce(&Path) -> Result<Description>,
-    ) -> Result<StoredImage> {
-        let image = self.obtain(key, ctx, build)?;
+        build: impl FnOnce(&Path) -> std::result::Result<Description, E>,
+    ) -> std::result::Result<StoredImage, E> {
+        let image = self.obtain(key, build)?;
         if self.name(spec)?.is_none_or(|name| name.key != *key) {
             // A list is all that depends on it, and a cache on a read-only file system serves.
             let _ = self.set_name(spec, key, &Origin::File { stamp: *key });
@@ -185,9 +194,14 @@ impl Store {
         Ok(image)
     }
 
-    /// Bytes that images and layers may take; None: any number.
-    pub(crate) fn budget(&self, ctx: &Context) -> Result<Option<u64>> {
-        Ok(Budget::of(ctx)?.0)
+    /// Bytes that images and layers may take; `None` for any number.
+    pub(crate) fn budget(&self) -> Result<Option<u64>> {
+        Ok(Budget::of(self.budget)?.0)
+    }
+
+    /// Waits for the key's lock; `waiting` is what the caller hears meanwhile.
+    fn lock(&self, key: &Key, waiting: &str) -> Result<FileLock> {
+        Ok(FileLock::acquire(&self.lock_path(key), LOCK_WAIT_MAX, &self.work, waiting)?)
     }
 
     fn image_path(&self, key: &Key) -> PathBuf {
@@ -198,12 +212,12 @@ impl Store {
         self.dir.join(format!("{key}.{LOCK_SUFFIX}"))
     }
 
-    /// None when the file does not hold what was recorded.
+    /// `None` if the file's content is not the recorded one.
     fn is_unchanged(&self, path: &Path, record: &Record, stamp: Stamp) -> Option<()> {
         let file = document::open(path).ok()?;
         let same = |file: &File| file.metadata().is_ok_and(|metadata| Stamp::of(&metadata) == stamp);
         let whole = file.metadata().is_ok_and(|metadata| metadata.len() == record.bytes)
-            && stamp::hash(&file, || Ok(())).is_ok_and(|digest| digest == record.sha256);
+            && vmette_cache::hash(&file, || Ok(())).is_ok_and(|digest| digest == record.sha256);
         (whole && same(&file)).then_some(())
     }
 
@@ -221,31 +235,23 @@ impl Store {
         let reserved = tempfile::Builder::new()
             .prefix(&format!("{key}{STAGING_INFIX}"))
             .tempfile_in(&self.dir)
-            .map_err(ProviderError::cache(&self.dir, "a file cannot be created"))?;
+            .map_err(vmette_cache::Error::io("a file cannot be created in it", &self.dir))?;
         Ok(reserved.path().to_owned())
     }
 
-    fn publish(
-        &self,
-        key: &Key,
-        staging: &Path,
-        description: Description,
-        ctx: &Context,
-    ) -> Result<StoredImage> {
-        let failed = |what| ProviderError::cache(&self.dir, what);
+    fn publish(&self, key: &Key, staging: &Path, description: Description) -> Result<StoredImage> {
+        let failed = |what| vmette_cache::Error::io(what, &self.dir);
         let file = document::open(staging).map_err(failed("the new image cannot be opened"))?;
-        Superblock::read(&file).map_err(|e| {
-            ProviderError::Other(format!("the image that was just made {e}: {}", staging.display()))
-        })?;
+        Superblock::read(&file).map_err(|source| StoreError::Damaged { path: staging.to_owned(), source })?;
         file.set_permissions(Permissions::from_mode(0o444))
             .map_err(failed("the new image cannot be protected"))?;
         // Hashing takes the processor, syncing the disk.
         let (synced, hashed) = thread::scope(|scope| {
             let syncing = scope.spawn(|| file.sync_all());
-            let hashed = stamp::hash(&file, || ctx.check_cancelled().map_err(io::Error::other));
+            let hashed = vmette_cache::hash(&file, || Ok(self.work.check()?));
             (syncing.join().unwrap_or_else(|_| Err(io::Error::other("the thread ended"))), hashed)
         });
-        ctx.check_cancelled()?;
+        self.work.check()?;
         synced.map_err(failed("the new image cannot be written out"))?;
         let sha256 = hashed.map_err(failed("the new image cannot be read"))?;
         #[cfg(test)]
@@ -258,7 +264,7 @@ impl Store {
         recorded.map(|record| record.into_image(path.clone(), None)).map_err(|e| {
             // Without its record it is of no use to anybody.
             let _ = fs::remove_file(&path);
-            failed("the new image cannot be recorded")(e)
+            failed("the new image cannot be recorded")(e).into()
         })
     }
 
@@ -267,25 +273,25 @@ impl Store {
         let metadata = file.metadata()?;
         let stamp = Stamp::of(&metadata);
         let record = Record::new(key, Made { description, bytes: metadata.len(), sha256, stamp });
-        sync_dir(&self.dir)?;
+        sync_folder(&self.dir)?;
         record.write(&self.dir)?;
         Ok(record)
     }
 
     /// Removes what there is of a key that is about to be made. The caller holds the key's lock, so nobody else writes
     /// any of it. The record goes first: without it nothing is taken for ready.
-    fn discard(&self, key: &Key, ctx: &Context) -> Result<()> {
+    fn discard(&self, key: &Key) -> Result<()> {
         let (record, image) = (Record::path(&self.dir, key), self.image_path(key));
         if record.exists() && image.exists() {
-            ctx.warn(&format!(
+            self.work.warn(&format!(
                 "the cached image {} is damaged or of another version; it is made again",
                 image.display()
             ));
         }
-        let prefix = format!("{key}{STAGING_INFIX}");
-        let stale = self.file_names()?.into_iter().filter(|name| name.starts_with(&prefix));
+        let stale = self.file_names()?.into_iter().filter(|name| staging_of(name) == Some(*key));
         [record, image].into_iter().chain(stale.map(|name| self.dir.join(name))).try_for_each(|path| {
-            remove_if_there(&path).map_err(ProviderError::cache(&self.dir, "a stale file cannot be removed"))
+            Ok(remove_if_there(&path)
+                .map_err(vmette_cache::Error::io("a stale file cannot be removed from it", &self.dir))?)
         })
     }
 
@@ -295,13 +301,20 @@ impl Store {
     }
 }
 
-/// Sorted names of the files in a directory of the cache; none when it is not there.
+/// The key whose staging file has this name: an image's, or a record's.
+fn staging_of(name: &str) -> Option<Key> {
+    let image = name.split_once(STAGING_INFIX).map(|(key, _)| key);
+    let record = StagedFile::target_of(name).and_then(|target| target.strip_suffix(".json"));
+    image.or(record)?.parse().ok()
+}
+
+/// Sorted names of the files in a directory of the cache; none if it is not there.
 fn file_names(dir: &Path) -> Result<Vec<String>> {
-    let failed = |e| ProviderError::cache(dir, "it cannot be listed")(e);
+    let failed = |e| vmette_cache::Error::io("it cannot be listed", dir)(e);
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(failed(e)),
+        Err(e) => return Err(failed(e).into()),
     };
     let mut names = Vec::new();
     for entry in entries {

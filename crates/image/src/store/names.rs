@@ -1,4 +1,4 @@
-//! What images are called.
+//! Names of images.
 //!
 //! A name's file is called by the name's hash: names that were merely cleaned of odd characters would collide, and one
 //! name would be served another's image.
@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use vmette_cache::{Digest, FileLock, Key, private_folder};
+
+use super::error::Result;
 use super::{
-    FileLock, Key, Origin, RECORD_SUFFIX, Store, document, file_names, private_dir, remove_if_there, seconds,
+    LOCK_WAIT_MAX, Origin, RECORD_SUFFIX, Store, document, file_names, key_of, remove_if_there, seconds,
 };
-use crate::context::Context;
-use crate::digest::Digest;
-use crate::error::{ProviderError, Result};
 
 /// Directory below the images'.
 const NAMES_DIR: &str = "names";
@@ -22,16 +22,16 @@ const LOCK: &str = "names.lock";
 /// Counts up when a name's file changes its meaning; one of another version is as good as none.
 const VERSION: u32 = 1;
 
-/// A name and what it stands for.
+/// A name of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameRecord {
     /// In its canonical form.
     pub name: String,
     /// The image.
     pub key: Key,
-    /// Where it comes from.
+    /// The source.
     pub origin: Origin,
-    /// When its source was last asked.
+    /// The last time its source was asked.
     pub checked: SystemTime,
 }
 
@@ -60,16 +60,17 @@ fn stem(name: &str) -> String {
 }
 
 impl Store {
-    /// What the name stands for. None also when its file is damaged or of another version: its source is asked again.
+    /// The image that the name stands for. `None` also if its file is damaged or of another version: its source is asked
+    /// again.
     ///
     /// # Errors
-    /// [`ProviderError::Cache`] when the directory of names is not the user's own.
+    /// [`StoreError::Cache`](super::StoreError::Cache) when the directory of names is not the user's own.
     pub fn name(&self, name: &str) -> Result<Option<NameRecord>> {
         let dir = self.names_dir();
         if !dir.exists() {
             return Ok(None);
         }
-        private_dir(&dir)?;
+        private_folder(&dir)?;
         let path = dir.join(format!("{}.{RECORD_SUFFIX}", stem(name)));
         let found = document::read::<OnDisk>(&path).and_then(|(on_disk, _)| NameRecord::from_disk(on_disk));
         Ok(found.filter(|found| found.name == name))
@@ -78,17 +79,16 @@ impl Store {
     /// Lets the name stand for the image, checked now.
     ///
     /// # Errors
-    /// [`ProviderError::Cache`].
+    /// [`StoreError::Cache`](super::StoreError::Cache).
     pub fn set_name(&self, name: &str, key: &Key, origin: &Origin) -> Result<()> {
         let _lock = self.lock_names()?;
         self.write_name(name, key, origin)
     }
 
-    /// Notes that the name's source was asked just now, and that it still stands for the same. Nothing happens to a
-    /// name that is not there.
+    /// Notes that the name's source was asked just now, and still means the same. Does nothing if there is no such name.
     ///
     /// # Errors
-    /// [`ProviderError::Cache`].
+    /// [`StoreError::Cache`](super::StoreError::Cache).
     pub fn touch_name(&self, name: &str) -> Result<()> {
         let _lock = self.lock_names()?;
         match self.name(name)? {
@@ -100,7 +100,7 @@ impl Store {
     /// All names, sorted.
     ///
     /// # Errors
-    /// [`ProviderError::Cache`] when the directory cannot be listed.
+    /// [`StoreError::Cache`](super::StoreError::Cache) when the directory cannot be listed.
     pub fn all_names(&self) -> Result<Vec<NameRecord>> {
         let dir = self.names_dir();
         let suffix = format!(".{RECORD_SUFFIX}");
@@ -119,15 +119,15 @@ impl Store {
     /// The names that stand for the image, sorted.
     ///
     /// # Errors
-    /// [`ProviderError::Cache`] when the directory cannot be listed.
+    /// [`StoreError::Cache`](super::StoreError::Cache) when the directory cannot be listed.
     pub fn names_of(&self, key: &Key) -> Result<Vec<NameRecord>> {
         Ok(self.all_names()?.into_iter().filter(|name| name.key == *key).collect())
     }
 
-    /// Forgets the name, whatever it stands for. Whether it was there.
+    /// Forgets the name. Returns whether it was there.
     ///
     /// # Errors
-    /// [`ProviderError::Cache`].
+    /// [`StoreError::Cache`](super::StoreError::Cache).
     pub fn remove_name(&self, name: &str) -> Result<bool> {
         let _lock = self.lock_names()?;
         let known = self.name(name)?.is_some();
@@ -139,26 +139,23 @@ impl Store {
         self.dir.join(NAMES_DIR)
     }
 
-    /// Held by who asks the source of a name, so that eight who want the same fetch it once.
-    pub(crate) fn lock_source(&self, name: &str, ctx: &Context) -> Result<FileLock> {
-        let key = Key::of_parts([b"source of a name".as_slice(), name.as_bytes()]);
-        FileLock::acquire(
-            &self.lock_path(&key),
-            ctx,
-            "waiting for another process that is fetching the same image",
-        )
+    /// Held while the source of a name is asked, so that eight processes that want the same fetch it once.
+    pub(crate) fn lock_source(&self, name: &str) -> Result<FileLock> {
+        let key = key_of([b"source of a name".as_slice(), name.as_bytes()]);
+        self.lock(&key, "waiting for another process that is fetching the same image")
     }
 
-    /// Held for moments only, unless its holder was stopped. Its file lies outside of the folder, so that the folder holds names and nothing else.
+    /// Held for moments only, unless its holder was stopped. Its file lies outside of the folder, which thereby holds names
+    /// and nothing else.
     pub(crate) fn lock_names(&self) -> Result<FileLock> {
         let waiting = "waiting for another process that is changing the names of images";
-        FileLock::acquire(&self.dir.join(LOCK), &self.ctx, waiting)
+        Ok(FileLock::acquire(&self.dir.join(LOCK), LOCK_WAIT_MAX, &self.work, waiting)?)
     }
 
     /// Under the names' lock.
     fn write_name(&self, name: &str, key: &Key, origin: &Origin) -> Result<()> {
         let dir = self.names_dir();
-        private_dir(&dir)?;
+        private_folder(&dir)?;
         let on_disk = OnDisk {
             version: VERSION,
             name: name.to_owned(),
@@ -166,14 +163,15 @@ impl Store {
             from: origin.clone(),
             checked: seconds(SystemTime::now()),
         };
-        document::write(&dir, &stem(name), &on_disk)
-            .map_err(ProviderError::cache(&dir, "a name cannot be written"))
+        Ok(document::write(&dir, &stem(name), &on_disk)
+            .map_err(vmette_cache::Error::io("a name cannot be written", &dir))?)
     }
 
     /// Under the names' lock.
     pub(super) fn remove_name_file(&self, file: &str) -> Result<()> {
         let dir = self.names_dir();
-        remove_if_there(&dir.join(file)).map_err(ProviderError::cache(&dir, "a name cannot be removed"))
+        Ok(remove_if_there(&dir.join(file))
+            .map_err(vmette_cache::Error::io("a name cannot be removed", &dir))?)
     }
 
     /// Under the names' lock.

@@ -4,20 +4,22 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::{Duration, SystemTime};
 
+use vmette_cache::{FileLock, Key, StagedFile};
+
+use super::error::Result;
 use super::hold::{is_held, lock_unheld};
 use super::names::NameRecord;
 use super::record::Record;
 use super::{
-    FileLock, IMAGE_SUFFIX, Key, LOCK_SUFFIX, Origin, RECORD_SUFFIX, STAGING_INFIX, Store, StoredImage,
-    document, file_names, remove_if_there,
+    IMAGE_SUFFIX, LOCK_SUFFIX, Origin, RECORD_SUFFIX, STAGING_INFIX, Store, StoredImage, document,
+    file_names, remove_if_there, staging_of,
 };
-use crate::error::{ProviderError, Result};
 
 /// An image that was asked for this recently is kept: its session may be about to hold it. Layers likewise, whose
 /// conversion may be about to begin.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// How much to remove.
+/// Rules of a pruning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PruneRules {
     /// Bytes that images and layers may take afterwards.
@@ -28,7 +30,7 @@ pub struct PruneRules {
     pub recent_too: bool,
 }
 
-/// Whether an image is gone.
+/// Result of removing an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Removal {
     Gone,
@@ -38,7 +40,7 @@ pub(crate) enum Removal {
     BeingMade,
 }
 
-/// What a pruning did.
+/// Result of a pruning.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pruned {
     /// Images removed, by their identity.
@@ -59,12 +61,12 @@ impl Pruned {
 }
 
 impl Store {
-    /// Removes layers, then images, the longest unused first, until the store takes at most `max_bytes`. Never removes
-    /// what is held, and no image that has a name which cannot be had again; nothing that was used within the last
-    /// minute unless told to. Also removes what killed processes left.
+    /// Removes layers, then images, the longest unused first, until the store takes at most `max_bytes`. Keeps images that
+    /// are held, images that cannot be had again under one of their names, and, unless told otherwise, everything that was
+    /// used within the last minute. Also removes leftovers of killed processes.
     ///
     /// # Errors
-    /// [`ProviderError::Cache`](crate::ProviderError::Cache) when the directory cannot be listed or locked.
+    /// [`StoreError::Cache`](super::StoreError::Cache) when the directory cannot be listed or locked.
     pub fn prune(&self, rules: &PruneRules) -> Result<Pruned> {
         self.sweep()?;
         let mut images = self.list()?;
@@ -120,7 +122,7 @@ impl Store {
         let Some(_lock) = FileLock::try_acquire(&self.lock_path(&image.key))? else {
             return Ok(Removal::BeingMade);
         };
-        let failed = |e| ProviderError::cache(&self.dir, "an image cannot be removed")(e);
+        let failed = |e| vmette_cache::Error::io("an image cannot be removed", &self.dir)(e);
         let file = match document::open(&image.path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Removal::Gone),
             opened => opened.map_err(failed)?,
@@ -137,8 +139,8 @@ impl Store {
         Ok(Removal::Gone)
     }
 
-    /// Removes what no living process works on: staging and lock files, images without a record and records without an
-    /// image, names that stand for nothing. What cannot be removed now is tried again next time.
+    /// Removes files that no living process works on: staging and lock files, images without a record and records without an
+    /// image, names that stand for nothing. A file that cannot be removed now is tried again next time.
     fn sweep(&self) -> Result<()> {
         let files = self.file_names()?;
         let present: HashSet<&str> = files.iter().map(String::as_str).collect();
@@ -150,7 +152,7 @@ impl Store {
                 LOCK_SUFFIX => true,
                 IMAGE_SUFFIX => half(RECORD_SUFFIX),
                 RECORD_SUFFIX => half(IMAGE_SUFFIX),
-                _ => name[key.to_string().len()..].starts_with(STAGING_INFIX),
+                _ => staging_of(name).is_some(),
             };
             if stale {
                 self.sweep_file(&key, name, rest)?;
@@ -183,7 +185,9 @@ impl Store {
             return Ok(());
         }
         let _names_lock = self.lock_names()?;
-        for name in file_names(&dir)?.iter().filter(|name| name.contains(STAGING_INFIX)) {
+        let is_staging =
+            |name: &&String| StagedFile::target_of(name).is_some() || name.contains(STAGING_INFIX);
+        for name in file_names(&dir)?.iter().filter(is_staging) {
             let _ = remove_if_there(&dir.join(name));
         }
         let mut dangling: HashMap<Key, Vec<NameRecord>> = HashMap::new();

@@ -1,5 +1,4 @@
-//! What the store knows of an image beside its bytes. Kept as JSON beside it, written last: an image is ready when its
-//! record is there.
+//! The record of an image: JSON beside it, written last, so that an image is ready when its record is there.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,13 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::document;
-use super::key::Key;
-use super::stamp::Stamp;
-use crate::digest::Digest;
-use crate::image_config::{ImageConfig, Platform};
+use vmette_cache::{Digest, Key, Stamp};
+use vmette_oci::{ImageConfig, Platform};
 
-/// What an image was made of.
+use super::document;
+
+/// Kinds of sources of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageKind {
@@ -32,23 +30,23 @@ pub enum ImageKind {
 /// One layer that an image was made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerInfo {
-    /// Of its compressed bytes.
+    /// Digest of its compressed bytes.
     pub digest: Digest,
     /// Compressed size in bytes.
     pub size: u64,
 }
 
-/// What whoever makes an image says of it.
+/// An image, as its maker describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
-    /// Of what it was made.
+    /// The kind of its source.
     pub kind: ImageKind,
-    /// From where: a reference, a path, a URL without what may be secret in it.
+    /// Its source: a reference, a path, a URL without secrets.
     pub source: String,
     /// An image's own identity: the digest of its configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Digest>,
-    /// What it runs on, where it says so.
+    /// Its platform, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
     /// How it wants to be run.
@@ -57,18 +55,27 @@ pub struct Description {
     /// Its layers, the lowest first.
     #[serde(default)]
     pub layers: Vec<LayerInfo>,
-    /// Bytes of its files' content; of a squashfs image, which is not looked into, its own.
+    /// Bytes of its files' content; of a squashfs image, which is not looked into, the image's own.
     pub unpacked: u64,
+}
+
+impl Description {
+    /// A root file system that declares nothing.
+    #[must_use]
+    pub fn of_rootfs(kind: ImageKind, source: String, unpacked: u64) -> Self {
+        let (config, layers) = (ImageConfig::default(), Vec::new());
+        Self { kind, source, id: None, platform: None, config, layers, unpacked }
+    }
 }
 
 /// An image of the store, complete and whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredImage {
-    /// What identifies it in the store.
+    /// Its key in the store.
     pub key: Key,
     /// The squashfs image.
     pub path: PathBuf,
-    /// What is known of it.
+    /// Its maker's description.
     pub description: Description,
     /// Size of the squashfs image in bytes.
     pub bytes: u64,
@@ -96,10 +103,10 @@ pub(super) struct Record {
     /// A record under another key's name says nothing.
     key: Key,
     pub(super) description: Description,
-    /// Of the squashfs image.
+    /// Size of the squashfs image.
     pub(super) bytes: u64,
     pub(super) sha256: Digest,
-    /// Of the squashfs image when it had that hash.
+    /// Stamp of the squashfs image when it had that hash.
     pub(super) stamp: Stamp,
     /// Seconds since 1970.
     made: u64,
@@ -127,7 +134,7 @@ impl Record {
         }
     }
 
-    /// The key's record and its file, whose time of change is the time of last use. None when it cannot be used.
+    /// The key's record and its file, whose time of change is the time of last use. `None` if it cannot be used.
     pub(super) fn read(dir: &Path, key: &Key) -> Option<(Self, File)> {
         let (record, file) = document::read::<Self>(&Self::path(dir, key))?;
         (record.version == VERSION && record.key == *key).then_some((record, file))
@@ -141,7 +148,7 @@ impl Record {
         document::write(dir, &self.key.to_string(), self)
     }
 
-    /// What is told of it. `metadata` is the record's own.
+    /// The image at that path. `metadata` is the record's own.
     pub(super) fn into_image(self, path: PathBuf, metadata: Option<fs::Metadata>) -> StoredImage {
         let made = UNIX_EPOCH + Duration::from_secs(self.made);
         let used = metadata.and_then(|metadata| metadata.modified().ok()).unwrap_or(made);
@@ -149,21 +156,21 @@ impl Record {
     }
 }
 
-/// Since 1970; a time before that is no time that a store has.
+/// Seconds since 1970; 0 for a time before.
 pub(crate) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Where a name of the store comes from, and how to ask whether it still means the same.
+/// The source of a name, with what is needed to ask whether the name still means the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "origin", rename_all = "kebab-case")]
 pub enum Origin {
-    /// A registry: the manifest's or index's digest, when it was last compared.
+    /// A registry.
     Registry {
-        /// What the name stood for.
+        /// The digest of the manifest or index when it was last asked for.
         manifest: Digest,
     },
-    /// A URL: what the server called this version of the file.
+    /// A URL.
     Url {
         /// `ETag`, as it came.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -172,11 +179,11 @@ pub enum Origin {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         last_modified: Option<String>,
     },
-    /// A file or folder of this machine: what it was when it was read.
+    /// A file or folder of this machine.
     File {
-        /// Of its place and of all that changes when it is written to.
+        /// The key of its path and of its stamp when it was read.
         stamp: Key,
     },
-    /// Made or imported here: nothing to ask, and not to be had again, so it is never removed but by name.
+    /// Made or imported here: there is no source to ask or to have it from again, so it is only removed by name.
     Local,
 }

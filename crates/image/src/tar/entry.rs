@@ -27,7 +27,7 @@ pub(crate) struct Entry {
 
 #[derive(Debug)]
 pub(crate) enum Kind {
-    /// So many bytes follow.
+    /// A number of bytes, which follow.
     File(u64),
     /// The map's bytes follow, and padding after so many bytes of content in all.
     Sparse {

@@ -1,4 +1,4 @@
-//! What an archive is refused for. Nothing is skipped: an image lacks nothing that its archive has.
+//! Reasons for refusing an archive. Nothing is skipped: an image lacks nothing that its archive has.
 
 use std::io;
 
@@ -9,8 +9,8 @@ pub enum ArchiveError {
     /// Reading or decompressing failed.
     #[error("cannot be read or decompressed: {0}")]
     Read(#[source] io::Error),
-    /// Its files' content cannot be put aside in the cache.
-    #[error("its content cannot be put aside: {0}")]
+    /// Its files' content cannot be spilled to the cache's disk.
+    #[error("its content cannot be spilled to the cache's disk: {0}")]
     Spill(#[source] io::Error),
     /// Larger than is let through.
     #[error(
@@ -36,7 +36,7 @@ pub enum ArchiveError {
     Damaged {
         /// Where the header begins.
         offset: u64,
-        /// What is wrong with it.
+        /// The defect.
         what: &'static str,
     },
     /// No entries.
@@ -48,7 +48,7 @@ pub enum ArchiveError {
     /// More of something than is let through.
     #[error("holds more than {limit} {what}, the most that is let through")]
     TooMany {
-        /// Of what.
+        /// The things that are too many.
         what: &'static str,
         /// The limit.
         limit: u64,

@@ -56,7 +56,7 @@ impl Pax {
         self.get(key).map(|value| decimal(value).ok_or(Refusal::Number { field: key })).transpose()
     }
 
-    /// Whole seconds since 1970, which is what squashfs holds; before 1970 and after 2106 the nearest it can.
+    /// Whole seconds since 1970, as squashfs holds them; before 1970 and after 2106 the nearest that it can hold.
     pub(super) fn mtime(&self) -> Result<Option<u32>, Refusal> {
         let Some(value) = self.get("mtime") else { return Ok(None) };
         let bad = Refusal::Number { field: "mtime" };

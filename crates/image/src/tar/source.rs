@@ -42,9 +42,8 @@ impl<'a, R: BufRead> Source<'a, R> {
             match self.inner.fill_buf() {
                 Ok(bytes) => break bytes.len(),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && e.get_ref().is_none_or(is_plain) => {
-                    return Err(self.truncated());
-                }
+                // A decoder's. The failure of a reader below is of another kind.
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(self.truncated()),
                 Err(e) => return Err(ArchiveError::Read(e)),
             }
         };
@@ -59,7 +58,7 @@ impl<'a, R: BufRead> Source<'a, R> {
         self.budget.bytes(len as u64)
     }
 
-    /// As many bytes as there are, up to the buffer's length; zero at the end.
+    /// Reads as many bytes as there are, up to the buffer's length; zero at the end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let there = self.peek(buffer.len() as u64)?;
         let len = there.len();
@@ -134,9 +133,4 @@ impl<'a, R: BufRead> Source<'a, R> {
     pub(super) fn truncated(&self) -> ArchiveError {
         ArchiveError::Truncated { offset: self.offset }
     }
-}
-
-/// Whether a decoder said so of its input, not a server's reader of its connection.
-fn is_plain(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
-    !cause.is::<crate::ProviderError>()
 }

@@ -2,10 +2,7 @@
 
 use std::io::{self, Read};
 
-/// Magic numbers, as in the kernel's `lib/decompress.c`.
-const GZIP: &[u8] = &[0x1f, 0x8b];
-const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
-const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+/// Magic number, as in the kernel's `lib/decompress.c`.
 const LZ4_LEGACY: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
 
 /// Every block of the legacy LZ4 format but the last one holds this much.
@@ -13,25 +10,12 @@ const LZ4_BLOCK: usize = 8 << 20;
 /// The longest a block can get by compression: LZ4's own bound for incompressible data.
 const LZ4_BLOCK_PACKED: usize = LZ4_BLOCK + LZ4_BLOCK / 255 + 16;
 
-/// Memory for the dictionary of an xz stream, in KiB; the kernel's build uses at most 32 MiB.
-const XZ_MEMORY_KIB: u32 = 96 << 10;
-/// Window of a zstd stream; the kernel's build uses at most 128 MiB (`--long=27` and level 22).
-const ZSTD_WINDOW: u64 = 128 << 20;
-
 /// The plain data behind `data`, which may be compressed or not. Bytes after the end of the stream are ignored: the
 /// kernel's build appends the plain length. More than `limit` bytes are an error: a small file can unpack to more
 /// than the host's memory.
 pub(super) fn decompress(data: &[u8], limit: usize) -> io::Result<Vec<u8>> {
-    if data.starts_with(GZIP) {
-        bounded(flate2::read::GzDecoder::new(data), limit)
-    } else if data.starts_with(XZ) {
-        bounded(lzma_rust2::XzReader::new_mem_limit(data, false, XZ_MEMORY_KIB), limit)
-    } else if data.starts_with(ZSTD) {
-        let decoder = ruzstd::decoding::StreamingDecoder::new_with_max_window_size(data, ZSTD_WINDOW);
-        bounded(
-            decoder.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?,
-            limit,
-        )
+    if let Some(stream) = vmette_image::first_stream(data)? {
+        bounded(stream, limit)
     } else if data.starts_with(&LZ4_LEGACY) {
         lz4_legacy(data, limit)
     } else if data.len() <= limit {
@@ -47,7 +31,7 @@ fn bounded(stream: impl Read, limit: usize) -> io::Result<Vec<u8>> {
     if plain.len() > limit { Err(too_long(limit)) } else { Ok(plain) }
 }
 
-/// Blocks of u32 length and data, without an end mark: what cannot be a length ends the stream.
+/// Blocks of u32 length and data, without an end mark: a number that cannot be a length ends the stream.
 fn lz4_legacy(data: &[u8], limit: usize) -> io::Result<Vec<u8>> {
     let mut rest = data;
     let mut plain = Vec::new();
@@ -98,14 +82,13 @@ mod tests {
     }
 
     fn zstd(plain: &[u8]) -> Vec<u8> {
-        ruzstd::encoding::compress_to_vec(plain, ruzstd::encoding::CompressionLevel::Fastest)
+        zstd::encode_all(plain, 1).unwrap()
     }
 
     fn xz(plain: &[u8]) -> Vec<u8> {
-        let mut writer =
-            lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(0)).unwrap();
-        writer.write_all(plain).unwrap();
-        writer.finish().unwrap()
+        let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 0);
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap()
     }
 
     fn lz4(plain: &[u8]) -> Vec<u8> {

@@ -1,5 +1,4 @@
-//! The three questions that are asked of ELF files: does it need a loader, has it a PVH entry, what does a module say
-//! about itself.
+//! Facts about ELF files: a loader that they need, a PVH entry point, a kernel module's description of itself.
 
 use std::str;
 
@@ -10,21 +9,9 @@ use object::{Endianness, LittleEndian};
 /// Note type of the 32-bit physical entry point that a hypervisor may start a kernel at (Xen's `elfnote.h`).
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 
-/// Programs of this library's architecture.
-const MACHINE: elf::Machine = if cfg!(target_arch = "aarch64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
+pub(super) use vmette_image::is_static_program;
 
-/// Whether this is a program of the guest's architecture that needs no dynamic loader.
-pub(super) fn is_static_program(data: &[u8]) -> bool {
-    let Ok(header) = FileHeader64::<Endianness>::parse(data) else { return false };
-    let Ok(endian) = header.endian() else { return false };
-    let Ok(segments) = header.program_headers(endian, data) else { return false };
-    header.e_machine(endian) == MACHINE
-        && matches!(header.e_type(endian), elf::ET_EXEC | elf::ET_DYN)
-        && segments.iter().any(|segment| segment.p_type(endian) == elf::PT_LOAD)
-        && !segments.iter().any(|segment| segment.p_type(endian) == elf::PT_INTERP)
-}
-
-/// Whether this is an x86-64 kernel with a PVH entry point.
+/// Returns whether this is an x86-64 kernel with a PVH entry point.
 pub(super) fn has_pvh_entry(data: &[u8]) -> bool {
     let Ok(header) = FileHeader64::<LittleEndian>::parse(data) else { return false };
     let Ok(segments) = header.program_headers(LittleEndian, data) else { return false };
@@ -58,6 +45,10 @@ pub(super) fn modinfo(data: &[u8]) -> Option<Vec<(&str, &str)>> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+
+    /// Programs of the guest's architecture, which is the host's.
+    const MACHINE: elf::Machine =
+        if cfg!(target_arch = "aarch64") { elf::EM_AARCH64 } else { elf::EM_X86_64 };
 
     /// An ELF file of the host's architecture with one segment and one section `.modinfo`, laid out by hand: header,
     /// program header, segment content, section content, section names, section headers.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vmette_wire::agent;
+use vmette_wire::devices;
 
 use crate::report::ShareGrant;
 
@@ -32,7 +32,7 @@ impl ShareMount {
     /// Where it appears in the guest.
     #[must_use]
     pub fn guest_path(&self) -> String {
-        self.target.clone().unwrap_or_else(|| format!("{}/{}", agent::SHARE_DIR, self.tag))
+        self.target.clone().unwrap_or_else(|| format!("{}/{}", devices::SHARE_DIR, self.tag))
     }
 }
 
@@ -42,7 +42,7 @@ impl From<&ShareMount> for vmette_vmm::Share {
     }
 }
 
-impl From<&ShareMount> for agent::Share {
+impl From<&ShareMount> for devices::Share {
     fn from(share: &ShareMount) -> Self {
         Self { tag: share.tag.clone(), target: share.guest_path(), read_only: share.read_only }
     }

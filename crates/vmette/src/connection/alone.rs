@@ -1,17 +1,13 @@
 //! One caller that has the stream to itself while its machine is saved.
 
-use std::sync::mpsc::sync_channel;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use vmette_vmm::ControlStream;
-use vmette_wire::ResponseHeader;
-use vmette_wire::agent::Op;
-use vmette_wire::frame;
+use vmette_wire::{MachineRequest, Request};
 
-use super::{Connection, Pending, REQUEST_TIMEOUT, Waiter};
-use crate::error::{ConfigError, Error, SaveError};
-use crate::guest_text::safe;
+use super::{Answer, Connection, REQUEST_TIMEOUT, Waiter};
+use crate::error::{Error, SaveError};
 use crate::identity::now_ns;
 
 impl Connection {
@@ -31,27 +27,26 @@ pub(crate) struct Alone<'a> {
 
 impl Alone<'_> {
     /// Sends one request and waits for its one answer.
-    pub(crate) fn request(&mut self, op: &Op, timeout: Duration) -> Result<ResponseHeader, Error> {
-        let (sender, receiver) = sync_channel(1);
-        let id = self.connection.register(Waiter::Once(sender))?;
-        let pending = Pending { connection: self.connection.clone(), id, receiver };
-        let bytes = frame::encode(id, op, &[]).map_err(|e| ConfigError::Command(e.to_string()))?;
+    pub(crate) fn request(
+        &mut self,
+        request: impl Into<Request>,
+        timeout: Duration,
+    ) -> Result<Answer, Error> {
+        let (pending, id) = self.connection.expect(Waiter::Answer)?;
+        let bytes = self.connection.encode(id, &request.into(), &[])?;
         self.connection.write(&mut self.writer, &bytes)?;
-        Ok(pending.wait(timeout)?.0)
+        pending.wait(timeout)
     }
 
     /// Brings the workload's processes and the stream to a standstill: what was under way has arrived, and until it is
     /// released nothing runs and nothing more is sent.
     pub(crate) fn hold(&mut self) -> Result<(), Error> {
-        match self.request(&Op::Hold, REQUEST_TIMEOUT) {
-            Ok(header) if header.ok => Ok(()),
-            Ok(header) => {
-                let reason = header.error.as_deref().map_or_else(String::new, safe);
-                Err(SaveError::GuestMoves { reason }.into())
-            }
+        match self.request(MachineRequest::Hold, REQUEST_TIMEOUT) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reason)) => Err(SaveError::GuestMoves { reason }.into()),
             Err(e) => {
                 // It may come to it later, when nobody would tell it to go on.
-                let _ = self.request(&Op::Release { realtime_ns: now_ns() }, Duration::ZERO);
+                let _ = self.request(MachineRequest::Release { realtime_ns: now_ns() }, Duration::ZERO);
                 Err(e)
             }
         }
@@ -59,20 +54,16 @@ impl Alone<'_> {
 
     /// Lets the stream go on, in a guest whose clock stood still as well; and its workload, if it has its shares.
     pub(crate) fn release(&mut self, realtime_ns: u64) -> Result<(), Error> {
-        let header = self.request(&Op::Release { realtime_ns }, REQUEST_TIMEOUT)?;
-        if header.ok {
-            return Ok(());
-        }
-        Err(Error::Agent(safe(header.error.as_deref().unwrap_or("the guest's clock could not be set"))))
+        self.request(MachineRequest::Release { realtime_ns }, REQUEST_TIMEOUT)?.map_err(Error::Agent)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::tests::{answer, next, pair};
-    use std::io::Write;
+    use crate::connection::tests::{next, pair, reply};
     use std::thread;
+    use vmette_wire::Reply;
 
     #[test]
     fn while_the_stream_is_held_nobody_else_sends() {
@@ -82,7 +73,7 @@ mod tests {
             for _ in 0..3 {
                 let frame = next(&mut guest);
                 ops.push(String::from_utf8(frame.header.clone()).unwrap());
-                answer(&mut guest, frame.id, &[]);
+                reply(&mut guest, frame.id, &Reply::Done);
             }
             // Open until everything was looked at.
             (ops, guest)
@@ -90,7 +81,8 @@ mod tests {
         let mut alone = connection.alone();
         alone.hold().unwrap();
         let other = connection.clone();
-        let waiting = thread::spawn(move || other.request(&Op::Ping, &[], REQUEST_TIMEOUT).map(drop));
+        let waiting =
+            thread::spawn(move || other.request(MachineRequest::Ping, &[], REQUEST_TIMEOUT).map(drop));
         while connection.waiting() == 0 {
             thread::yield_now();
         }
@@ -106,10 +98,9 @@ mod tests {
         let (connection, mut guest) = pair();
         let served = thread::spawn(move || {
             let hold = next(&mut guest).id;
-            answer(&mut guest, hold, &[]);
-            let refusal = ResponseHeader::error("\x1b[2Jno clock");
+            reply(&mut guest, hold, &Reply::Done);
             let id = next(&mut guest).id;
-            guest.write_all(&frame::encode_response(id, &refusal, &[]).unwrap()).unwrap();
+            reply(&mut guest, id, &Reply::Refused("\x1b[2Jno clock".into()));
             guest
         });
         let mut alone = connection.alone();

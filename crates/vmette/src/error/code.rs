@@ -4,7 +4,7 @@
 use vmette_cache::StagingError;
 use vmette_image::{NetworkError, ProviderError};
 use vmette_vmm::Error as EngineError;
-use vmette_wire::agent::FailureKind;
+use vmette_wire::streams::FailureKind;
 
 use super::{ConfigError, Error, RestoreError, SaveError, StartError, VsockError};
 use crate::assets::AssetError;
@@ -81,7 +81,7 @@ impl SaveError {
 impl RestoreError {
     fn code(&self) -> &'static str {
         match self {
-            Self::Refused { .. } => "snapshot_refused",
+            Self::Refused { .. } | Self::OtherBootFile { .. } => "snapshot_refused",
             Self::Damaged { .. } | Self::Changed(_) => "snapshot_damaged",
         }
     }
@@ -126,7 +126,7 @@ fn of_provider(error: &ProviderError) -> &'static str {
         ProviderError::OfflineCacheMiss(_) => "rootfs_offline",
         ProviderError::NotPulled(_) => "rootfs_not_pulled",
         ProviderError::Network(error) => of_network(error),
-        ProviderError::Image { .. } => "rootfs_image",
+        ProviderError::Image { .. } | ProviderError::Layer { .. } => "rootfs_image",
         ProviderError::NoSuchImage { .. } => "image_unknown",
         ProviderError::ImageInUse { .. } => "image_in_use",
         ProviderError::Cancelled => "cancelled",

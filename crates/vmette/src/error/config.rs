@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use vmette_wire::devices::{self, DeviceError};
+
 /// What is wrong with a configuration: one mistake, the first that was found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -91,6 +93,38 @@ impl ConfigError {
     pub(crate) fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::File { what, path, source }
+    }
+}
+
+impl From<DeviceError> for ConfigError {
+    /// A name that breaks the contract with engine and guest.
+    fn from(error: DeviceError) -> Self {
+        let malformed =
+            |what, value, problem: &str| Self::Malformed { what, value, problem: problem.to_owned() };
+        match error {
+            DeviceError::Serial(serial) => malformed("disk serial number", serial, "letters and digits only"),
+            DeviceError::SerialTwice(name) => Self::Twice { what: "disk serial number", name },
+            DeviceError::Disks(count) => Self::TooMany { what: "disks", count, max: devices::DISKS_MAX },
+            DeviceError::Tag(tag) => {
+                let form = "letters, digits, '-', '_' or '.', starting with a letter or digit";
+                malformed("share tag", tag, &format!("1 to {} {form}", devices::TAG_MAX))
+            }
+            DeviceError::TagTwice(name) => Self::Twice { what: "share tag", name },
+            DeviceError::Target(target) => {
+                malformed("share target", target, "an absolute path in the guest, without . and ..")
+            }
+            DeviceError::TargetTaken(target) => {
+                malformed("share target", target, "the guest needs that folder itself")
+            }
+            DeviceError::TargetTwice(name) => Self::Twice { what: "share target", name },
+            DeviceError::Shares(count) => Self::TooMany { what: "shares", count, max: devices::SHARES_MAX },
+            DeviceError::VsockPort(port) => Self::OutOfRange {
+                what: Quantity::VsockPort,
+                value: port.into(),
+                min: 1,
+                max: u64::from(u32::MAX) - 1,
+            },
+        }
     }
 }
 

@@ -10,7 +10,7 @@ mod vsock;
 
 use std::io;
 
-use vmette_wire::agent::{Failure, FailureKind};
+use vmette_wire::streams::{Failure, FailureKind};
 
 pub use config::{ConfigError, Quantity};
 pub use remedy::Remedy;

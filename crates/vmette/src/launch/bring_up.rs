@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use vmette_vmm::{Capabilities, Machine, MachineEnd, MachineSpec, Origin};
-use vmette_wire::agent::{Hello, Op};
+use vmette_wire::{Hello, RootName};
 
 use super::Launcher;
 use super::judge::{Verdict, verdict};
 use super::prepare::{Prepared, base_spec};
-use crate::connection::Connection;
+use crate::connection::{Connection, RootHandle};
 use crate::error::{Error, StartError};
-use crate::guest_text::accepted;
 use crate::report::StartedFrom;
 use crate::template::Template;
 use crate::{ExecOptions, Process, identity};
@@ -42,6 +41,12 @@ pub(super) struct Up {
     pub(super) agent_ms: f64,
 }
 
+/// A machine with its root.
+pub(super) struct Ready {
+    pub(super) up: Up,
+    pub(super) root: RootHandle,
+}
+
 /// What came of a template.
 enum Restored {
     Up(Up),
@@ -57,7 +62,7 @@ impl Launcher<'_> {
         &self,
         prepared: &Prepared,
         capabilities: &Capabilities,
-    ) -> Result<(Up, StartedFrom), Error> {
+    ) -> Result<(Ready, StartedFrom), Error> {
         if let Some(saved) = &self.config.snapshot {
             return Ok((self.resume(saved, prepared)?, StartedFrom::Snapshot));
         }
@@ -65,32 +70,30 @@ impl Launcher<'_> {
         if self.config.machine.template
             && !self.config.grants.net
             && capabilities.no_snapshots.is_none()
-            && let Some(up) = self.via_template(prepared)?
+            && let Some(ready) = self.via_template(prepared)?
         {
-            return Ok((up, StartedFrom::Template));
+            return Ok((ready, StartedFrom::Template));
         }
         self.check_running()?;
         let up = self.try_start(prepared.spec.clone(), BOOT_TIMEOUT)?;
-        build_root(&up, prepared)?;
-        Ok((up, StartedFrom::Cold))
+        Ok((build_root(up, prepared)?, StartedFrom::Cold))
     }
 
     /// `None`: no template can be had, boot cold. An error: the session has ended meanwhile, or nothing boots at all.
-    fn via_template(&self, prepared: &Prepared) -> Result<Option<Up>, Error> {
+    fn via_template(&self, prepared: &Prepared) -> Result<Option<Ready>, Error> {
         let base = base_spec(&prepared.spec);
         if prepared.root_in_template {
             let base = MachineSpec { rootfs: prepared.spec.rootfs.clone(), ..base.clone() };
-            let template = Template::locate(&*self.engine, &base, Some(&prepared.boot), self.cache)?;
+            let template =
+                Template::locate(&*self.engine, &base, Some((&prepared.boot, &prepared.root)), self.cache)?;
             if template.exists() || template.has_room() {
-                return self.start_from(&template, base, prepared, true);
+                let up = self.start_from(&template, base, prepared, true)?;
+                return Ok(up.map(|up| Ready { root: up.connection.root(&prepared.root.name), up }));
             }
         }
         let template = Template::locate(&*self.engine, &base, None, self.cache)?;
         let up = self.start_from(&template, base, prepared, false)?;
-        if let Some(up) = &up {
-            build_root(up, prepared)?;
-        }
-        Ok(up)
+        up.map(|up| build_root(up, prepared)).transpose()
     }
 
     /// Starts from the template, making it if need be: of the machine `base`, `with_root` or without one.
@@ -181,11 +184,12 @@ impl Launcher<'_> {
         let of = if with_root { "root" } else { "kernel" };
         self.work.step(&format!("booting a template (once for this {of} and machine shape)"));
         let up = self.try_start(base, BOOT_TIMEOUT)?;
-        let mut warmed = Ok(());
-        if with_root {
-            build_root(&up, prepared)?;
-            warmed = warm_up(&up);
-        }
+        let (up, warmed) = if with_root {
+            let Ready { up, root } = build_root(up, prepared)?;
+            (up, warm_up(&root))
+        } else {
+            (up, Ok(()))
+        };
         let saved = match warmed {
             Ok(()) => template.make(|dir| Ok(up.machine.pause().and_then(|()| up.machine.save(dir))?)),
             Err(e) => Err(e),
@@ -203,15 +207,15 @@ impl Launcher<'_> {
 
     /// One attempt: a machine, its stream, an agent that says hello.
     pub(super) fn try_start(&self, spec: MachineSpec, timeout: Duration) -> Result<Up, Error> {
-        self.try_start_before(spec, timeout, false)
+        self.try_start_before(spec, timeout, Vec::new())
     }
 
-    /// As [`Self::try_start`]; `attach_follows`: what runs in the machine does not go on before an `attach`.
+    /// As [`Self::try_start`]; commands in the machine do not go on before each of the `awaited` roots has had an `attach`.
     pub(super) fn try_start_before(
         &self,
         spec: MachineSpec,
         timeout: Duration,
-        attach_follows: bool,
+        awaited: Vec<RootName>,
     ) -> Result<Up, Error> {
         let machine = self.engine.create(spec)?;
         self.shared.attach(&machine);
@@ -225,10 +229,10 @@ impl Launcher<'_> {
             None => None,
         })?;
         let (hello, entropy) = identity::hello()?;
-        let hello = Hello { attach_follows, ..hello };
-        let answer = connection.request(&Op::Hello(hello), &entropy, timeout).and_then(|(header, _)| {
-            Ok(accepted(&header).map_err(|reason| StartError::AgentRefused { reason })?)
-        });
+        let hello = Hello { awaited, ..hello };
+        let answer = connection
+            .request(hello, &entropy, timeout)
+            .and_then(|answer| Ok(answer.map_err(|reason| StartError::AgentRefused { reason })?));
         if let Err(e) = answer {
             machine.stop();
             return Err(match e {
@@ -250,9 +254,9 @@ impl Launcher<'_> {
 
 /// Leaves in the guest's memory what the first commands would have to read and set up. An error: the machine is not in a
 /// state to be saved, because a command still runs, or because its agent does not answer.
-fn warm_up(up: &Up) -> Result<(), Error> {
+fn warm_up(root: &RootHandle) -> Result<(), Error> {
     for _ in 0..WARM_UPS {
-        let process = match Process::start(&up.connection, &ExecOptions::argv(["true"])) {
+        let process = match Process::start(root, &ExecOptions::argv(["true"])) {
             Ok(process) => process,
             // An image need not have such a program.
             Err(Error::Request(_)) => return Ok(()),
@@ -271,8 +275,9 @@ fn warm_up(up: &Up) -> Result<(), Error> {
 }
 
 /// Has the agent build the workload's root.
-fn build_root(up: &Up, prepared: &Prepared) -> Result<(), Error> {
-    let boot = Op::Boot(prepared.boot.clone());
-    let (header, _) = up.connection.request(&boot, &prepared.ca_bundle, ROOT_TIMEOUT)?;
-    Ok(accepted(&header).map_err(|reason| StartError::Root { reason })?)
+fn build_root(up: Up, prepared: &Prepared) -> Result<Ready, Error> {
+    let Prepared { boot, root, ca_bundle, .. } = prepared;
+    let root = up.connection.build_root(boot, root, ca_bundle, ROOT_TIMEOUT)?;
+    let root = root.map_err(|reason| StartError::Root { reason })?;
+    Ok(Ready { up, root })
 }

@@ -15,10 +15,11 @@ use vmette_cache::CacheRoot;
 use vmette_vmm::{Accelerator, AcceleratorChoice, Capabilities, Console, Hypervisor, Machine};
 use vmette_work::Work;
 
+use bring_up::Ready;
 pub(crate) use image::start_of;
 pub(crate) use prepare::{Held, asset_options, bare_spec};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, RootHandle};
 use crate::end::Shared;
 use crate::error::{ConfigError, Error, SaveError, VsockError};
 use crate::notice::Notices;
@@ -31,6 +32,7 @@ use crate::vsock;
 pub(crate) struct Launched {
     pub(crate) machine: Arc<dyn Machine>,
     pub(crate) connection: Connection,
+    pub(crate) root: RootHandle,
     pub(crate) report: Report,
     pub(crate) cmdline: String,
     /// What saves the machine, or why it cannot be saved.
@@ -77,13 +79,13 @@ impl Launcher<'_> {
         }
         let mut prepared = self.prepare(capabilities.boots)?;
         let assets_ms = self.elapsed_ms();
-        let (up, started_from) = match self.bring_up(&prepared, &capabilities) {
-            Ok(up) => up,
+        let (Ready { up, root }, started_from) = match self.bring_up(&prepared, &capabilities) {
+            Ok(ready) => ready,
             Err(on_kvm) if self.may_fall_back(&capabilities, &on_kvm) => {
                 prepared.spec.accelerator = AcceleratorChoice::Tcg;
                 let emulated = self.engine.probe(&prepared.spec)?;
                 // When the same machine does not come up under emulation either, KVM is not at fault.
-                let Ok(up) = self.bring_up(&prepared, &emulated) else { return Err(on_kvm) };
+                let Ok(ready) = self.bring_up(&prepared, &emulated) else { return Err(on_kvm) };
                 self.notices.warn(format!(
                     "no machine came up on KVM ({on_kvm}); runs are emulated in software until the host restarts"
                 ));
@@ -92,7 +94,7 @@ impl Launcher<'_> {
                     self.notices.warn(format!("the next run will try KVM again: {e}"));
                 }
                 capabilities = emulated;
-                up
+                ready
             }
             Err(e) => return Err(e),
         };
@@ -109,6 +111,7 @@ impl Launcher<'_> {
             saver,
             machine: up.machine,
             connection: up.connection,
+            root,
             _held: prepared.held,
         })
     }

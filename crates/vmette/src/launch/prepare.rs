@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use vmette_cache::{CacheRoot, KeyBuilder};
 use vmette_image::RootfsArtifact;
 use vmette_vmm::{Console, Disk, MachineSpec, Network, Origin, Share};
-use vmette_wire::agent::{self, Boot, Overlay, Root};
+use vmette_wire::devices::{self, ROOTFS_TAG, SCRATCH_SERIAL};
+use vmette_wire::root::{Base, Overlay};
+use vmette_wire::{Boot, Root};
 
 use super::scratch::Scratch;
 use super::{Launcher, image};
@@ -25,13 +27,14 @@ const GONE: &str = "it was removed meanwhile: run again to get it anew";
 #[derive(Default)]
 pub(crate) struct Held {
     pub(super) scratch: Option<Scratch>,
-    pub(super) rootfs: Option<vmette_image::InUse>,
+    pub(super) rootfs: Option<vmette_image::StoreHold>,
 }
 
 /// Everything that was resolved before the first machine is made.
 pub(super) struct Prepared {
     pub(super) spec: MachineSpec,
     pub(super) boot: Boot,
+    pub(super) root: Root,
     pub(super) ca_bundle: Vec<u8>,
     /// Of all certificates that the root trusts beside its own.
     pub(super) ca_digest: Option<String>,
@@ -70,7 +73,7 @@ impl Launcher<'_> {
             Some(Rootfs::Block(block)) => Some(block.clone()),
             Some(Rootfs::Share(share)) => {
                 shares.push(Share {
-                    tag: agent::ROOTFS_TAG.into(),
+                    tag: ROOTFS_TAG.into(),
                     path: share.path.clone(),
                     // Writes go to the overlay; the folder itself is never written to.
                     read_only: true,
@@ -80,43 +83,45 @@ impl Launcher<'_> {
             None if boots => Some(self.builtin(&options)?),
             None => None,
         };
-        let root = match &block {
+        let base = match &block {
             Some(block) => {
                 if held.rootfs.is_none() {
                     held.rootfs = Some(hold(&block.path)?);
                 }
-                Root::Block { fstype: block.fstype.as_str().to_owned() }
+                Base::rootfs_disk(block.fstype.as_str())
             }
-            None => Root::Share,
+            None => Base::rootfs_share(),
         };
         let rootfs = block.map(|block| block.path);
         let mut disks = Vec::new();
         let mut overlay = if config.root.read_only { Overlay::None } else { Overlay::Tmpfs };
         if let Some(mib) = config.root.scratch_mib {
-            let scratch = Scratch::make(self.cache, mib, self.shared.cancel_flag())?;
-            disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
+            let scratch = Scratch::make(self.cache, mib, self.work)?;
+            disks.push(Disk { serial: SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
             overlay = Overlay::Scratch;
         }
         for (i, path) in config.grants.disks.iter().enumerate() {
-            disks.push(Disk { serial: format!("disk{i}"), path: path.clone(), read_only: false });
+            disks.push(Disk { serial: devices::disk_serial(i), path: path.clone(), read_only: false });
         }
         shares.extend(config.grants.shares.iter().map(Share::from));
         let boot = Boot {
+            disks: disks.iter().map(|disk| disk.serial.clone()).collect(),
+            vsock: config.vsock.is_some(),
+            network: config.grants.net,
+            savable: config.savable,
+        };
+        let root = Root {
             overlay,
             shares: config.grants.shares.iter().map(Into::into).collect(),
-            disks: disks.iter().map(|disk| disk.serial.clone()).collect(),
             volumes: image::volumes(&config.root.image, &config.grants.shares),
             working_dir: image::working_dir(&config.root.image),
             ca_bundle: ca_bundle.is_some(),
             switch_root: config.command.switch_root,
-            vsock: config.vsock.is_some(),
-            savable: config.savable,
-            network: config.grants.net,
-            ..Boot::new(root)
+            ..Root::new(base)
         };
         let spec = MachineSpec { rootfs, disks, shares, ..self.spec(kernel, initramfs) };
-        let store = vmette_image::Store::open(self.cache.path())?;
+        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
         let rootfs = image::rootfs_report(&config.root, &store);
         // Nothing of this one run is in the boot of an image that cannot change: it can be part of the template.
         let root_in_template = boots
@@ -129,7 +134,7 @@ impl Launcher<'_> {
             && !config.command.switch_root;
         let ca_digest = ca_bundle.as_ref().map(|bundle| KeyBuilder::new().bytes(bundle).finish().to_string());
         let ca_bundle = ca_bundle.unwrap_or_default();
-        Ok(Prepared { spec, boot, ca_bundle, ca_digest, root_in_template, rootfs, base: None, held })
+        Ok(Prepared { spec, boot, root, ca_bundle, ca_digest, root_in_template, rootfs, base: None, held })
     }
 
     /// The machine of this run, without its disks and shares.
@@ -139,7 +144,7 @@ impl Launcher<'_> {
 
     pub(super) fn builtin(&self, options: &AssetOptions) -> Result<RootfsBlock, Error> {
         let busybox = assets::busybox(options, self.work)?;
-        let store = vmette_image::Store::open(self.cache.path())?;
+        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
         match vmette_image::builtin_rootfs(&store, &busybox)? {
             RootfsArtifact::BlockImage { path, fstype, .. } => Ok(RootfsBlock { path, fstype }),
             RootfsArtifact::Directory { path, .. } => {
@@ -150,7 +155,7 @@ impl Launcher<'_> {
     }
 }
 
-fn hold(image: &Path) -> Result<vmette_image::InUse, Error> {
+fn hold(image: &Path) -> Result<vmette_image::StoreHold, Error> {
     vmette_image::Store::hold(image).map_err(|source| {
         let path = image.to_owned();
         Error::from(match source.kind() {

@@ -4,16 +4,17 @@ use std::fs::File;
 
 use vmette_cache::KeyBuilder;
 use vmette_vmm::{Disk, MachineSpec, Origin};
-use vmette_wire::agent::{self, Attach, Boot, Op};
+use vmette_wire::devices::SCRATCH_SERIAL;
+use vmette_wire::root::Attach;
+use vmette_wire::{Root, RootRequest};
 
-use super::bring_up::{RESTORE_TIMEOUT, ROOT_TIMEOUT, Up};
+use super::bring_up::{RESTORE_TIMEOUT, ROOT_TIMEOUT, Ready};
 use super::prepare::{Held, Prepared, asset_options, named_boot};
 use super::scratch::Scratch;
 use super::{Launcher, image};
 use crate::assets;
 use crate::ca;
 use crate::error::{Error, StartError};
-use crate::guest_text::accepted;
 use crate::snapshot::{Digests, MACHINE, SCRATCH, Snapshot};
 
 impl Launcher<'_> {
@@ -21,7 +22,7 @@ impl Launcher<'_> {
     pub(super) fn prepare_resume(&self, saved: &Snapshot, boots: bool) -> Result<Prepared, Error> {
         let config = self.config;
         let digests = Digests::in_cache(self.cache).until(self.shared.cancel());
-        let store = vmette_image::Store::open(self.cache.path())?;
+        let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
         let options = asset_options(config, self.cache);
         let builtin = || Ok(self.builtin(&options)?.path);
         let (rootfs, in_use) = saved.base_image(config.root.rootfs.as_ref(), &store, builtin, &digests)?;
@@ -39,7 +40,7 @@ impl Launcher<'_> {
             let source = File::open(saved.folder().join(SCRATCH))
                 .map_err(|e| saved.refused(&format!("{SCRATCH}: {e}")))?;
             let scratch = Scratch::copy_of(self.cache, &source, self.shared.cancel())?;
-            disks.push(Disk { serial: agent::SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
+            disks.push(Disk { serial: SCRATCH_SERIAL.into(), path: scratch.path(), read_only: false });
             held.scratch = Some(scratch);
         }
         let manifest = saved.manifest();
@@ -60,9 +61,10 @@ impl Launcher<'_> {
         // Those that it trusts already need not be brought again.
         let ca_bundle = bundle.filter(|_| trusted != manifest.ca_bundle).unwrap_or_default();
         Ok(Prepared {
-            boot: Boot {
+            boot: manifest.boot.clone(),
+            root: Root {
                 shares: config.grants.shares.iter().map(Into::into).collect(),
-                ..manifest.boot.clone()
+                ..manifest.root.clone()
             },
             ca_digest: trusted.or_else(|| manifest.ca_bundle.clone()),
             ca_bundle,
@@ -96,25 +98,29 @@ impl Launcher<'_> {
     }
 
     /// Starts from the snapshot: there is no other way if that fails.
-    pub(super) fn resume(&self, saved: &Snapshot, prepared: &Prepared) -> Result<Up, Error> {
+    pub(super) fn resume(&self, saved: &Snapshot, prepared: &Prepared) -> Result<Ready, Error> {
+        let Root { name, shares, .. } = &prepared.root;
         let vsock = prepared.spec.vsock;
-        let attaches = !prepared.boot.shares.is_empty() || !prepared.ca_bundle.is_empty() || vsock;
-        let started = self.try_start_before(prepared.spec.clone(), RESTORE_TIMEOUT, attaches);
+        let attaches = !shares.is_empty() || !prepared.ca_bundle.is_empty() || vsock;
+        let awaited = attaches.then(|| name.clone()).into_iter().collect();
+        let started = self.try_start_before(prepared.spec.clone(), RESTORE_TIMEOUT, awaited);
         let up = started.map_err(|e| match e {
             Error::StartFailed(reason) => saved.refused(&format!("its machine does not run: {reason}")),
             e => e,
         })?;
+        let root = up.connection.root(name);
         if !attaches {
-            return Ok(up);
+            return Ok(Ready { up, root });
         }
         let attach = Attach {
-            shares: prepared.boot.shares.clone(),
+            root: name.clone(),
+            shares: shares.clone(),
             ca_bundle: !prepared.ca_bundle.is_empty(),
             vsock,
-            payload_len: 0,
         };
-        let (header, _) = up.connection.request(&Op::Attach(attach), &prepared.ca_bundle, ROOT_TIMEOUT)?;
-        accepted(&header).map_err(|reason| StartError::Root { reason })?;
-        Ok(up)
+        let attached =
+            up.connection.request(RootRequest::Attach(attach), &prepared.ca_bundle, ROOT_TIMEOUT)?;
+        attached.map_err(|reason| StartError::Root { reason })?;
+        Ok(Ready { up, root })
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use vmette_vmm::Capabilities;
-use vmette_wire::agent::PROTOCOL_VERSION;
+use vmette_wire::handshake::PROTOCOL_VERSION;
 
 use super::Launcher;
 use super::bring_up::Up;
@@ -47,7 +47,8 @@ impl Launcher<'_> {
                 rootfs: prepared.spec.rootfs.clone().unwrap_or_default(),
             },
             scratch: scratch.transpose().map_err(|e| e.to_string())?,
-            shares: prepared.boot.shares.clone(),
+            shares: prepared.root.shares.clone(),
+            root: prepared.root.name.clone(),
             digests: Digests::in_cache(self.cache),
             turn: Mutex::new(()),
         })
@@ -94,6 +95,7 @@ impl Launcher<'_> {
             extra_modules: config.machine.extra_modules.clone(),
             rootfs,
             boot: prepared.boot.clone(),
+            root: prepared.root.clone(),
             ca_bundle: prepared.ca_digest.clone(),
             scratch_mib: config.root.scratch_mib,
             image: config.root.image.clone(),

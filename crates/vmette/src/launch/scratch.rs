@@ -4,11 +4,9 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use vmette_cache::{CacheRoot, OwnedFolder, sparse};
-use vmette_work::Cancel;
+use vmette_work::{Cancel, Work};
 
 use crate::Error;
 
@@ -28,11 +26,10 @@ pub(super) enum Scratch {
 }
 
 impl Scratch {
-    /// A new disk, unless it is given up meanwhile.
-    pub(super) fn make(cache: &CacheRoot, mib: u64, cancelled: Arc<AtomicBool>) -> Result<Self, Error> {
+    /// A new disk.
+    pub(super) fn make(cache: &CacheRoot, mib: u64, work: &Work) -> Result<Self, Error> {
         let (folder, disk) = Self::empty(cache)?;
-        let context = vmette_image::Context::new(cache.path()).with_cancel_flag(cancelled);
-        vmette_image::format_scratch(&disk.file()?, &disk.path(), mib, &folder, &context)?;
+        vmette_image::format_scratch(&disk.file()?, &disk.path(), mib, &folder, work)?;
         Ok(disk)
     }
 

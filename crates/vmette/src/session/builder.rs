@@ -174,7 +174,7 @@ impl SessionBuilder<'_> {
         let parts = launcher.launch().and_then(|launched| {
             let vsock = vsock::Open::new(&launched.machine, resolved.vsock.as_ref(), runs, notices)?;
             let process = match &exec {
-                Some(options) => Some(Arc::new(Process::start(&launched.connection, options)?)),
+                Some(options) => Some(Arc::new(Process::start(&launched.root, options)?)),
                 None => None,
             };
             Ok((launched, vsock, process))
@@ -189,7 +189,7 @@ impl SessionBuilder<'_> {
         let mut session = Session {
             handle: SessionHandle {
                 shared,
-                connection: launched.connection.clone(),
+                root: launched.root.clone(),
                 machine: Arc::downgrade(&launched.machine),
                 surroundings: Arc::new(surroundings),
                 stop_signal: stop_signal::of(&resolved.root.image),

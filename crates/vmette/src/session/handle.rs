@@ -5,14 +5,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use vmette_vmm::{Machine, VsockListener, VsockStream};
-use vmette_wire::agent::Op;
-use vmette_wire::{Action, ResponseHeader};
+use vmette_wire::{Action, MachineRequest, ResponseHeader};
 
-use crate::connection::{Connection, REQUEST_TIMEOUT};
+use crate::connection::{REQUEST_TIMEOUT, RootHandle};
 use crate::end::{SessionEnd, Shared, StopHandle};
 use crate::error::Error;
 use crate::files::{self, FileInfo};
-use crate::guest_text::safe;
 use crate::process::{ExecOptions, Process};
 use crate::vsock;
 
@@ -24,7 +22,7 @@ pub(super) const SYNC_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub struct SessionHandle {
     pub(super) shared: Arc<Shared>,
-    pub(super) connection: Connection,
+    pub(super) root: RootHandle,
     pub(super) machine: Weak<dyn Machine>,
     /// Environment, folder and user of every command.
     pub(super) surroundings: Arc<ExecOptions>,
@@ -42,7 +40,7 @@ impl SessionHandle {
     /// # Errors
     /// [`Error::Request`] when the command cannot be run, or the connection is gone.
     pub fn exec(&self, options: &ExecOptions) -> Result<Process, Error> {
-        Process::start(self.connection()?, &options.clone().within(&self.surroundings))
+        Process::start(self.root()?, &options.clone().within(&self.surroundings))
     }
 
     /// Copies `source` to its end into a file of the guest: parent folders are made, an existing file is replaced when
@@ -51,7 +49,7 @@ impl SessionHandle {
     /// # Errors
     /// The guest refused, `source` failed, or the connection is gone.
     pub fn put(&self, path: &str, mode: u32, source: &mut dyn Read) -> Result<u64, Error> {
-        files::put(self.connection()?, path, mode, source)
+        files::put(self.root()?, path, mode, source)
     }
 
     /// Copies a regular file of the guest into `target`.
@@ -59,7 +57,7 @@ impl SessionHandle {
     /// # Errors
     /// The guest refused, `target` failed, or the connection is gone.
     pub fn get(&self, path: &str, target: &mut dyn Write) -> Result<FileInfo, Error> {
-        files::get(self.connection()?, path, target)
+        files::get(self.root()?, path, target)
     }
 
     /// Carries out one request of the desktop's protocol; several may be under way at once.
@@ -67,7 +65,7 @@ impl SessionHandle {
     /// # Errors
     /// The connection is gone, or there was no answer within 30 s. A refusal is an answer with `ok: false`.
     pub fn request(&self, action: &Action) -> Result<(ResponseHeader, Vec<u8>), Error> {
-        self.connection()?.action(action)
+        self.root()?.action(action)
     }
 
     /// Asks the agent whether it is there.
@@ -75,7 +73,8 @@ impl SessionHandle {
     /// # Errors
     /// The connection is gone, or there was no answer within 30 s.
     pub fn ping(&self) -> Result<(), Error> {
-        self.connection()?.request(&Op::Ping, &[], REQUEST_TIMEOUT).map(drop)
+        let connection = self.root()?.connection();
+        connection.request(MachineRequest::Ping, &[], REQUEST_TIMEOUT)?.map_err(Error::Agent)
     }
 
     /// The port of the host that the guest is told of in `VMETTE_VSOCK_PORT`, if there is one.
@@ -141,11 +140,7 @@ impl SessionHandle {
     }
 
     fn sync(&self) -> Result<(), Error> {
-        let (header, _) = self.connection.request(&Op::Sync, &[], SYNC_TIMEOUT)?;
-        if header.ok {
-            return Ok(());
-        }
-        Err(Error::Agent(safe(header.error.as_deref().unwrap_or("sync failed"))))
+        self.root.connection().request(MachineRequest::Sync, &[], SYNC_TIMEOUT)?.map_err(Error::Agent)
     }
 
     /// Waits for the end. Any number of threads may wait, any number of times.
@@ -162,13 +157,13 @@ impl SessionHandle {
         StopHandle { shared: self.shared.clone() }
     }
 
-    /// The connection of a session that goes on.
-    pub(super) fn connection(&self) -> Result<&Connection, Error> {
-        self.shared.ended().map_or(Ok(&self.connection), |end| Err(Error::Ended(end)))
+    /// The root of a session that goes on.
+    pub(super) fn root(&self) -> Result<&RootHandle, Error> {
+        self.shared.ended().map_or(Ok(&self.root), |end| Err(Error::Ended(end)))
     }
 
     fn machine(&self) -> Result<Arc<dyn Machine>, Error> {
-        self.connection()?;
+        self.root()?;
         // Without its owner it is about to end, or has.
         self.machine.upgrade().ok_or_else(|| Error::Ended(self.shared.wait()))
     }

@@ -24,7 +24,7 @@ impl Session {
     /// `target` then, and the session goes on. [`Error::Engine`] and [`Error::Agent`] when the machine did not come
     /// through; if it has lost its shares, the session has ended.
     pub fn snapshot(&self, target: impl AsRef<Path>) -> Result<(), Error> {
-        self.connection()?;
+        self.root()?;
         saver(&self.launched)?.save(target.as_ref(), Then::GoOn, &self.handle.shared)
     }
 }

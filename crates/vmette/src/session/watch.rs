@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 
-use vmette_wire::agent::{ExitStatus, Op};
+use vmette_wire::MachineRequest;
+use vmette_wire::streams::ExitStatus;
 
 use super::Session;
 use super::handle::SYNC_TIMEOUT;
@@ -20,7 +21,7 @@ use crate::{capture, pump};
 /// The connection's end is the session's, unless there was one: a machine that ends takes the connection with it,
 /// and a guest that breaks the protocol has its machine stopped.
 pub(super) fn connection(session: &Session) -> Result<(), Error> {
-    let (shared, connection) = (session.handle.shared.clone(), session.handle.connection.clone());
+    let (shared, connection) = (session.handle.shared.clone(), session.launched.connection.clone());
     thread::Builder::new().name("vmette-watch".into()).spawn(move || {
         shared.finish(SessionEnd::Error(connection.wait_end()));
     })?;
@@ -34,7 +35,7 @@ pub(super) fn process(
     resolved: &Resolved,
     output: Option<JoinHandle<()>>,
 ) -> Result<(), Error> {
-    let (shared, connection) = (session.handle.shared.clone(), session.handle.connection.clone());
+    let (shared, connection) = (session.handle.shared.clone(), session.launched.connection.clone());
     let grants = &resolved.grants;
     let dirty = !grants.disks.is_empty() || grants.shares.iter().any(|share| !share.read_only);
     let is_init = resolved.command.switch_root;
@@ -53,7 +54,7 @@ pub(super) fn process(
             (end, _) => {
                 if dirty && matches!(end, SessionEnd::Exited(_)) {
                     // A guest that does not confirm has its plug pulled all the same.
-                    let _ = connection.request(&Op::Sync, &[], SYNC_TIMEOUT);
+                    let _ = connection.request(MachineRequest::Sync, &[], SYNC_TIMEOUT);
                 }
                 end
             }

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vmette_image::ImageConfig;
-use vmette_wire::agent::Boot;
+use vmette_wire::{Boot, Root};
 
 use crate::RootfsKind;
 
 /// Version of the folder's layout and of this file.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// Written last: a folder without it is no snapshot.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -47,8 +47,10 @@ pub(crate) struct Manifest {
     /// Modules beyond the usual ones in the initramfs.
     pub(crate) extra_modules: Vec<String>,
     pub(crate) rootfs: BaseImage,
-    /// How its root was built.
+    /// The set-up of the machine.
     pub(crate) boot: Boot,
+    /// How its root was made.
+    pub(crate) root: Root,
     /// Digest of the CA certificates that its root trusts beside its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ca_bundle: Option<String>,
@@ -197,7 +199,7 @@ pub(super) fn own(meta: &fs::Metadata, what: &str) -> Result<(), String> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use vmette_wire::agent::Root;
+    use vmette_wire::root::Base;
 
     fn manifest() -> Manifest {
         let file = || BootFile { digest: "0".repeat(64), path: None };
@@ -221,7 +223,8 @@ mod tests {
                 fstype: "squashfs".into(),
                 content: content(),
             },
-            boot: Boot::new(Root::Block { fstype: "squashfs".into() }),
+            boot: Boot::default(),
+            root: Root::new(Base::rootfs_disk("squashfs")),
             ca_bundle: None,
             scratch_mib: Some(64),
             image: ImageConfig::default(),
@@ -255,7 +258,7 @@ mod tests {
             fs::write(&path, text.replacen(from, to, 1)).unwrap();
             refused(dir.path(), word);
         };
-        changed("\"format\": 1", "\"format\": 2, \"new\": 1", "format 2");
+        changed("\"format\": 2", "\"format\": 1, \"new\": 1", "format 1");
         changed("\"made\"", "\"made_by\"", "damaged");
         changed("}", "", "damaged");
         for path in ["../state", "/machine/state", "machine/../../state"] {

@@ -72,7 +72,7 @@ impl Snapshot {
     /// What it says of itself.
     #[must_use]
     pub fn info(&self) -> SnapshotInfo {
-        let Manifest { engine, machine, rootfs, boot, .. } = &self.manifest;
+        let Manifest { engine, machine, rootfs, root, .. } = &self.manifest;
         SnapshotInfo {
             vmette: self.manifest.vmette.clone(),
             made: self.manifest.made,
@@ -85,8 +85,8 @@ impl Snapshot {
             rootfs: rootfs.name.clone(),
             rootfs_digest: rootfs.content.digest.chars().take(DIGITS).collect(),
             scratch_mib: self.manifest.scratch_mib,
-            read_only: boot.overlay == vmette_wire::agent::Overlay::None,
-            shares: boot.shares.iter().map(|share| share.tag.clone()).collect(),
+            read_only: root.is_read_only(),
+            shares: root.shares.iter().map(|share| share.tag.clone()).collect(),
             bytes: self.manifest.files.values().fold(0, |sum, content| sum.saturating_add(content.size)),
         }
     }

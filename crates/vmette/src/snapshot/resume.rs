@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use vmette_image::{InUse, Store};
+use vmette_image::{Store, StoreHold};
 
 use super::{Digests, Manifest, Snapshot};
 use crate::config::Rootfs;
-use crate::error::Error;
+use crate::error::{Error, RestoreError};
 use crate::report::RootfsKind;
 
 impl Snapshot {
@@ -24,12 +24,9 @@ impl Snapshot {
             let found =
                 digests.of(path).map_err(|e| self.refused(&format!("{what} {}: {e}", path.display())))?;
             if found != known.digest {
-                return Err(self.refused(&format!(
-                    "it was booted with another {what} than {} (vmette {} made it): name that {what}, or make the \
-                     snapshot anew",
-                    path.display(),
-                    saved.vmette
-                )));
+                let (folder, path) = (self.folder.clone(), path.to_owned());
+                let maker = saved.vmette.clone();
+                return Err(RestoreError::OtherBootFile { folder, what, path, maker }.into());
             }
         }
         Ok(())
@@ -42,7 +39,7 @@ impl Snapshot {
         store: &Store,
         builtin: impl FnOnce() -> Result<PathBuf, Error>,
         digests: &Digests,
-    ) -> Result<(PathBuf, InUse), Error> {
+    ) -> Result<(PathBuf, StoreHold), Error> {
         let base = &self.manifest.rootfs;
         let kept = |key: &String| Some(store.find(&key.parse().ok()?)?.path);
         let path = match (named, &base.key) {

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use vmette_cache::{StagedFolder, sparse};
 use vmette_vmm::Machine;
-use vmette_wire::agent::{self, Attach, Op};
+use vmette_wire::devices::Share;
+use vmette_wire::root::{Attach, Detach};
+use vmette_wire::{RootName, RootRequest};
 
 use super::content::Digests;
 use super::manifest::{Content, MACHINE, Manifest, SCRATCH};
 use crate::connection::{Alone, Connection};
 use crate::end::Shared;
 use crate::error::{Error, SaveError};
-use crate::guest_text::accepted;
 use crate::{SessionEnd, identity};
 
 /// How long the guest may take to mount or unmount its shares.
@@ -48,7 +49,9 @@ pub(crate) struct Saver {
     pub(crate) outside: Outside,
     pub(crate) scratch: Option<File>,
     /// Shares that the guest has mounted.
-    pub(crate) shares: Vec<agent::Share>,
+    pub(crate) shares: Vec<Share>,
+    /// The root in which they are.
+    pub(crate) root: RootName,
     pub(crate) digests: Digests,
     /// One at a time.
     pub(crate) turn: Mutex<()>,
@@ -106,11 +109,12 @@ impl Saver {
         if self.shares.is_empty() {
             return Ok(());
         }
-        let answer = alone.request(&Op::Detach(self.attach()), SHARES_TIMEOUT).inspect_err(|e| {
+        let detach = Detach { root: self.root.clone(), shares: self.shares.clone() };
+        let answer = alone.request(RootRequest::Detach(detach), SHARES_TIMEOUT).inspect_err(|e| {
             // It may have done it, or be about to.
             session.finish(SessionEnd::Error(format!("the guest may have lost its shares: {e}")));
         })?;
-        accepted(&answer).map_err(|reason| SaveError::SharesInUse { reason })?;
+        answer.map_err(|reason| SaveError::SharesInUse { reason })?;
         let unplugged = self.machine.unplug_shares();
         if unplugged.is_err() {
             // The caller is told of the first cause, the session's end of this one.
@@ -126,15 +130,15 @@ impl Saver {
         }
         let plugged = self.machine.plug_shares().map_err(Error::from);
         let attached = plugged
-            .and_then(|()| alone.request(&Op::Attach(self.attach()), SHARES_TIMEOUT))
-            .and_then(|answer| accepted(&answer).map_err(Error::Agent));
+            .and_then(|()| alone.request(RootRequest::Attach(self.attach()), SHARES_TIMEOUT))
+            .and_then(|answer| answer.map_err(Error::Agent));
         attached.inspect_err(|e| {
             session.finish(SessionEnd::Error(format!("the guest has lost its shares: {e}")));
         })
     }
 
     fn attach(&self) -> Attach {
-        Attach { shares: self.shares.clone(), ..Attach::default() }
+        Attach { root: self.root.clone(), shares: self.shares.clone(), ..Attach::default() }
     }
 
     /// Memory, devices and scratch disk, all of the same moment.

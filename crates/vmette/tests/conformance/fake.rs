@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use vmette::engine_api::{Network, fake::FakeHypervisor};
 use vmette::{Config, Error, ExecOptions, Session, SessionEnd, Started, StopHandle};
-use vmette_wire::agent::{Event, ExitStatus, Op, Request};
-use vmette_wire::{ResponseHeader, frame};
+use vmette_wire::streams::{ExitStatus, WINDOW};
+use vmette_wire::{Event, MachineRequest, Open, Reply, Request, RootRequest, frame};
 
 use crate::suite::{self, Bench};
 
@@ -37,7 +37,7 @@ fn hostile(
     Ok((Session::builder(&config).engine(Arc::new(engine)).captured().start()?.running()?, dir))
 }
 
-/// Answers `hello` and `boot`, then hands each further request to `answer`.
+/// Answers `hello`, `boot` and the root, then hands each further request to `answer`.
 fn polite_until(
     mut stream: UnixStream,
     mut answer: impl FnMut(u32, Request, &mut UnixStream) -> std::io::Result<()>,
@@ -46,17 +46,21 @@ fn polite_until(
     while let Ok(Some(frame)) = frame::read_frame(&mut reader) {
         let request = Request::parse(&frame.header).expect("the host speaks the protocol");
         match request {
-            Request::Op(Op::Hello(_) | Op::Boot(_)) => {
-                stream.write_all(&frame::encode_response(frame.id, &ResponseHeader::ok(), b"").unwrap())?;
-            }
+            Request::Hello(_)
+            | Request::Machine(MachineRequest::Boot(_))
+            | Request::Root(RootRequest::Make(_)) => stream.write_all(&raw(frame.id, &Reply::Done))?,
             request => answer(frame.id, request, &mut stream)?,
         }
     }
     Ok(())
 }
 
-fn raw(id: u32, event: &Event, payload: &[u8]) -> Vec<u8> {
-    frame::encode(id, event, payload).unwrap()
+fn raw(id: u32, reply: &Reply) -> Vec<u8> {
+    frame::encode(id, reply, b"").unwrap()
+}
+
+fn event(id: u32, event: Event, payload: &[u8]) -> Vec<u8> {
+    frame::encode(id, &Reply::Event(event), payload).unwrap()
 }
 
 /// Why a command came to nothing: the breach may be seen before or after it counts as started.
@@ -66,7 +70,7 @@ fn end_of(session: &Session, options: &ExecOptions) -> String {
 
 #[test]
 fn garbage_instead_of_an_answer_fails_the_start() {
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 64], &[0xff; 64], b"\0\0\0\0\x02\0\0\0[]"] {
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 64], &[0xff; 64], b"\0\0\0\0\x02\0\0\0\0\0\0\0[]"] {
         let started = hostile(move |mut stream| {
             stream.write_all(garbage)?;
             // Reads until the host gives up.
@@ -90,8 +94,8 @@ fn a_refusal_to_boot_is_the_guests_words_made_safe() {
     let started = hostile(|mut stream| {
         let mut reader = stream.try_clone()?;
         while let Ok(Some(frame)) = frame::read_frame(&mut reader) {
-            let header = ResponseHeader::error("\x1b]0;owned\x07no root");
-            stream.write_all(&frame::encode_response(frame.id, &header, b"").unwrap())?;
+            let refusal = Reply::Refused("\x1b]0;owned\x07no root".into());
+            stream.write_all(&raw(frame.id, &refusal))?;
         }
         Ok(())
     });
@@ -126,8 +130,8 @@ fn what_no_parser_understands_is_shown_safely() {
 fn a_refusal_to_write_out_what_is_dirty_is_shown_safely() {
     let (session, _dir) = hostile(|stream| {
         polite_until(stream, |id, _, stream| {
-            let header = ResponseHeader::error(noise());
-            stream.write_all(&frame::encode_response(id, &header, b"").unwrap())
+            let refusal = Reply::Refused(noise());
+            stream.write_all(&raw(id, &refusal))
         })
     })
     .unwrap();
@@ -138,12 +142,12 @@ fn a_refusal_to_write_out_what_is_dirty_is_shown_safely() {
 fn output_beyond_the_window_ends_the_connection() {
     let (session, _dir) = hostile(|stream| {
         polite_until(stream, |id, request, stream| {
-            if let Request::Op(Op::Exec(_)) = request {
-                stream.write_all(&raw(id, &Event::Started { pid: 2 }, b""))?;
+            if let Request::Open(Open::Exec(_)) = request {
+                stream.write_all(&event(id, Event::Started { pid: 2 }, b""))?;
                 let chunk = vec![b'x'; frame::CHUNK_MAX];
                 // Twice the window, confirmed or not.
-                for _ in 0..2 * vmette_wire::agent::WINDOW as usize / chunk.len() {
-                    if stream.write_all(&raw(id, &Event::Stdout, &chunk)).is_err() {
+                for _ in 0..2 * WINDOW as usize / chunk.len() {
+                    if stream.write_all(&event(id, Event::Stdout, &chunk)).is_err() {
                         break;
                     }
                 }
@@ -163,7 +167,7 @@ fn output_beyond_the_window_ends_the_connection() {
 fn an_answer_of_the_wrong_kind_ends_the_connection() {
     let (session, _dir) = hostile(|stream| {
         polite_until(stream, |id, _, stream| {
-            stream.write_all(&raw(id, &Event::Exited(ExitStatus::Code(0)), b""))
+            stream.write_all(&event(id, Event::Exited(ExitStatus::Code(0)), b""))
         })
     })
     .unwrap();
@@ -174,11 +178,9 @@ fn an_answer_of_the_wrong_kind_ends_the_connection() {
 fn answers_to_nobody_are_dropped_and_the_stream_stays_in_step() {
     let (session, _dir) = hostile(|stream| {
         polite_until(stream, |id, _, stream| {
-            stream.write_all(
-                &frame::encode_response(id.wrapping_add(999), &ResponseHeader::ok(), b"late").unwrap(),
-            )?;
-            stream.write_all(&raw(id.wrapping_add(998), &Event::Stdout, b"late"))?;
-            stream.write_all(&frame::encode_response(id, &ResponseHeader::ok(), b"").unwrap())
+            stream.write_all(&raw(id.wrapping_add(999), &Reply::Done))?;
+            stream.write_all(&event(id.wrapping_add(998), Event::Stdout, b"late"))?;
+            stream.write_all(&raw(id, &Reply::Done))
         })
     })
     .unwrap();
@@ -191,9 +193,9 @@ fn answers_to_nobody_are_dropped_and_the_stream_stays_in_step() {
 fn credit_beyond_the_window_ends_the_connection() {
     let (session, _dir) = hostile(|stream| {
         polite_until(stream, |id, request, stream| {
-            if let Request::Op(Op::Exec(_)) = request {
-                stream.write_all(&raw(id, &Event::Started { pid: 2 }, b""))?;
-                stream.write_all(&raw(id, &Event::Credit { bytes: u32::MAX }, b""))?;
+            if let Request::Open(Open::Exec(_)) = request {
+                stream.write_all(&event(id, Event::Started { pid: 2 }, b""))?;
+                stream.write_all(&event(id, Event::Credit { bytes: u32::MAX }, b""))?;
             }
             Ok(())
         })
@@ -244,7 +246,7 @@ fn a_guest_that_takes_nothing_more_does_not_prolong_a_gentle_stop() {
     let waits = std::sync::Mutex::new(waits);
     let engine = FakeHypervisor::new(move |stream, _| {
         polite_until(stream, |id, _, stream| {
-            stream.write_all(&raw(id, &Event::Started { pid: 2 }, b""))?;
+            stream.write_all(&event(id, Event::Started { pid: 2 }, b""))?;
             // Reads no more until the test is over.
             waits.lock().unwrap().recv().map_err(std::io::Error::other)
         })

@@ -16,6 +16,8 @@ mod image;
 mod network;
 #[cfg(all(target_os = "linux", not(vz_check)))]
 mod qemu;
+#[cfg(all(target_os = "linux", not(vz_check)))]
+mod roots;
 #[cfg(target_os = "linux")]
 mod snapshot;
 mod suite;

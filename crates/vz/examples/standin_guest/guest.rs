@@ -38,7 +38,7 @@ const REFUSED: u32 = 4;
 const PAUSE: u32 = 5;
 const PAUSE_NOW: u32 = 6;
 
-/// The memory of a guest whose root was built, of which a file beside it has the details.
+/// The memory of a guest that was set up, of which a file beside it has the details.
 const BOOTED: u32 = 1;
 
 const ECHO_PORT: u32 = 7;
@@ -98,8 +98,11 @@ fn agent(arguments: &[String], root: Option<&str>, port: Option<&str>) -> io::Re
     let mut world = vmette_guest::Hosted::new(root)?;
     let boot = format!("{root}/boot");
     if restored == Some(&BOOTED.to_string()) {
-        let saved = serde_json::from_slice(&std::fs::read(&boot)?)?;
-        world.boot(&saved, b"").map_err(io::Error::other)?;
+        let (boot, roots): (_, Vec<_>) = serde_json::from_slice(&std::fs::read(&boot)?)?;
+        world.boot(&boot).map_err(io::Error::other)?;
+        for root in &roots {
+            world.make_root(root, b"").map_err(io::Error::other)?;
+        }
     }
     let restored = restored.is_some();
     let record = world.record();
@@ -111,9 +114,14 @@ fn agent(arguments: &[String], root: Option<&str>, port: Option<&str>) -> io::Re
     let for_wire = host.clone();
     thread::spawn(move || {
         // However it ends, the plug is pulled: the agent ends, and what it has started with it.
-        let memory = || match &record.lock().expect("nobody panics with it").boot {
-            None => Ok(0),
-            Some(told) => std::fs::write(&boot, serde_json::to_vec(told)?).map(|()| BOOTED),
+        let memory = || {
+            let record = record.lock().expect("nobody panics with it");
+            match &record.boot {
+                None => Ok(0),
+                Some(told) => {
+                    std::fs::write(&boot, serde_json::to_vec(&(told, &record.roots))?).map(|()| BOOTED)
+                }
+            }
         };
         let _ = attend(restored.then_some((port, sender)), memory);
         let mut host = for_wire.lock().expect("nobody panics with it");

@@ -53,6 +53,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_map_is_what_the_modules_say() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let metadata = cargo_metadata::MetadataCommand::new()
+            .manifest_path(root.join("Cargo.toml"))
+            .no_deps()
+            .exec()
+            .expect("cargo describes the workspace");
+        let files = crate::sources::read(&root).expect("the sources are readable");
+        let there =
+            std::fs::read_to_string(root.join(crate::LAYERS_DOCUMENT)).expect("the document is there");
+        let made =
+            renew(&metadata, &files, &there).expect("it is Rust").expect("there is a place for the map");
+        assert!(there == made, "the map is out of date: run `cargo run -p xtask -- map`");
+    }
+
+    #[test]
     fn a_crate_is_named_once_and_bars_are_kept() {
         let modules = [("a", "One"), ("b", "Two | three")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         let crates = BTreeMap::from([("x".to_owned(), BTreeMap::from(modules))]);

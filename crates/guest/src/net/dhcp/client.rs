@@ -27,7 +27,7 @@ const RENEWAL_WAIT: Duration = Duration::from_secs(60);
 /// Everybody.
 const BROADCAST: LinkAddr = [0xff; 6];
 
-/// Why there is no lease.
+/// A lease that cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DhcpError {
     #[error("no DHCP server answered within {seconds} s")]
@@ -58,7 +58,7 @@ pub(crate) struct Granted {
     pub(crate) since: Instant,
 }
 
-/// What became of a lease.
+/// Outcome of a renewal.
 #[derive(Debug)]
 pub(crate) enum Renewal {
     Renewed(Granted),

@@ -1,4 +1,4 @@
-//! What a server offers, as far as a machine can use it. The server is no more trusted than any other host on the network:
+//! A server's offer, as far as a machine can use it. The server is no more trusted than any other host on the network:
 //! what it says becomes the machine's configuration, so each value is what it has to be, or the offer is none.
 
 use std::net::Ipv4Addr;
@@ -29,7 +29,7 @@ const FOR_EVER: u32 = u32::MAX;
 /// Shortest time between two renewals, in seconds.
 const RENEWAL_MIN: u32 = 1;
 
-/// Why an offer is of no use.
+/// An offer that is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("it does not tell the {0}, or not in the form that it has")]
@@ -58,7 +58,7 @@ pub(crate) struct Lease {
     pub(crate) server: Ipv4Addr,
     /// When it ends; `None`: never.
     pub(crate) term: Option<Term>,
-    /// What the server said besides that makes no sense: worth a note, not worth the network.
+    /// Further parts of the answer that make no sense: worth a note, not worth the network.
     pub(crate) ignored: Vec<&'static str>,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct Term {
 }
 
 impl Lease {
-    /// What an offer, or an acknowledgement, comes to.
+    /// The lease of an offer or an acknowledgement.
     ///
     /// # Errors
     /// [`Refusal`]: a machine cannot live with that.
@@ -161,7 +161,7 @@ fn term_of(answer: &Answer<'_>) -> Result<Option<Term>, Refusal> {
     Ok(Some(Term { renew, rebind: rebind.max(renew), end }))
 }
 
-/// Whether one machine, and no other than this, can have the address.
+/// `true` if one machine, and no other than this, can have the address.
 fn is_of_a_machine(address: Ipv4Addr) -> bool {
     let [first, ..] = address.octets();
     // From 224 on are groups, what is reserved, and everybody.
@@ -172,7 +172,7 @@ fn host_bits(prefix: u8) -> u32 {
     u32::MAX.checked_shr(prefix.into()).unwrap_or(0)
 }
 
-/// Whether it is the network's own address, or that of all of its machines.
+/// `true` if it is the network's own address, or that of all of its machines.
 fn is_edge(address: Ipv4Addr, prefix: u8) -> bool {
     let host = address.to_bits() & host_bits(prefix);
     host == 0 || host == host_bits(prefix)

@@ -54,7 +54,7 @@ pub(crate) mod option {
     pub(crate) const CLIENT: u8 = 61;
 }
 
-/// What servers are asked to tell.
+/// Options that servers are asked for.
 const WANTED: [u8; 8] = [
     option::SUBNET_MASK,
     option::ROUTER,
@@ -66,7 +66,7 @@ const WANTED: [u8; 8] = [
     option::REBINDING_TIME,
 ];
 
-/// Who asks.
+/// The machine that asks.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     pub(crate) address: LinkAddr,
@@ -74,10 +74,10 @@ pub(crate) struct Client {
     pub(crate) hostname: String,
 }
 
-/// What is asked.
+/// The question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Question {
-    /// Who has an address for me?
+    /// For any server that has an address.
     Discover,
     /// I take that one of yours.
     Request { address: Ipv4Addr, server: Ipv4Addr },
@@ -154,7 +154,7 @@ pub(crate) fn broadcast(message: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// What kind of answer it is.
+/// Kind of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// An address may be had.

@@ -9,10 +9,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
+use vmette_work::Work;
 
 use super::{ExportFormat, Exported, Images};
-use crate::context::Context;
 use crate::error::{ProviderError, Result};
+use crate::read_error::ReadError;
 use crate::store::Store;
 use tree::Archive;
 
@@ -35,16 +36,16 @@ impl Images {
         let mut target = Target::new(to)?;
         match format {
             ExportFormat::Squashfs => {
-                copy(held.file(), target.file(), &self.ctx).map_err(|e| target.failed(e))?;
+                copy(held.file(), target.file(), self.ctx.work()).map_err(|e| target.failed(e))?;
             }
             ExportFormat::Tar => {
-                let mut tree = Archive::of(&image, &self.ctx)?;
-                copy(&mut tree, target.file(), &self.ctx).map_err(|e| target.failed(e))?;
+                let mut tree = Archive::of(&image, self.ctx.work())?;
+                copy(&mut tree, target.file(), self.ctx.work()).map_err(|e| target.failed(e))?;
             }
             ExportFormat::Oci => {
-                let tree = Archive::of(&image, &self.ctx)?;
+                let tree = Archive::of(&image, self.ctx.work())?;
                 let name = record.map(|record| record.name);
-                oci::write(tree, &image.description, name.as_deref(), target.file(), &self.ctx)
+                oci::write(tree, &image.description, name.as_deref(), target.file(), self.ctx.work())
                     .map_err(|e| target.failed(e))?;
             }
         }
@@ -75,7 +76,7 @@ impl Target {
         };
         let failed = ProviderError::io("cannot write", &path);
         let dir = path.parent().unwrap_or(&path);
-        // As any new file of the user, less what their umask takes away.
+        // The mode of any new file of the user, less their umask.
         let staging = tempfile::Builder::new()
             .prefix(".vmette-export-")
             .permissions(Permissions::from_mode(0o666))
@@ -88,11 +89,11 @@ impl Target {
         self.staging.as_file_mut()
     }
 
-    /// The cause that a reader gave, or else writing is at fault.
+    /// The failure of the reader, or else of writing.
     fn failed(&self, e: io::Error) -> ProviderError {
-        match e.downcast::<ProviderError>() {
-            Ok(cause) => cause,
-            Err(e) => ProviderError::io("cannot write", &self.path)(e),
+        match ReadError::of(e) {
+            ReadError::System(e) => ProviderError::io("cannot write", &self.path)(e),
+            failure => failure.into(),
         }
     }
 
@@ -107,11 +108,11 @@ impl Target {
     }
 }
 
-fn copy(from: impl Read, to: &mut impl Write, ctx: &Context) -> io::Result<u64> {
+fn copy(from: impl Read, to: &mut impl Write, work: &Work) -> io::Result<u64> {
     let mut from = from;
     let mut copied = 0;
     loop {
-        ctx.check_cancelled().map_err(io::Error::other)?;
+        work.check()?;
         match io::copy(&mut from.by_ref().take(PIECE), to)? {
             0 => return Ok(copied),
             piece => copied += piece,

@@ -9,11 +9,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use vmette_cache::Digest;
+use vmette_oci::{ImageConfig, Platform};
+use vmette_work::Work;
 
 use super::copy;
-use crate::context::Context;
-use crate::digest::Digest;
-use crate::image_config::{ImageConfig, Platform};
 use crate::store::Description;
 
 const BLOCK: usize = 512;
@@ -32,10 +32,10 @@ pub(super) fn write(
     described: &Description,
     name: Option<&str>,
     file: &mut File,
-    ctx: &Context,
+    work: &Work,
 ) -> io::Result<()> {
     file.seek(SeekFrom::Start(BLOCK as u64))?;
-    let layer = write_layer(tree, file, ctx)?;
+    let layer = write_layer(tree, file, work)?;
     pad(file, layer.size)?;
 
     let config = serde_json::to_vec(&configuration(described, &layer.diff_id))?;
@@ -72,17 +72,17 @@ pub(super) fn write(
 }
 
 struct Layer {
-    /// Of the compressed bytes.
+    /// Digest of the compressed bytes.
     digest: Digest,
     size: u64,
     diff_id: Digest,
 }
 
-fn write_layer(tree: impl Read, file: &mut File, ctx: &Context) -> io::Result<Layer> {
+fn write_layer(tree: impl Read, file: &mut File, work: &Work) -> io::Result<Layer> {
     let start = file.stream_position()?;
     let compressed = Hashing { inner: BufWriter::new(&mut *file), hasher: Sha256::new() };
     let mut plain = Hashing { inner: GzEncoder::new(compressed, LEVEL), hasher: Sha256::new() };
-    copy(tree, &mut plain, ctx)?;
+    copy(tree, &mut plain, work)?;
     let diff_id = Digest::finish(plain.hasher);
     let Hashing { inner, hasher } = plain.inner.finish()?;
     let file = inner.into_inner().map_err(io::IntoInnerError::into_error)?;

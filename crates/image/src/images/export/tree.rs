@@ -6,12 +6,15 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::context::Context;
-use crate::error::{ProviderError, Result};
-use crate::oci;
+use vmette_spawn::{Command, Tool};
+use vmette_work::Work;
+
+use crate::error::Result;
+use crate::providers::TarLimits;
+use crate::providers::limits::{OCI_MAX_VARIABLE, TAR_MAX_VARIABLE, oci_max};
+use crate::read_error::ReadError;
 use crate::store::{ImageKind, StoredImage};
-use crate::tar::{self, TarLimits};
-use crate::tool::{self, AtOurEnd, Limits, Output, Watch};
+use crate::tool::{self, Output};
 
 const TOOL: &str = "sqfs2tar";
 const PACKAGE: &str = "squashfs-tools-ng";
@@ -32,29 +35,23 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    pub(super) fn of(image: &StoredImage, ctx: &Context) -> Result<Self> {
+    pub(super) fn of(image: &StoredImage, work: &Work) -> Result<Self> {
         let limit = match image.description.kind {
-            ImageKind::Oci => (oci::max_bytes()?, oci::MAX_BYTES_VARIABLE),
-            _ => (TarLimits::from_env()?.max_bytes, tar::MAX_BYTES_VARIABLE),
+            ImageKind::Oci => (oci_max()?, OCI_MAX_VARIABLE),
+            _ => (TarLimits::from_env()?.max_bytes, TAR_MAX_VARIABLE),
         };
-        Self::within(&image.path, limit, ctx)
+        Self::within(&image.path, limit, work)
     }
 
-    fn within(image: &Path, limit: (u64, &'static str), ctx: &Context) -> Result<Self> {
+    fn within(image: &Path, limit: (u64, &'static str), work: &Work) -> Result<Self> {
         let program = tool::require(TOOL, PACKAGE)?;
-        let mut command = tool::contained(&program, AtOurEnd::Kill);
-        // What cannot be stored is an error: an archive without it would be another tree.
-        command.args(["--root-becomes", ".", "--no-skip", "--"]).arg(image);
-        let watch = Watch {
-            tool: TOOL,
-            subject: image.to_owned(),
-            time_max: TIME_MAX,
+        let command = Command::new(program)
+            // An entry that cannot be stored is an error: an archive without it would be another tree.
+            .args(["--root-becomes", ".", "--no-skip", "--"])
+            .arg(image)
             // It writes to nothing but us.
-            limits: Some(Limits { file: 0, address_space: ADDRESS_SPACE_MAX }),
-            is_cause: |_| true,
-            on_line: Box::new(|_| {}),
-        };
-        let output = Output::start(&mut command, watch, ctx)?;
+            .limits(tool::limits(0, ADDRESS_SPACE_MAX));
+        let output = Output::start(Tool::new(TOOL, command, TIME_MAX), image.to_owned(), work)?;
         Ok(Self { output, image: image.to_owned(), left: limit.0, limit })
     }
 }
@@ -63,11 +60,8 @@ impl Read for Archive {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.output.read(buffer)?;
         let Some(left) = self.left.checked_sub(read as u64) else {
-            let (bytes, variable) = self.limit;
-            return Err(io::Error::other(ProviderError::Other(format!(
-                "{} comes to an archive of more than {bytes} bytes; if you trust it, raise {variable}",
-                self.image.display()
-            ))));
+            let (limit, variable) = self.limit;
+            return Err(ReadError::TooLong { path: self.image.clone(), limit, variable }.into());
         };
         self.left = left;
         Ok(read)
@@ -85,8 +79,8 @@ mod tests {
     fn a_small_image_does_not_become_an_archive_of_any_size() {
         const HELD: u64 = 64 << 20;
         let dir = tempfile::tempdir().unwrap();
-        let (ctx, image) = (Context::new(dir.path()), dir.path().join("image"));
-        let mut packer = Packer::start(&image, Compression::Zstd, Duplicates::Find, HELD, &ctx).unwrap();
+        let (work, image) = (Work::quiet(), dir.path().join("image"));
+        let mut packer = Packer::start(&image, Compression::Zstd, Duplicates::Find, HELD, &work).unwrap();
         packer
             .write(|tar| {
                 tar.dir(b"", &Meta::root_owned(0o755))?;
@@ -98,15 +92,16 @@ mod tests {
         packer.finish().unwrap();
         assert!(image.metadata().unwrap().len() < 1 << 20);
 
-        let mut whole = Archive::within(&image, (2 * HELD, "VARIABLE"), &ctx).unwrap();
+        let mut whole = Archive::within(&image, (2 * HELD, "VARIABLE"), &work).unwrap();
         let len = io::copy(&mut whole, &mut io::sink()).unwrap();
         assert!(len > HELD);
-        let exact = io::copy(&mut Archive::within(&image, (len, "VARIABLE"), &ctx).unwrap(), &mut io::sink());
+        let exact =
+            io::copy(&mut Archive::within(&image, (len, "VARIABLE"), &work).unwrap(), &mut io::sink());
         assert_eq!(exact.unwrap(), len);
         let mut written = Vec::new();
         let refused =
-            io::copy(&mut Archive::within(&image, (len - 1, "VARIABLE"), &ctx).unwrap(), &mut written);
-        let refused = refused.unwrap_err().downcast::<ProviderError>().unwrap().to_string();
+            io::copy(&mut Archive::within(&image, (len - 1, "VARIABLE"), &work).unwrap(), &mut written);
+        let refused = ReadError::of(refused.unwrap_err()).to_string();
         assert!(refused.contains("raise VARIABLE"), "{refused}");
         assert!((written.len() as u64) < len);
     }

@@ -34,16 +34,16 @@ fn a_debian_system_that_cannot_be() {
 #[ignore = "asks a Debian mirror"]
 fn a_cancelled_build_leaves_nothing() {
     let place = place();
-    let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let cancel = vmette_work::Cancel::new();
     let folder = std::sync::Arc::new(std::sync::Mutex::new(None));
-    let ctx = place.images.ctx.clone().with_cancel_flag(flag.clone()).with_reporter({
+    let ctx = place.images.ctx.clone().with_work(Work::new(cancel.clone())).with_reporter({
         let folder = folder.clone();
         std::sync::Arc::new(move |progress| {
             let crate::Progress::Step(line) = progress else { return };
             if let Some((_, rest)) = line.split_once("using ") {
                 *folder.lock().unwrap() = rest.split(' ').next().map(PathBuf::from);
             } else if line.contains("extracting") {
-                flag.store(true, std::sync::atomic::Ordering::SeqCst);
+                cancel.cancel();
             }
         })
     });

@@ -28,8 +28,9 @@ fn a_file_is_replaced_when_the_new_one_is_whole() {
     assert!(link.is_symlink() && bytes(&to).starts_with(b"hsqs"));
     let not_a_file = place.images.export("a", place.root.path(), ExportFormat::Tar).unwrap_err().to_string();
     assert!(not_a_file.contains("no regular file"), "{not_a_file}");
-    let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let cancelled = Images { ctx: place.images.ctx.clone().with_cancel_flag(flag), ..place.images.clone() };
+    let work = Work::quiet();
+    work.cancel().cancel();
+    let cancelled = Images { ctx: place.images.ctx.clone().with_work(work), ..place.images.clone() };
     for format in [ExportFormat::Squashfs, ExportFormat::Tar, ExportFormat::Oci] {
         assert!(matches!(cancelled.export("a", &place.path("new"), format), Err(ProviderError::Cancelled)));
     }
@@ -65,12 +66,12 @@ fn an_oci_archive_says_what_the_image_says() {
         stop_signal: Some("SIGQUIT".to_owned()),
         labels: [("l".to_owned(), "m".to_owned())].into(),
     };
-    let key = Key::of_parts([&b"configured"[..]]);
+    let key = key_of([&b"configured"[..]]);
     let build = |staging: &Path| {
         fs::copy(&source.path, staging).unwrap();
         Ok(Description { config: config.clone(), platform: Some(Platform::of_guest()), ..described() })
     };
-    let image = place.images.store.obtain(&key, &place.images.ctx, build).unwrap();
+    let image = place.images.store.obtain::<ProviderError>(&key, build).unwrap();
     place.images.name_local(image, "localhost/full:1").unwrap();
     let exported = place.images.export("full:1", &place.path("full.tar"), ExportFormat::Oci).unwrap();
 
@@ -121,7 +122,7 @@ fn skopeo_and_umoci_read_an_exported_image() {
     let made = place.images.import(&place.archive(), "a").unwrap();
     place.images.export("a", &place.path("a.tar"), ExportFormat::Oci).unwrap();
     let run = |program: &str, args: &[&str]| {
-        let program = crate::tool::find(program).expect("the set-up for tests installs it");
+        let program = vmette_spawn::find(program).expect("the set-up for tests installs it");
         let output =
             std::process::Command::new(program).args(args).current_dir(place.root.path()).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));

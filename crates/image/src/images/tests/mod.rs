@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::SystemTime;
 
 use super::*;
-use crate::digest::Digest;
 use crate::error::ProviderError;
-use crate::image_config::{ImageConfig, Platform};
-use crate::progress::Progress;
-use crate::store::{Description, ImageKind, Key, Origin, StoredImage};
+use crate::store::{Description, ImageKind, Origin, StoredImage, key_of};
+use vmette_cache::Digest;
+use vmette_oci::{ImageConfig, Platform};
+use vmette_work::{Progress, Work};
 
 struct Place {
     root: tempfile::TempDir,
@@ -42,15 +42,7 @@ fn fake_image() -> Vec<u8> {
 }
 
 fn described() -> Description {
-    Description {
-        kind: ImageKind::Oci,
-        source: "test".to_owned(),
-        id: None,
-        platform: None,
-        config: ImageConfig::default(),
-        layers: Vec::new(),
-        unpacked: 0,
-    }
+    Description::of_rootfs(ImageKind::Oci, "test".to_owned(), 0)
 }
 
 impl Place {
@@ -59,12 +51,12 @@ impl Place {
     }
 
     fn make(&self, key: &str, id: Option<Digest>) -> StoredImage {
-        let key = Key::of_parts([key.as_bytes()]);
+        let key = key_of([key.as_bytes()]);
         let build = |staging: &Path| {
             fs::write(staging, fake_image()).unwrap();
             Ok(Description { id, ..described() })
         };
-        self.images.store.obtain(&key, &self.images.ctx, build).unwrap()
+        self.images.store.obtain::<ProviderError>(&key, build).unwrap()
     }
 
     fn name(&self, name: &str, image: &StoredImage) {

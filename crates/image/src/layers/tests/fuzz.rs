@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::super::path::{DEPTH_MAX, PATH_MAX};
-use super::super::tree::{InodeId, ROOT, What};
+use super::super::tree::{InodeId, NodeKind, ROOT};
 use super::*;
 
 #[derive(Debug, Clone)]
 enum Block {
     Header { kind: u8, name: String, link: String, size: u64, mode: u32, device: u32, gnu: bool },
-    Records(Vec<(String, Vec<u8>)>),
+    EntryLog(Vec<(String, Vec<u8>)>),
     Raw(Vec<u8>),
     Zero,
 }
@@ -73,7 +73,7 @@ fn blocks() -> impl Strategy<Value = Block> {
         40 => good,
         8 => whiteout,
         4 => bad,
-        1 => proptest::collection::vec(record, 0..4).prop_map(Block::Records),
+        1 => proptest::collection::vec(record, 0..4).prop_map(Block::EntryLog),
         1 => proptest::collection::vec(any::<u8>(), 512).prop_map(Block::Raw),
         1 => Just(Block::Zero),
     ]
@@ -105,7 +105,7 @@ fn pack(blocks: &[Block], ended: bool) -> Vec<u8> {
                 // A name, for the kinds whose content is one.
                 out.extend(name.bytes().chain([0]).cycle().take(content.next_multiple_of(512)));
             }
-            Block::Records(records) => {
+            Block::EntryLog(records) => {
                 let content: Vec<u8> = records
                     .iter()
                     .flat_map(|(key, value)| {
@@ -141,7 +141,7 @@ pub(super) fn check(
     assert!(path.len() <= PATH_MAX && depth <= DEPTH_MAX, "{shown:?}");
     let seen = links.entry(id).or_default();
     *seen += 1;
-    if let What::Dir(children) = &applied.tree.inode(id).what {
+    if let NodeKind::Dir(children) = &applied.tree.inode(id).what {
         assert_eq!(*seen, 1, "a directory has one name: {shown:?}");
         for (name, child) in children {
             assert!(![&b""[..], b".", b".."].contains(&&**name), "{shown:?}");
@@ -176,7 +176,7 @@ proptest! {
 /// None is left in the tree that layers came to.
 pub(super) fn has_no_whiteouts(applied: &Applied) {
     for inode in applied.tree.inodes() {
-        if let What::Dir(children) = &inode.what {
+        if let NodeKind::Dir(children) = &inode.what {
             assert!(children.keys().all(|name| !name.starts_with(b".wh.")));
         }
     }
@@ -185,14 +185,14 @@ pub(super) fn has_no_whiteouts(applied: &Applied) {
 /// All content can be read back.
 pub(super) fn listing_is_whole(applied: &Applied) {
     for inode in applied.tree.inodes() {
-        if let What::File(content) = &inode.what {
+        if let NodeKind::File(content) = &inode.what {
             let mut len = 0;
             let take = |piece: super::super::content::Piece<'_>| {
                 len += match piece {
                     super::super::content::Piece::Data(bytes) => bytes.len() as u64,
                     super::super::content::Piece::Hole(len) => len,
                 };
-                Ok(())
+                Ok::<(), vmette_oci::FileError>(())
             };
             applied.spills[usize::from(content.layer)].read(content, take, Path::new("")).unwrap();
             assert_eq!(len, content.size);

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::super::content::Piece;
-use super::super::tree::{InodeId, ROOT, What};
+use super::super::tree::{InodeId, NodeKind, ROOT};
 use super::Applied;
 
 /// One name.
@@ -40,23 +40,23 @@ fn walk(
     let inode = applied.tree.inode(id);
     let same_as = first.entry(id).or_insert_with(|| path.clone()).clone();
     let what = match &inode.what {
-        What::Dir(_) => "dir".to_owned(),
-        What::File(content) => {
+        NodeKind::Dir(_) => "dir".to_owned(),
+        NodeKind::File(content) => {
             let mut bytes = Vec::new();
             let mut take = |piece: Piece<'_>| {
                 match piece {
                     Piece::Data(data) => bytes.extend_from_slice(data),
                     Piece::Hole(len) => bytes.resize(bytes.len() + usize::try_from(len).unwrap(), 0),
                 }
-                Ok(())
+                Ok::<(), vmette_oci::FileError>(())
             };
             applied.spills[usize::from(content.layer)].read(content, &mut take, Path::new("")).unwrap();
             format!("file {bytes:?}")
         }
-        What::Symlink(target) => format!("-> {}", String::from_utf8_lossy(target)),
-        What::Char(device) => format!("char {}:{}", device.major, device.minor),
-        What::Block(device) => format!("block {}:{}", device.major, device.minor),
-        What::Fifo => "fifo".to_owned(),
+        NodeKind::Symlink(target) => format!("-> {}", String::from_utf8_lossy(target)),
+        NodeKind::Char(device) => format!("char {}:{}", device.major, device.minor),
+        NodeKind::Block(device) => format!("block {}:{}", device.major, device.minor),
+        NodeKind::Fifo => "fifo".to_owned(),
     };
     let xattrs = inode.attrs.meta().xattrs.into_iter();
     out.insert(
@@ -70,7 +70,7 @@ fn walk(
             same_as,
         },
     );
-    if let What::Dir(children) = &inode.what {
+    if let NodeKind::Dir(children) = &inode.what {
         for (name, child) in children {
             let name = std::str::from_utf8(name).unwrap();
             let below = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };

@@ -10,7 +10,6 @@ mod whiteouts;
 use std::io::Cursor;
 
 use super::*;
-use crate::context::Context;
 use crate::meta::{Meta, Node};
 use crate::pack::CleanTar;
 
@@ -29,16 +28,15 @@ const ARCHIVE: Rules = Rules { whiteouts: false, ..LAYERS };
 /// Applies these, and leaves nothing behind.
 fn applied(layers: Vec<Layer<'_>>, rules: Rules) -> Result<Applied> {
     let dir = tempfile::tempdir().unwrap();
-    let applied = apply(layers, rules, &Attempt::of(&Context::new(dir.path())), dir.path());
-    assert_eq!(dir.path().read_dir().unwrap().count(), 0, "content is put aside without a name");
+    let applied = apply(layers, rules, &Work::quiet(), dir.path());
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0, "content is spilled without a name");
     applied
 }
 
-/// What is wrong with a layer or an archive.
-fn refusal(error: ProviderError) -> ArchiveError {
+/// The defect of a layer or an archive.
+fn refusal(error: ConvertError) -> ArchiveError {
     match error {
-        ProviderError::Archive { source, .. }
-        | ProviderError::Image { source: ImageError::Layer(source), .. } => source,
+        ConvertError::Archive { source, .. } | ConvertError::Layer { source, .. } => source,
         other => panic!("{other}"),
     }
 }

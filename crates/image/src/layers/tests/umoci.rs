@@ -11,7 +11,6 @@ use super::listing::{self, Listing};
 use super::*;
 use crate::meta::Device;
 use crate::tar::Refusal;
-use crate::tool;
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -164,7 +163,7 @@ proptest! {
     fn stacks_are_what_umoci_extracts(
         drawn in proptest::collection::vec(proptest::collection::vec(changes(), 0..9), 1..5),
     ) {
-        let umoci = tool::find("umoci").expect("`scripts/setup test` installs it");
+        let umoci = vmette_spawn::find("umoci").expect("`scripts/setup test` installs it");
         // What is refused is left out, once umoci has refused the first such change as well.
         let mut stack: Vec<Vec<Change>> = Vec::new();
         let mut refused = false;

@@ -1,8 +1,6 @@
 //! What layers remove, what they must not, and whose fault it is.
 
 use std::io::{self, Read};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::sniff::FileKind;
@@ -170,13 +168,13 @@ fn compression_that_is_not_what_was_said() {
 /// Gives some bytes, and then fails or ends.
 struct Failing {
     bytes: io::Cursor<Vec<u8>>,
-    error: Option<ProviderError>,
+    error: Option<ReadError>,
 }
 
 impl Read for Failing {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match (self.bytes.read(buffer)?, self.error.take()) {
-            (0, Some(error)) => Err(io::Error::other(error)),
+            (0, Some(error)) => Err(error.into()),
             (read, error) => {
                 self.error = error;
                 Ok(read)
@@ -185,20 +183,23 @@ impl Read for Failing {
     }
 }
 
+fn lies() -> ReadError {
+    ReadError::TooLong { path: "x".into(), limit: 1, variable: "LIMIT" }
+}
+
 /// Also when the archive was complete by then: a reader's last word is whether its digest was right.
 #[test]
 fn the_reader_has_the_last_word() {
     let good = pack(&["a"]);
     for bytes in [good.clone(), zstd::encode_all(&good[..], 1).unwrap(), good[..700].to_vec()] {
-        let reader =
-            Failing { bytes: io::Cursor::new(bytes), error: Some(ProviderError::Other("lies".to_owned())) };
+        let reader = Failing { bytes: io::Cursor::new(bytes), error: Some(lies()) };
         let failing = Layer { open: Box::new(move || Ok(Box::new(reader))), ..layer(b"") };
         let error = applied(vec![failing], LAYERS).unwrap_err();
-        assert!(matches!(&error, ProviderError::Other(text) if text == "lies"), "{error}");
+        assert!(matches!(&error, ConvertError::Read(ReadError::TooLong { .. })), "{error}");
     }
-    let closed: Open<'_> = Box::new(|| Err(ProviderError::Other("closed".to_owned())));
+    let closed: Open<'_> = Box::new(|| Err(lies()));
     let error = applied(vec![Layer { open: closed, ..layer(b"") }], LAYERS).unwrap_err();
-    assert_eq!(error.to_string(), "closed");
+    assert!(matches!(&error, ConvertError::Read(ReadError::TooLong { .. })), "{error}");
 }
 
 /// The lowest layer's reader goes on for as long as anybody listens.
@@ -213,15 +214,15 @@ fn one_failure_ends_all() {
 #[test]
 fn cancelling_ends_all() {
     let dir = tempfile::tempdir().unwrap();
-    let flag = Arc::new(AtomicBool::new(false));
-    let ctx = Context::new(dir.path()).with_cancel_flag(Arc::clone(&flag));
+    let work = Work::quiet();
+    let cancel = work.cancel().clone();
     let head = pack(&["a"])[..1024].to_vec();
     let open: Open<'_> = Box::new(move || {
         // In the middle of the layer.
-        flag.store(true, Ordering::Relaxed);
+        cancel.cancel();
         Ok(Box::new(io::Cursor::new(head).chain(io::repeat(0))))
     });
     let rules = Rules { max_bytes: u64::MAX, ..LAYERS };
-    let cancelled = apply(vec![Layer { open, ..layer(b"") }], rules, &Attempt::of(&ctx), dir.path());
-    assert!(matches!(cancelled, Err(ProviderError::Cancelled)), "{:?}", cancelled.map(|_| ()));
+    let cancelled = apply(vec![Layer { open, ..layer(b"") }], rules, &work, dir.path());
+    assert!(matches!(cancelled, Err(ConvertError::Cancelled(_))), "{:?}", cancelled.map(|_| ()));
 }

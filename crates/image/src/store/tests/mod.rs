@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::image_config::ImageConfig;
+use vmette_oci::{ImageConfig, Platform};
+use vmette_work::Progress;
 
 /// The smallest file that passes for an image.
 pub(super) fn fake_image(len: usize) -> Vec<u8> {
@@ -25,19 +26,11 @@ pub(super) fn fake_image(len: usize) -> Vec<u8> {
 }
 
 pub(super) fn key(name: &str) -> Key {
-    Key::of_parts([name.as_bytes()])
+    key_of([name.as_bytes()])
 }
 
 pub(super) fn description() -> Description {
-    Description {
-        kind: ImageKind::Tar,
-        source: "test".to_owned(),
-        id: None,
-        platform: None,
-        config: ImageConfig::default(),
-        layers: Vec::new(),
-        unpacked: 0,
-    }
+    Description::of_rootfs(ImageKind::Tar, "test".to_owned(), 0)
 }
 
 fn write(len: usize) -> impl FnOnce(&Path) -> Result<Description> {
@@ -58,13 +51,12 @@ struct Cache {
 }
 
 impl Cache {
-    /// Without a budget, whatever the environment says.
-    fn context(&self) -> Context {
-        Context::new(self.store.cache_root()).with_cache_budget(0)
+    fn obtain(&self, name: &str, build: impl FnOnce(&Path) -> Result<Description>) -> Result<StoredImage> {
+        self.store.obtain(&key(name), build)
     }
 
-    fn obtain(&self, name: &str, build: impl FnOnce(&Path) -> Result<Description>) -> Result<StoredImage> {
-        self.store.obtain(&key(name), &self.context(), build)
+    fn within(&self, work: &Work) -> Store {
+        self.store.clone().within(work)
     }
 
     fn make(&self, name: &str, len: usize, seconds: u64) -> StoredImage {
@@ -127,7 +119,7 @@ fn what_was_said_of_an_image_is_kept() {
     let described = Description {
         kind: ImageKind::Oci,
         id: Some(Digest::of(b"config")),
-        platform: Some(crate::image_config::Platform::of_guest()),
+        platform: Some(Platform::of_guest()),
         config: ImageConfig {
             cmd: vec!["sh".to_owned()],
             user: Some("1:2".to_owned()),
@@ -149,7 +141,7 @@ fn a_failed_build_leaves_nothing_and_is_tried_again() {
     let cache = cache();
     let failed = cache.obtain("a", |staging| {
         fs::write(staging, b"half").unwrap();
-        Err(ProviderError::Other("no".to_owned()))
+        Err(vmette_work::Cancelled.into())
     });
     assert!(failed.is_err());
     let garbage = cache.obtain("a", |staging| {
@@ -189,14 +181,14 @@ fn a_damaged_image_is_made_again() {
         assert_eq!(cache.store.find(&image.key), None);
         let warned = AtomicUsize::new(0);
         let warned = std::sync::Arc::new(warned);
-        let ctx = cache.context().with_reporter({
+        let work = Work::quiet().reporting({
             let warned = warned.clone();
             std::sync::Arc::new(move |progress| {
-                assert!(matches!(progress, crate::Progress::Warning(_)), "{progress:?}");
+                assert!(matches!(progress, Progress::Warning(_)), "{progress:?}");
                 warned.fetch_add(1, Ordering::SeqCst);
             })
         });
-        assert_eq!(cache.store.obtain(&image.key, &ctx, write(400)).unwrap().path, image.path);
+        assert_eq!(cache.within(&work).obtain(&image.key, write(400)).unwrap().path, image.path);
         assert_eq!(warned.load(Ordering::SeqCst), 1);
         assert_eq!(fs::read(&image.path).unwrap(), fake_image(400));
     }
@@ -307,10 +299,10 @@ fn pruning_never_takes_what_is_held_recent_kept_or_local() {
 fn the_budget_follows_a_new_image() {
     let cache = cache();
     let old = cache.make("old", 1000, 100);
-    let small = cache.context().with_cache_budget(1500);
-    let new = cache.store.obtain(&key("new"), &small, write(1000)).unwrap();
+    let small = cache.store.clone().with_budget(Some(1500));
+    let new = small.obtain(&key("new"), write(1000)).unwrap();
     assert!(!old.path.exists() && new.path.exists());
-    let third = cache.store.obtain(&key("third"), &small, write(1000)).unwrap();
+    let third = small.obtain(&key("third"), write(1000)).unwrap();
     assert!(new.path.exists() && third.path.exists(), "used within a minute");
 }
 
@@ -323,8 +315,10 @@ fn leavings_are_swept() {
     cache.store.set_name("b", &b.key, &Origin::Local).unwrap();
     for name in [
         format!("{}{STAGING_INFIX}x", key("d")),
+        format!("{}.json.staging-x", key("d")),
         format!("{}.{LOCK_SUFFIX}", key("e")),
         format!("names/{}{STAGING_INFIX}y", key("f")),
+        format!("names/{}.json.staging-y", key("f")),
     ] {
         fs::write(cache.store.dir.join(name), b"half").unwrap();
     }
@@ -387,10 +381,10 @@ fn pruning_beside_holding_and_making_takes_nothing_that_is_held() {
 
 #[test]
 fn keys_tell_apart_what_differs() {
-    assert_ne!(Key::of_parts([&b"ab"[..], b"c"]), Key::of_parts([&b"a"[..], b"bc"]));
+    assert_ne!(key_of([&b"ab"[..], b"c"]), key_of([&b"a"[..], b"bc"]));
     let file = tempfile::NamedTempFile::new().unwrap();
-    let before = Key::of_file("x", file.path(), &file.path().metadata().unwrap());
-    assert_ne!(before, Key::of_file("y", file.path(), &file.path().metadata().unwrap()));
+    let before = key_of_file("x", file.path(), &file.path().metadata().unwrap());
+    assert_ne!(before, key_of_file("y", file.path(), &file.path().metadata().unwrap()));
     fs::write(file.path(), b"1").unwrap();
-    assert_ne!(before, Key::of_file("x", file.path(), &file.path().metadata().unwrap()));
+    assert_ne!(before, key_of_file("x", file.path(), &file.path().metadata().unwrap()));
 }

@@ -1,10 +1,9 @@
 //! What images are called.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::progress::Progress;
+use vmette_work::Cancel;
 
 #[test]
 fn names_that_look_alike_are_apart() {
@@ -58,15 +57,15 @@ fn a_name_under_another_ones_file_says_nothing() {
 fn a_wait_for_names_is_told_and_can_be_given_up() {
     let cache = cache();
     let _held = cache.store.lock_names().unwrap();
-    let (flag, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(String::new())));
-    let (cancel, heard) = (Arc::clone(&flag), Arc::clone(&told));
-    let ctx = cache.context().with_cancel_flag(flag).with_reporter(Arc::new(move |progress| {
+    let (cancel, told) = (Cancel::new(), Arc::new(Mutex::new(String::new())));
+    let (given_up, heard) = (cancel.clone(), Arc::clone(&told));
+    let work = Work::new(cancel).reporting(Arc::new(move |progress| {
         if let Progress::Step(line) = progress {
             heard.lock().unwrap().push_str(line);
         }
-        cancel.store(true, Ordering::SeqCst);
+        given_up.cancel();
     }));
-    let ended = ctx.store().unwrap().set_name("a", &key("a"), &Origin::Local);
-    assert!(matches!(ended, Err(ProviderError::Cancelled)), "{ended:?}");
+    let ended = cache.within(&work).set_name("a", &key("a"), &Origin::Local);
+    assert!(matches!(ended, Err(StoreError::Cancelled(_))), "{ended:?}");
     assert!(told.lock().unwrap().contains("changing the names"));
 }

@@ -149,8 +149,8 @@ fn compressed_modules_are_unpacked() {
     let kernel = kernel(folder.path());
     built_in(&kernel);
     let plain = module("depends=\n");
-    let zst = ruzstd::encoding::compress_to_vec(&plain[..], ruzstd::encoding::CompressionLevel::Fastest);
-    let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(0)).unwrap();
+    let zst = zstd::encode_all(&plain[..], 1).unwrap();
+    let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 0);
     xz.write_all(&plain).unwrap();
     put(&kernel, "kernel/vsock.ko.zst", &zst);
     put(&kernel, "kernel/erofs.ko.xz", &xz.finish().unwrap());

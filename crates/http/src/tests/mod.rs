@@ -1,0 +1,16 @@
+//! What servers may do, and what must come of it.
+
+mod download;
+mod exchange;
+
+use vmette_work::Cancel;
+
+use crate::{Client, NetworkOptions, Policy};
+
+fn impatient_client() -> Client {
+    Client::impatient(&Policy::default(), &Cancel::new())
+}
+
+fn with_network(network: NetworkOptions) -> Policy {
+    Policy { offline: false, network }
+}
