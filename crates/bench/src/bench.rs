@@ -99,9 +99,9 @@ fn first_session() -> anyhow::Result<Report> {
         Notice::Progress(line) | Notice::Vsock(line) => step(line),
         Notice::Warning(line) => step(&format!("warning: {line}")),
     });
-    let session = Session::builder(&live::config()).observer(observer).start()?;
+    let session = Session::builder(&live::config()).observer(observer).start()?.running()?;
     live::ensure_from_template(&session)?;
-    session.report().cloned().context("a session without a report")
+    Ok(session.report().clone())
 }
 
 impl Setting<'_> {

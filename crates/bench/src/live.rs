@@ -60,12 +60,12 @@ impl Live {
 
 /// A machine that waits for commands.
 pub(crate) fn config() -> Config {
-    Config { workload: WorkloadStrategy::Agent, ..Config::default() }
+    Config::default().with(|c| c.command.workload = WorkloadStrategy::Agent)
 }
 
 /// A benchmark of templates that runs without one measures something else.
 pub(crate) fn ensure_from_template(session: &Session) -> anyhow::Result<()> {
-    let report = session.report().context("a session without a report")?;
+    let report = session.report();
     ensure!(
         report.started_from == StartedFrom::Template,
         "the session did not start from a template: {}",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use cpio::newc::{Builder, ModeFileType, trailer};
-use vmette::{Accelerator, Config};
+use vmette::{Accelerator, Config, DEFAULT_MEM_MIB, DEFAULT_VCPUS};
 
 use crate::program::Program;
 
@@ -50,8 +50,8 @@ pub(crate) fn program(
     let mut args: Vec<OsString> =
         ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(Into::into).into();
     args.extend(["-machine", BOARD, "-accel", accel, "-cpu", cpu].map(OsString::from));
-    args.extend(["-smp".into(), config.vcpus.to_string().into()]);
-    args.extend(["-m".into(), format!("{}M", config.mem_mib).into()]);
+    args.extend(["-smp".into(), config.machine.vcpus.unwrap_or(DEFAULT_VCPUS).to_string().into()]);
+    args.extend(["-m".into(), format!("{}M", config.machine.mem_mib.unwrap_or(DEFAULT_MEM_MIB)).into()]);
     args.extend(["-chardev", "stdio,id=console", "-serial", "chardev:console"].map(OsString::from));
     args.extend(["-kernel".into(), kernel.into(), "-initrd".into(), initramfs.into()]);
     args.extend(["-append".into(), format!("console={CONSOLE} panic=-1 quiet").into()]);

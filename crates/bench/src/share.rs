@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use vmette::{Config, ExecOptions, ExitStatus, Session, ShareMount};
+use vmette::{ExecOptions, ExitStatus, Session, ShareMount};
 
 use crate::live;
 use crate::phase::Phase;
@@ -27,7 +27,7 @@ pub(crate) struct Share {
 /// Grants `folder` to one session and copies files through it in both directions. Each file is new to the guest, whose
 /// page cache would otherwise answer.
 pub(crate) fn measure(phase: Phase, folder: &Path) -> anyhow::Result<Share> {
-    let config = Config { shares: vec![ShareMount::new("bench", folder)], ..live::config() };
+    let config = live::config().with(|c| c.grants.shares = vec![ShareMount::new("bench", folder)]);
     let session = Session::start(&config)?;
     let content = vec![0x5a; usize::try_from(MIB).context("too large for this machine")? << 20];
     let mut share = Share::default();

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use vmette::provider::{BuildOptions, Images};
-use vmette::{Config, ExecOptions, ExitStatus, Session, StopHandle};
+use vmette::{ExecOptions, ExitStatus, Session, StopHandle};
 
 use crate::live;
 use crate::phase::Phase;
@@ -35,7 +35,7 @@ pub(crate) struct Saved {
 
 /// Saves one session as often as the phase says; it goes on between.
 pub(crate) fn save(phase: Phase, folder: &Path) -> anyhow::Result<Saved> {
-    let session = Session::start(&Config { allow_snapshot: true, ..live::config() })?;
+    let session = Session::start(&live::config().with(|c| c.snapshots.allow = true))?;
     let output = session.exec(&ExecOptions::argv(["true"]))?.collect(0)?;
     ensure!(output.status == ExitStatus::Code(0), "`true` in the guest ended with {:?}", output.status);
     let path = folder.join("snapshot");
@@ -89,7 +89,7 @@ pub(crate) fn python(vmette: &Path, image: &Path, folder: &Path) -> anyhow::Resu
 
 /// A small Debian with Python, of the host's own suite, made once.
 pub(crate) fn image() -> anyhow::Result<PathBuf> {
-    let context = vmette::provider_context(&live::config(), Arc::new(|_| {}), &StopHandle::new())?;
+    let context = vmette::provider_context(&live::config().host, Arc::new(|_| {}), &StopHandle::new())?;
     let images = Images::open(&context)?;
     if let Ok(details) = images.inspect(IMAGE)
         && details.path.exists()

@@ -8,12 +8,15 @@ pub mod machine;
 
 pub(crate) use machine::duplicate;
 
-use library::Config;
+use std::fs::File;
+use std::sync::Arc;
+
+use library::{Config, Console, Session, SessionBuilder};
 
 use crate::arguments::{Text, required};
 use crate::entry::{entry, entry_or};
 use crate::installed;
-use crate::notice::NoticeSink;
+use crate::notice::{self, NoticeSink};
 use crate::status::{Failure, VmetteStatus};
 
 /// What a session is to be. Nothing is granted that is not named in it.
@@ -25,6 +28,10 @@ pub struct VmetteConfig {
     config: Config,
     refused: Vec<Refused>,
     notices: Option<NoticeSink>,
+    /// Whether the command's output is kept. It is the caller's affair, not the machine's.
+    capture: bool,
+    /// The file for the guest kernel's messages.
+    console: Option<Arc<File>>,
 }
 
 /// A setter that failed.
@@ -36,9 +43,11 @@ struct Refused {
 
 impl VmetteConfig {
     fn new(kernel: &str, initramfs: &str) -> Self {
-        let mut config = Config::new(kernel, initramfs);
-        config.installed_at = installed::own_file();
-        Self { config, refused: Vec::new(), notices: None }
+        let named = |path: &str| (!path.is_empty()).then(|| path.into());
+        let mut config = Config::default();
+        (config.machine.kernel, config.machine.initramfs) = (named(kernel), named(initramfs));
+        config.host.installed_at = installed::own_file();
+        Self { config, refused: Vec::new(), notices: None, capture: false, console: None }
     }
 
     /// The configuration, if every setter has worked.
@@ -50,6 +59,18 @@ impl VmetteConfig {
                 ..refused.why.clone()
             }),
         }
+    }
+
+    /// A builder of sessions of this configuration, if every setter has worked.
+    pub(crate) fn builder(&self) -> Result<SessionBuilder<'_>, Failure> {
+        let mut builder = Session::builder(self.ready()?);
+        if let Some(file) = &self.console {
+            builder = builder.console(Console::File(file.clone()));
+        }
+        if let Some(sink) = self.notices {
+            builder = builder.observer(notice::observer(sink));
+        }
+        Ok(if self.capture { builder.captured() } else { builder })
     }
 
     pub(crate) fn notices(&self) -> Option<NoticeSink> {
@@ -89,6 +110,19 @@ impl VmetteConfig {
         }
         result
     }
+}
+
+/// A setter for one thing that is the caller's rather than the machine's.
+fn set_own(
+    config: Option<&mut VmetteConfig>,
+    setter: &'static str,
+    work: impl FnOnce(&mut VmetteConfig) -> Result<(), Failure>,
+) -> VmetteStatus {
+    entry(|| {
+        let config = required(config, "config")?;
+        let result = work(config);
+        config.set(setter, |_| result)
+    })
 }
 
 /// A setter for one thing.

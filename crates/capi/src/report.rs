@@ -32,14 +32,11 @@ pub extern "C" fn vmette_session_report(
     entry(|| {
         let session = required(session, "session")?;
         let json = required(json, "json")?;
-        let report = session.session().report();
-        let report = report.ok_or_else(|| {
-            Failure::new(
-                VmetteStatus::AgentLost,
-                "the session ended before its machine was up: it has no report",
-            )
+        let report = session.running().map_err(|why| Failure {
+            message: "the session ended before its machine was up: it has no report".into(),
+            ..why
         })?;
-        give(json, json_of(report)?)
+        give(json, json_of(report.report())?)
     })
 }
 

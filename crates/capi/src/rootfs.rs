@@ -21,9 +21,9 @@ fn set(
 
 /// A root that no image describes.
 fn plain(config: &mut Config, rootfs: Rootfs) {
-    config.rootfs = Some(rootfs);
-    config.rootfs_name = None;
-    config.image = ImageConfig::default();
+    config.root.rootfs = Some(rootfs);
+    config.root.name = None;
+    config.root.image = ImageConfig::default();
 }
 
 /// A host folder as the root; the guest never writes to it. A read-only root has no overlay that takes writes.
@@ -61,7 +61,7 @@ pub extern "C" fn vmette_config_set_rootfs_read_only(
 ) -> VmetteStatus {
     entry(|| {
         required(config, "config")?.set("vmette_config_set_rootfs_read_only", |config| {
-            config.rootfs_read_only = read_only;
+            config.root.read_only = read_only;
             Ok(())
         })
     })
@@ -84,9 +84,9 @@ pub extern "C" fn vmette_config_resolve_rootfs(
             let spec = spec.required("spec")?;
             let never = StopHandle::new();
             let stop = stop.map_or(&never, VmetteStop::handle);
-            let artifact = library::resolve_rootfs_until(spec, config, reporter, stop)?;
-            config.set_rootfs_artifact(artifact, config.rootfs_read_only);
-            config.rootfs_name = Some(spec.to_owned());
+            let artifact = library::resolve_rootfs_until(spec, &config.host, reporter, stop)?;
+            config.root.set_artifact(artifact);
+            config.root.name = Some(spec.to_owned());
             Ok(())
         })
     })

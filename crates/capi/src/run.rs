@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 
-use library::Session;
+use library::{Report, SessionEnd, Started};
 
 use crate::arguments::required;
 use crate::config::VmetteConfig;
@@ -45,18 +45,17 @@ fn run(
     sink: Option<OutputSink>,
     out: Option<&mut MaybeUninit<Box<VmetteRunOutput>>>,
 ) -> Result<(), Failure> {
-    let handle = required(handle, "config")?;
+    let config = required(handle, "config")?;
     let out = required(out, "out")?;
-    let config = handle.ready()?;
-    config.check_it_ends()?;
-    let output = match sink {
-        None => {
-            let session = start(handle, config, stop, Streams::Library)?;
+    config.ready()?.check_it_ends()?;
+    let streams = if sink.is_some() { Streams::Caller(None) } else { Streams::Library };
+    let output = match (start(config, stop, streams)?, sink) {
+        (Started::Ended(end), _) => finished(end, Vec::new(), None)?,
+        (Started::Running(session), None) => {
             let text = session.wait_captured().output.into_bytes();
-            finished(&session, text)?
+            finished(session.wait(), text, Some(session.report()))?
         }
-        Some(sink) => {
-            let session = start(handle, config, stop, Streams::Caller(None))?;
+        (Started::Running(session), Some(sink)) => {
             if let Some(process) = session.process() {
                 // The connection's end is the session's, which says why.
                 match sink.drain(None, process) {
@@ -64,16 +63,16 @@ fn run(
                     Err(e) => return Err(e.into()),
                 }
             }
-            finished(&session, Vec::new())?
+            finished(session.wait(), Vec::new(), Some(session.report()))?
         }
     };
     out.write(Box::new(output));
     Ok(())
 }
 
-fn finished(session: &Session, text: Vec<u8>) -> Result<VmetteRunOutput, Failure> {
-    let exit_code = result_of(session.wait())?;
-    let report = session.report().map(json_of).transpose()?;
+fn finished(end: SessionEnd, text: Vec<u8>, report: Option<&Report>) -> Result<VmetteRunOutput, Failure> {
+    let exit_code = result_of(end)?;
+    let report = report.map(json_of).transpose()?;
     Ok(VmetteRunOutput {
         exit_code,
         text: Kept::new(text),

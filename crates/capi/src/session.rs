@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::time::Duration;
 
-use library::{Session, SessionEnd, StopHandle};
+use library::{Error, Session, SessionEnd, Started};
 
 use crate::arguments::{Text, required};
 use crate::command::VmetteCommand;
@@ -41,12 +41,16 @@ const _: () = {
 
 /// A running machine. Its functions may be called from any thread, except for freeing it while another one is called.
 pub struct VmetteSession {
-    session: Session,
+    started: Started,
 }
 
 impl VmetteSession {
-    pub(crate) fn session(&self) -> &Session {
-        &self.session
+    /// The session, unless it ended while it started.
+    pub(crate) fn running(&self) -> Result<&Session, Failure> {
+        match &self.started {
+            Started::Running(session) => Ok(session),
+            Started::Ended(end) => Err(Error::Ended(end.clone()).into()),
+        }
     }
 }
 
@@ -54,7 +58,18 @@ pub(crate) fn with(
     session: Option<&VmetteSession>,
     work: impl FnOnce(&Session) -> Result<(), Failure>,
 ) -> VmetteStatus {
-    entry(|| work(required(session, "session")?.session()))
+    entry(|| work(required(session, "session")?.running()?))
+}
+
+/// As [`with`], for calls that have nothing to do when the session has ended.
+fn end_with(
+    session: Option<&VmetteSession>,
+    work: impl FnOnce(&Session) -> Result<(), Failure>,
+) -> VmetteStatus {
+    entry(|| match &required(session, "session")?.started {
+        Started::Running(session) => work(session),
+        Started::Ended(_) => Ok(()),
+    })
 }
 
 /// Starts a session and stores it in `out`; the caller frees it with vmette_session_free(). Returns when the root is
@@ -69,10 +84,10 @@ pub extern "C" fn vmette_session_start(
     out: Option<&mut MaybeUninit<Box<VmetteSession>>>,
 ) -> VmetteStatus {
     entry(|| {
-        let handle = required(config, "config")?;
+        let config = required(config, "config")?;
         let out = required(out, "out")?;
-        let session = start(handle, handle.ready()?, stop, Streams::Library)?;
-        out.write(Box::new(VmetteSession { session }));
+        let started = start(config, stop, Streams::Library)?;
+        out.write(Box::new(VmetteSession { started }));
         Ok(())
     })
 }
@@ -89,12 +104,16 @@ pub extern "C" fn vmette_session_start_command(
     process: Option<&mut MaybeUninit<Option<Box<VmetteProcess>>>>,
 ) -> VmetteStatus {
     entry(|| {
-        let handle = required(config, "config")?;
+        let config = required(config, "config")?;
         let (out, process) = (required(out, "out")?, required(process, "process")?);
         let streams = Streams::Caller(command.map(|command| command.options().clone()));
-        let session = start(handle, handle.ready()?, stop, streams)?;
-        process.write(session.process().map(|process| Box::new(VmetteProcess::new(process.clone()))));
-        out.write(Box::new(VmetteSession { session }));
+        let started = start(config, stop, streams)?;
+        let command = match &started {
+            Started::Running(session) => session.process().cloned(),
+            Started::Ended(_) => None,
+        };
+        process.write(command.map(|command| Box::new(VmetteProcess::new(command))));
+        out.write(Box::new(VmetteSession { started }));
         Ok(())
     })
 }
@@ -121,7 +140,13 @@ pub extern "C" fn vmette_session_wait(
     how: Option<&mut MaybeUninit<VmetteSessionEnd>>,
     exit_code: Option<&mut MaybeUninit<i32>>,
 ) -> VmetteStatus {
-    with(session, |session| tell(session.wait(), how, exit_code))
+    entry(|| {
+        let end = match &required(session, "session")?.started {
+            Started::Running(session) => session.wait(),
+            Started::Ended(end) => end.clone(),
+        };
+        tell(end, how, exit_code)
+    })
 }
 
 /// As vmette_session_wait(), for up to `milliseconds`; Timeout when the session goes on.
@@ -132,9 +157,12 @@ pub extern "C" fn vmette_session_wait_for(
     how: Option<&mut MaybeUninit<VmetteSessionEnd>>,
     exit_code: Option<&mut MaybeUninit<i32>>,
 ) -> VmetteStatus {
-    with(session, |session| {
+    entry(|| {
         let limit = Duration::from_millis(milliseconds.into());
-        let end = StopHandle::wait_end(&session.stop_handle(), limit);
+        let end = match &required(session, "session")?.started {
+            Started::Running(session) => session.stop_handle().wait_end(limit),
+            Started::Ended(end) => Some(end.clone()),
+        };
         let goes_on = || Failure::new(VmetteStatus::Timeout, format!("no end within {milliseconds} ms"));
         tell(end.ok_or_else(goes_on)?, how, exit_code)
     })
@@ -166,7 +194,7 @@ fn tell(
 /// Ends the session now; nothing happens when it has ended. Returns when its machine is gone.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_session_stop(session: Option<&VmetteSession>) -> VmetteStatus {
-    with(session, |session| {
+    end_with(session, |session| {
         session.stop();
         Ok(())
     })
@@ -179,7 +207,7 @@ pub extern "C" fn vmette_session_stop_gently(
     session: Option<&VmetteSession>,
     grace_milliseconds: u32,
 ) -> VmetteStatus {
-    with(session, |session| {
+    end_with(session, |session| {
         session.stop_gently(Duration::from_millis(grace_milliseconds.into()));
         Ok(())
     })
@@ -188,7 +216,7 @@ pub extern "C" fn vmette_session_stop_gently(
 /// Writes the guest's dirty data to its disks and shares, then ends the session. It ends also when this fails.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_session_shutdown(session: Option<&VmetteSession>) -> VmetteStatus {
-    with(session, |session| Ok(session.shutdown()?))
+    end_with(session, |session| Ok(session.shutdown()?))
 }
 
 /// Asks the guest whether it is there.
@@ -224,5 +252,8 @@ pub extern "C" fn vmette_session_exec(
 /// The host's port that the guest reaches by vsock; 0 when there is none.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_session_vsock_port(session: Option<&VmetteSession>) -> u32 {
-    entry_or(0, || Ok(session.and_then(|session| session.session.vsock_port()).unwrap_or(0)))
+    entry_or(0, || match session.map(|session| &session.started) {
+        Some(Started::Running(session)) => Ok(session.vsock_port().unwrap_or(0)),
+        _ => Ok(0),
+    })
 }

@@ -1,33 +1,28 @@
 //! From a configuration to a session, for every call that starts one.
 
-use library::{Config, ExecOptions, Session, SessionEnd};
+use library::{ExecOptions, SessionEnd, Started};
 
 use crate::config::VmetteConfig;
-use crate::notice;
 use crate::status::{Failure, VmetteStatus};
 use crate::stop::VmetteStop;
 
-/// Whose the command's streams are.
+/// The owner of the command's streams.
 pub(crate) enum Streams {
-    /// The library's: captured, or passed to this process's.
+    /// The library: captured, or passed to this process's.
     Library,
-    /// The caller's, with this command in place of the configuration's.
+    /// The caller, with this command in place of the configuration's.
     Caller(Option<ExecOptions>),
 }
 
-/// Starts the session; `config` is the caller's, with changes of the call's own.
+/// Starts a session of the caller's configuration.
 pub(crate) fn start(
-    handle: &VmetteConfig,
-    config: &Config,
+    config: &VmetteConfig,
     stop: Option<&VmetteStop>,
     streams: Streams,
-) -> Result<Session, Failure> {
-    let mut builder = Session::builder(config);
+) -> Result<Started, Failure> {
+    let mut builder = config.builder()?;
     if let Some(stop) = stop {
         builder = builder.stop_handle(stop.take()?);
-    }
-    if let Some(sink) = handle.notices() {
-        builder = builder.observer(notice::observer(sink));
     }
     Ok(match streams {
         Streams::Library => builder.start()?,

@@ -7,13 +7,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmette::{ShareMount, VsockConnect, VsockForward};
 
 use crate::image::ImageCommand;
+use crate::network_args::{NetworkArgs, Pull};
 use crate::values::{self, Entrypoint, Volume};
 
 const AFTER_HELP: &str = "\
 The original form, vmette --rootfs SPEC [--exec CMD], takes all options of `vmette run` and these:
   --rootfs SPEC            The root (required, but with --resume-snapshot)
   --exec CMD               A shell command line; without it, a shell
-  --guest-vsock-port PORT  vsock port in the guest, for snapshots
+  --guest-vsock-port 1025  Of no use any more; other ports are refused
 
 Exit status: the command's own; 128+n when signal n killed it; 127 when it does not exist,
 126 when it cannot be executed; 124 after --timeout; 2 for a wrong command line; 1 for all else.";
@@ -156,53 +157,6 @@ pub(crate) struct ProcessArgs {
 /// How long a command may take to end after `SIGTERM`, unless the caller says otherwise: what container tools give.
 pub(crate) const STOP_TIMEOUT_SECONDS: u32 = 10;
 
-/// When registries and servers are asked for something newer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Pull {
-    /// Only when it is not in the cache
-    Missing,
-    /// Each time; not reaching the server is an error
-    Always,
-    /// When it was last asked for more than an hour ago
-    #[default]
-    Newer,
-    /// Not at all: what is not in the cache is an error
-    Never,
-}
-
-impl From<Pull> for vmette::PullPolicy {
-    fn from(pull: Pull) -> Self {
-        match pull {
-            Pull::Missing => Self::Missing,
-            Pull::Always => Self::Always,
-            Pull::Newer => Self::Stale,
-            Pull::Never => Self::Never,
-        }
-    }
-}
-
-/// How registries and other servers are talked to: of every subcommand that may.
-#[derive(Debug, Default, Args)]
-pub(crate) struct NetworkArgs {
-    /// Fetch nothing
-    #[arg(long)]
-    pub(crate) offline: bool,
-    /// Trust these certificates of registries and servers: PEM file, or folder of them
-    #[arg(long, value_name = "PATH")]
-    pub(crate) registry_ca: Option<PathBuf>,
-    /// Talk to this host without TLS (those on loopback may be in any case)
-    #[arg(long, value_name = "HOST[:PORT]", value_parser = values::host)]
-    pub(crate) plain_http: Vec<String>,
-}
-
-impl NetworkArgs {
-    /// Takes them over into a configuration.
-    pub(crate) fn apply(self, config: &mut vmette::Config) {
-        config.offline = self.offline;
-        config.network = vmette::NetworkOptions { ca_certs: self.registry_ca, plain_http: self.plain_http };
-    }
-}
-
 /// What the machine is, and what it is granted.
 #[derive(Debug, Default, Args)]
 pub(crate) struct MachineArgs {
@@ -304,9 +258,9 @@ pub(crate) struct LegacyArgs {
     pub(crate) exec: Option<String>,
     #[command(flatten)]
     pub(crate) snapshot: SnapshotArgs,
-    /// vsock port in the guest
-    #[arg(long, value_name = "PORT", value_parser = values::number::<u32>, default_value = "1025")]
-    pub(crate) guest_vsock_port: u32,
+    /// Of no use any more: only its default, 1025, is taken
+    #[arg(long, value_name = "PORT", value_parser = values::number::<u32>)]
+    pub(crate) guest_vsock_port: Option<u32>,
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::{exit, request, stdio};
 /// Prints the diagnosis; 1 if a run would fail.
 pub(crate) fn doctor(args: &DoctorArgs) -> u8 {
     let config =
-        vmette::Config { accelerator: request::accelerator(args.accel, false), ..vmette::Config::default() };
+        vmette::Config::default().with(|c| c.machine.accelerator = request::accelerator(args.accel, false));
     let diagnosis = examine(&config);
     if args.json {
         match serde_json::to_string_pretty(&diagnosis) {

@@ -7,6 +7,7 @@ mod exit;
 mod ignored;
 mod image;
 mod interruptible;
+mod network_args;
 mod progress;
 mod providers;
 mod quickstart;

@@ -6,9 +6,15 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
-use vmette::{AcceleratorChoice, Config, ExecOptions, VsockPort};
+use vmette::{
+    AcceleratorChoice, Config, DEFAULT_CMDLINE, ExecOptions, GrantOptions, ImageConfig, MachineOptions,
+    SnapshotOptions, VsockOptions, VsockPort,
+};
 
 use crate::args::{Accel, Cli, LegacyArgs, MachineArgs, ProcessArgs, RunArgs, ShellArgs, SnapshotArgs};
+
+/// The value of `--guest-vsock-port` that asks for nothing: the original's default.
+const GUEST_VSOCK_PORT: u32 = 1025;
 
 /// What is to be run.
 pub(crate) enum Wanted {
@@ -29,9 +35,6 @@ pub(crate) struct Request {
     /// `None`: the built-in one.
     pub(crate) rootfs: Option<String>,
     pub(crate) wanted: Wanted,
-    /// What was said of the machine's shape; a snapshot has one of its own.
-    pub(crate) vcpus: Option<u8>,
-    pub(crate) mem_mib: Option<u64>,
     pub(crate) stdin: bool,
     pub(crate) tty: bool,
     pub(crate) stop_timeout: Duration,
@@ -49,31 +52,22 @@ impl Request {
         let unnamed = args.command.is_empty() && args.entrypoint.is_none() && !nothing;
         let tty = args.process.tty || (unnamed && !args.process.no_stdin && is_at_terminal());
         let wanted = if nothing { Wanted::Nothing } else { Wanted::Arguments(args.command) };
-        let mut request = Self::new(args.machine, &args.process, args.rootfs, wanted, tty)?;
-        request.config.entrypoint = args.entrypoint.map(|entrypoint| entrypoint.0);
-        request.config.build_snapshot = build_snapshot;
-        request.config.resume_snapshot = resume_snapshot;
+        let snapshots = SnapshotOptions { build: build_snapshot, resume: resume_snapshot, allow: false };
+        let mut request = Self::new(args.machine, &args.process, args.rootfs, wanted, tty, snapshots)?;
+        request.config.command.entrypoint = args.entrypoint.map(|entrypoint| entrypoint.0);
         Ok(request)
     }
 
     /// `vmette shell`.
     pub(crate) fn from_shell(args: ShellArgs) -> Result<Self, clap::Error> {
         let tty = args.process.tty || is_at_terminal();
-        Self::new(args.machine, &args.process, args.rootfs, Wanted::Shell, tty)
-    }
-
-    /// Takes over what the snapshot says, if the machine starts from one, but for what the caller has said.
-    pub(crate) fn take_shape_of_snapshot(&mut self) -> Result<(), vmette::Error> {
-        self.config.take_shape_of_snapshot()?;
-        self.config.vcpus = self.vcpus.unwrap_or(self.config.vcpus);
-        self.config.mem_mib = self.mem_mib.unwrap_or(self.config.mem_mib);
-        Ok(())
+        Self::new(args.machine, &args.process, args.rootfs, Wanted::Shell, tty, SnapshotOptions::default())
     }
 
     /// The command, now that the image is known.
-    pub(crate) fn exec(&self) -> Option<ExecOptions> {
+    pub(crate) fn exec(&self, image: &ImageConfig) -> Option<ExecOptions> {
         let exec = match &self.wanted {
-            Wanted::Arguments(arguments) => match self.config.command_line(arguments) {
+            Wanted::Arguments(arguments) => match self.config.command.line(image, arguments) {
                 line if line.is_empty() => shell(),
                 line => ExecOptions::argv(line),
             },
@@ -87,9 +81,11 @@ impl Request {
         }
         let (rows, cols) = crate::terminal::size();
         let exec = exec.tty(rows, cols);
-        // What the terminal is, is the caller's to know, and to say otherwise.
+        // The caller's own variable wins.
         Some(match std::env::var_os("TERM") {
-            Some(term) if !self.config.env.iter().any(|(key, _)| key == "TERM") => exec.env("TERM", term),
+            Some(term) if !self.config.command.env.iter().any(|(key, _)| key == "TERM") => {
+                exec.env("TERM", term)
+            }
             _ => exec,
         })
     }
@@ -98,6 +94,11 @@ impl Request {
     pub(crate) fn from_legacy(args: LegacyArgs) -> Result<Self, clap::Error> {
         if args.machine.switch_root && args.machine.rootfs_ro && args.exec.is_some() {
             return Err(conflict("--switch-root, --rootfs-ro and --exec cannot be used together"));
+        }
+        if args.guest_vsock_port.is_some_and(|port| port != GUEST_VSOCK_PORT) {
+            return Err(conflict(
+                "--guest-vsock-port: snapshots use no vsock port of the guest any more; leave it out",
+            ));
         }
         let SnapshotArgs { build_snapshot, resume_snapshot } = args.snapshot;
         if resume_snapshot.is_some() && args.exec.is_none() {
@@ -111,11 +112,8 @@ impl Request {
             Some(command) => (Wanted::ShellCommand(command), args.process.tty),
             None => (Wanted::Shell, args.process.tty || is_at_terminal()),
         };
-        let mut request = Self::new(args.machine, &args.process, args.rootfs, wanted, tty)?;
-        request.config.build_snapshot = build_snapshot;
-        request.config.resume_snapshot = resume_snapshot;
-        request.config.guest_vsock_port = args.guest_vsock_port;
-        Ok(request)
+        let snapshots = SnapshotOptions { build: build_snapshot, resume: resume_snapshot, allow: false };
+        Self::new(args.machine, &args.process, args.rootfs, wanted, tty, snapshots)
     }
 
     fn new(
@@ -124,6 +122,7 @@ impl Request {
         rootfs: Option<String>,
         wanted: Wanted,
         tty: bool,
+        snapshots: SnapshotOptions,
     ) -> Result<Self, clap::Error> {
         if machine.rootfs_ro && machine.scratch.is_some() {
             return Err(conflict(
@@ -133,55 +132,58 @@ impl Request {
         if machine.require_hardware && machine.accel == Accel::Tcg {
             return Err(conflict("--require-hardware and --accel tcg cannot be used together"));
         }
-        let mut config =
-            Config::new(machine.kernel.unwrap_or_default(), machine.initramfs.unwrap_or_default());
-        match machine.cmdline {
-            Some(cmdline) => config.cmdline = cmdline,
-            // Who asks for the kernel's messages wants to see some.
-            None if machine.console => config.cmdline = without_quiet(&config.cmdline),
-            None => {}
+        let mut config = Config { snapshots, ..Config::default() };
+        config.machine = MachineOptions {
+            vcpus: machine.vcpus,
+            mem_mib: machine.mem_mib,
+            accelerator: accelerator(machine.accel, machine.require_hardware),
+            timeout_seconds: machine.timeout,
+            template: machine.no_template.then_some(false),
+            kernel: machine.kernel,
+            initramfs: machine.initramfs,
+            cmdline: machine.cmdline,
+            extra_modules: Vec::new(),
+        };
+        // A user who asks for the kernel's messages wants to see some. A saved kernel has said them already.
+        if machine.console && config.machine.cmdline.is_none() && config.snapshots.resume.is_none() {
+            config.machine.cmdline = Some(without_quiet(DEFAULT_CMDLINE));
         }
-        config.rootfs_read_only = machine.rootfs_ro;
-        config.shares = machine.shares;
-        for (i, volume) in machine.volumes.into_iter().enumerate() {
-            config.shares.push(volume.into_share(i));
-        }
-        config.disks = machine.disks;
-        config.env = machine.env;
-        config.cwd = process.workdir.clone();
-        config.user = process.user.clone();
-        config.switch_root = machine.switch_root;
-        config.net = machine.net;
-        config.pull = machine.pull.into();
-        machine.network.apply(&mut config);
-        config.timeout_seconds = machine.timeout;
-        config.vcpus = machine.vcpus.unwrap_or(config.vcpus);
-        config.mem_mib = machine.mem_mib.unwrap_or(config.mem_mib);
-        config.scratch_mib = machine.scratch;
-        config.template = !machine.no_template;
-        config.quiet = machine.quiet;
-        config.ca_certs = machine.ca_certs.or_else(vmette::default_ca_certs);
-        config.vsock_port = vsock_port(machine.vsock_port.unwrap_or_default())?;
-        // "Any" is asked for when it is said, and granted to nobody who says nothing.
-        config.vsock = machine.vsock_port == Some(0);
-        config.vsock_forwards = machine.vsock_forwards;
-        config.vsock_connects = machine.vsock_connects;
-        if config.vsock_port == VsockPort::Disabled {
-            if !config.vsock_forwards.is_empty() {
+        config.root.read_only = machine.rootfs_ro;
+        config.root.scratch_mib = machine.scratch;
+        config.root.name.clone_from(&rootfs);
+        let volumes = machine.volumes.into_iter().enumerate().map(|(i, volume)| volume.into_share(i));
+        config.grants = GrantOptions {
+            shares: machine.shares.into_iter().chain(volumes).collect(),
+            disks: machine.disks,
+            net: machine.net,
+            ca_certs: machine.ca_certs.or_else(vmette::default_ca_certs),
+        };
+        config.command.env = machine.env;
+        config.command.cwd.clone_from(&process.workdir);
+        config.command.user.clone_from(&process.user);
+        config.command.switch_root = machine.switch_root;
+        config.host.pull = machine.pull.into();
+        machine.network.apply(&mut config.host);
+        config.vsock = VsockOptions {
+            port: vsock_port(machine.vsock_port.unwrap_or_default())?,
+            // "Any" is asked for when it is said, and granted to nobody who says nothing.
+            device: machine.vsock_port == Some(0),
+            echo: None,
+            forwards: machine.vsock_forwards,
+            connects: machine.vsock_connects,
+        };
+        if config.vsock.port == VsockPort::Disabled {
+            if !config.vsock.forwards.is_empty() {
                 return Err(conflict("--vsock and a negative --vsock-port cannot be used together"));
             }
-            if !config.vsock_connects.is_empty() {
+            if !config.vsock.connects.is_empty() {
                 return Err(conflict("--vsock-connect and a negative --vsock-port cannot be used together"));
             }
         }
-        config.accelerator = accelerator(machine.accel, machine.require_hardware);
-        config.rootfs_name.clone_from(&rootfs);
         Ok(Self {
             config,
             rootfs,
             wanted,
-            vcpus: machine.vcpus,
-            mem_mib: machine.mem_mib,
             stdin: !process.no_stdin,
             tty,
             stop_timeout: Duration::from_secs(machine.stop_timeout.into()),
@@ -275,11 +277,14 @@ mod tests {
         ])
         .unwrap();
         let config = &request.config;
-        assert_eq!(config.env, [("A".to_owned(), "b".to_owned())]);
-        assert_eq!((config.mem_mib, config.vcpus, config.timeout_seconds), (2048, 2, Some(5)));
-        assert_eq!(config.shares.len(), 2);
-        assert_eq!(config.shares[1].guest_path(), "/data");
-        assert!(config.shares[1].read_only);
+        assert_eq!(config.command.env, [("A".to_owned(), "b".to_owned())]);
+        assert_eq!(
+            (config.machine.mem_mib, config.machine.vcpus, config.machine.timeout_seconds),
+            (Some(2048), Some(2), Some(5))
+        );
+        assert_eq!(config.grants.shares.len(), 2);
+        assert_eq!(config.grants.shares[1].guest_path(), "/data");
+        assert!(config.grants.shares[1].read_only);
         assert_eq!(request.rootfs.as_deref(), Some("/rootfs"));
         assert!(request.stdin && !request.tty);
     }
@@ -303,12 +308,12 @@ mod tests {
         ])
         .unwrap();
         let config = &request.config;
-        assert_eq!(config.pull, vmette::PullPolicy::Always);
-        assert_eq!(config.network.plain_http, ["a:5000", "b"]);
-        assert_eq!(config.network.ca_certs.as_deref(), Some(std::path::Path::new("/ca.pem")));
-        assert_eq!(config.entrypoint.as_deref(), Some(&["/x".to_owned()][..]));
+        assert_eq!(config.host.pull, vmette::PullPolicy::Always);
+        assert_eq!(config.host.network.plain_http, ["a:5000", "b"]);
+        assert_eq!(config.host.network.ca_certs.as_deref(), Some(std::path::Path::new("/ca.pem")));
+        assert_eq!(config.command.entrypoint.as_deref(), Some(&["/x".to_owned()][..]));
         assert_eq!(request.stop_timeout, Duration::from_secs(3));
-        assert_eq!(run(&[]).unwrap().config.pull, vmette::PullPolicy::Stale);
+        assert_eq!(run(&[]).unwrap().config.host.pull, vmette::PullPolicy::Stale);
         assert!(run(&["--pull", "sometimes"]).is_err() && run(&["--plain-http", "http://a"]).is_err());
     }
 
@@ -321,9 +326,8 @@ mod tests {
         };
         let exec_of = |request: Result<Request, clap::Error>| {
             let mut request = request.unwrap();
-            request.config.image = image.clone();
             request.tty = false;
-            request.exec().unwrap()
+            request.exec(&image).unwrap()
         };
         let argv = |line: &[&str]| ExecOptions::argv(line).stdin(true);
         assert_eq!(exec_of(run(&["i"])), argv(&["/entry", "serve"]));
@@ -350,15 +354,15 @@ mod tests {
         let request =
             legacy(&["--rootfs", "/r", "--exec", "--version", "--vsock-port", "-1", "--env", "A=-b"])
                 .unwrap();
-        assert_eq!(request.config.vsock_port, VsockPort::Disabled);
-        assert_eq!(request.config.env[0].1, "-b");
+        assert_eq!(request.config.vsock.port, VsockPort::Disabled);
+        assert_eq!(request.config.command.env[0].1, "-b");
     }
 
     #[test]
     fn vsock_is_granted_to_those_who_ask() {
         let of = |args: &[&str]| {
             let config = run(args).unwrap().config;
-            (config.vsock_port, config.vsock, config.vsock_forwards.len())
+            (config.vsock.port, config.vsock.device, config.vsock.forwards.len())
         };
         assert_eq!(of(&[]), (VsockPort::Auto, false, 0));
         assert_eq!(of(&["--vsock-port", "0"]), (VsockPort::Auto, true, 0));
@@ -368,26 +372,35 @@ mod tests {
 
     #[test]
     fn a_kernel_whose_messages_are_asked_for_is_not_quiet() {
-        assert!(run(&[]).unwrap().config.cmdline.contains("quiet"));
-        let config = run(&["--console"]).unwrap().config;
-        assert!(
-            !config.cmdline.contains("quiet") && config.cmdline.contains("console="),
-            "{}",
-            config.cmdline
+        let of = |args: &[&str]| run(args).unwrap().config.machine.cmdline;
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&["--console"]).as_deref(), Some("console=hvc0"));
+        assert_eq!(of(&["--console", "--cmdline", "a quiet"]).as_deref(), Some("a quiet"));
+        assert_eq!(
+            of(&["--console", "--resume-snapshot", "/s"]),
+            None,
+            "a kernel that has booted has its own"
         );
-        assert_eq!(run(&["--console", "--cmdline", "a quiet"]).unwrap().config.cmdline, "a quiet");
     }
 
     #[test]
     fn a_snapshot_is_made_of_what_was_asked_for() {
         let request = run(&["--build-snapshot", "/s", "i"]).unwrap();
-        assert!(request.exec().is_none() && !request.tty, "not what the image says, and no shell");
+        assert!(
+            request.exec(&ImageConfig::default()).is_none() && !request.tty,
+            "not what the image says, and no shell"
+        );
         let request = run(&["--build-snapshot", "/s", "i", "--", "make"]).unwrap();
-        assert_eq!(request.exec(), Some(ExecOptions::argv(["make"]).stdin(true)));
-        assert!(legacy(&["--rootfs", "i", "--build-snapshot", "/s"]).unwrap().exec().is_none());
+        assert_eq!(request.exec(&ImageConfig::default()), Some(ExecOptions::argv(["make"]).stdin(true)));
+        assert!(
+            legacy(&["--rootfs", "i", "--build-snapshot", "/s"])
+                .unwrap()
+                .exec(&ImageConfig::default())
+                .is_none()
+        );
         let request = legacy(&["--resume-snapshot", "/s", "--exec", "ls"]).unwrap();
-        assert_eq!(request.config.resume_snapshot.as_deref(), Some(std::path::Path::new("/s")));
-        assert!(run(&["--resume-snapshot", "/s"]).unwrap().exec().is_some());
+        assert_eq!(request.config.snapshots.resume.as_deref(), Some(std::path::Path::new("/s")));
+        assert!(run(&["--resume-snapshot", "/s"]).unwrap().exec(&ImageConfig::default()).is_some());
         assert!(run(&["--resume-snapshot", "/s", "--build-snapshot", "/t"]).is_err());
     }
 
@@ -406,5 +419,7 @@ mod tests {
         assert!(run(&["--vsock-port", "-1", "--vsock", "1=/s"]).is_err());
         assert!(run(&["--vsock-port", "-1", "--vsock-connect", "1=/s"]).is_err());
         assert!(run(&["--mem-mib", "0"]).is_err());
+        assert!(legacy(&[&r[..], &["--guest-vsock-port", "7"]].concat()).is_err());
+        assert!(legacy(&[&r[..], &["--guest-vsock-port", "1025"]].concat()).is_ok());
     }
 }

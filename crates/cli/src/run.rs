@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use vmette::{Console, Notice, Report, Session, SessionEnd, StopHandle};
+use vmette::{Console, Notice, Report, Session, SessionEnd, Snapshot, Started, StopHandle};
 
 use crate::progress::{Display, Verbosity};
 use crate::request::Request;
@@ -59,12 +59,17 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
         // A signal: the exit status is its own.
         return Ok(exit::FAILURE);
     }
-    request.take_shape_of_snapshot()?;
+    let snapshot = request.config.snapshots.resume.as_deref().map(Snapshot::open).transpose()?;
+    let exec = request.exec(snapshot.as_ref().map_or(&request.config.root.image, Snapshot::image));
+    let mut builder = Session::builder(&request.config);
+    if let Some(snapshot) = snapshot {
+        builder = builder.snapshot(snapshot);
+    }
     if request.console {
-        request.config.console = Console::File(Arc::new(duplicate_stderr()?));
+        builder = builder.console(Console::File(Arc::new(duplicate_stderr()?)));
     }
     let quiet = request.quiet;
-    let session = Session::builder(&request.config)
+    let started = builder
         .stop_handle(stop)
         .observer(Arc::new(move |notice: &Notice| match notice {
             Notice::Progress(text) if !quiet => say(text),
@@ -74,9 +79,21 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
             _ => {}
         }))
         .piped()
-        .start_with(request.exec())?;
-    if let (Some(report), false) = (session.report(), quiet) {
-        banner(report, request.config.scratch_mib);
+        .start_with(exec)?;
+    let session = match started {
+        Started::Running(session) => session,
+        Started::Ended(end) => {
+            if let Some(path) = &request.report {
+                write_report(path, None, &end)?;
+            }
+            if signals.fatal().is_none() {
+                say_end(&request, &end);
+            }
+            return Ok(exit::status(end.exit_code()));
+        }
+    };
+    if !quiet {
+        banner(session.report(), request.config.root.scratch_mib);
     }
     let (result, read) = match attach(&session, &request, signals) {
         Ok(read) => (Ok(()), read),
@@ -88,32 +105,37 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
     }
     let end = session.wait();
     if let Some(path) = &request.report {
-        write_report(path, session.report(), &end)?;
+        write_report(path, Some(session.report()), &end)?;
     }
     drop(session);
     // Where nobody reads, a message would wait for ever too.
     if signals.fatal().is_none() && read {
-        match &end {
-            SessionEnd::TimedOut if !quiet => say(&format!(
-                "timed out after {} s; exit status 124",
-                request.config.timeout_seconds.unwrap_or_default()
-            )),
-            SessionEnd::Error(message) => say(&format!("error: {message}")),
-            SessionEnd::Exited(code) if !quiet => {
-                if let Some(target) = &request.config.build_snapshot {
-                    say(&match code {
-                        0 => format!("saved the machine to {}", target.display()),
-                        code => format!("no snapshot: the command ended with status {code}"),
-                    });
-                }
-            }
-            _ => {}
-        }
+        say_end(&request, &end);
     }
     match result {
         // The connection's end is the session's, which was reported.
-        Err(vmette::Error::Agent(_)) | Ok(()) => Ok(exit::status(end.exit_code())),
+        Err(vmette::Error::Agent(_) | vmette::Error::Ended(_)) | Ok(()) => Ok(exit::status(end.exit_code())),
         Err(e) => Err(e).context("the command's output"),
+    }
+}
+
+/// Tells of an end that the exit status alone does not explain.
+fn say_end(request: &Request, end: &SessionEnd) {
+    match end {
+        SessionEnd::TimedOut if !request.quiet => say(&format!(
+            "timed out after {} s; exit status 124",
+            request.config.machine.timeout_seconds.unwrap_or_default()
+        )),
+        SessionEnd::Error(message) => say(&format!("error: {message}")),
+        SessionEnd::Exited(code) if !request.quiet => {
+            if let Some(target) = &request.config.snapshots.build {
+                say(&match code {
+                    0 => format!("saved the machine to {}", target.display()),
+                    code => format!("no snapshot: the command ended with status {code}"),
+                });
+            }
+        }
+        _ => {}
     }
 }
 
@@ -122,14 +144,17 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
 fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<bool, vmette::Error> {
     let Some(process) = session.process() else { return Ok(true) };
     let _raw = if request.tty { RawMode::enter()? } else { None };
-    let followed = request.config.build_snapshot.is_some();
-    let how = Stop { signal: request.config.stop_signal(), grace: request.stop_timeout, followed };
+    let followed = request.config.snapshots.build.is_some();
+    let how = Stop { signal: session.stop_signal(), grace: request.stop_timeout, followed };
     signals.command_runs(process, request.tty, how)?;
     if request.stdin {
         stdio::forward_stdin(process)?;
     }
-    let limit =
-        request.config.timeout_seconds.map(|seconds| Duration::from_secs(seconds.into()) + OUTPUT_GRACE);
+    let limit = request
+        .config
+        .machine
+        .timeout_seconds
+        .map(|seconds| Duration::from_secs(seconds.into()) + OUTPUT_GRACE);
     let process = process.clone();
     let forward = move || vmette::forward(&process, &mut stdio::stdout(), &mut stdio::stderr());
     let forwarded =
@@ -140,14 +165,14 @@ fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<
 /// Resolves the spec, unless a signal comes first: then it is `false`.
 fn resolve_rootfs(request: &mut Request, stop: &StopHandle, signals: &RunSignals) -> anyhow::Result<bool> {
     let Some(spec) = request.rootfs.clone() else { return Ok(true) };
-    let (config, stop) = (request.config.clone(), stop.clone());
+    let (host, stop) = (request.config.host.clone(), stop.clone());
     let display = Display::new(if request.quiet { Verbosity::Nothing } else { Verbosity::All });
     let reporter = display.reporter();
-    let work = move || vmette::resolve_rootfs_until(&spec, &config, reporter, &stop);
+    let work = move || vmette::resolve_rootfs_until(&spec, &host, reporter, &stop);
     let resolved = interruptible::until_cancelled(signals, None, work);
     display.clear();
     let Some(artifact) = resolved? else { return Ok(false) };
-    request.config.set_rootfs_artifact(artifact?, request.config.rootfs_read_only);
+    request.config.root.set_artifact(artifact?);
     Ok(true)
 }
 

@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// Trust in servers, beyond the system's.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct NetworkOptions {
     /// PEM file, or folder of `*.pem`, `*.crt` and `*.cer` files, whose certificates are trusted beside the usual ones.
     pub ca_certs: Option<PathBuf>,

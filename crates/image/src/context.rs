@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use vmette_http::{Client, NetworkOptions, Policy};
 use vmette_oci::Credentials;
 use vmette_work::{Cancel, Reporter, Work};
@@ -12,7 +13,8 @@ use crate::error::Result;
 use crate::store::Store;
 
 /// When the source of a spec that is in the cache is asked for something newer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PullPolicy {
     /// If it was asked longer ago than an hour. The cached image serves with a warning if it cannot be reached.
     #[default]

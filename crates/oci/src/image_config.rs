@@ -11,7 +11,7 @@ pub const VOLUMES_MAX: usize = 64;
 /// The parts of an image's configuration that a run honours. A rootfs that is not an image declares nothing: its
 /// configuration is the default one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct ImageConfig {
     /// Environment, in the image's order.
     pub env: Vec<(String, String)>,

@@ -6,14 +6,12 @@ use vmette::{Config, ShareMount};
 
 fn main() -> Result<(), vmette::Error> {
     let folder = std::env::current_dir()?;
-    let config = Config {
-        shares: vec![ShareMount { read_only: true, ..ShareMount::new("here", folder) }],
-        exec_cmd: Some("ls /mnt/here | wc -l".into()),
-        capture_output: true,
-        timeout_seconds: Some(120),
-        ..Config::default()
-    };
-    let output = vmette::run(&config)?;
+    let config = Config::default().with(|c| {
+        c.grants.shares = vec![ShareMount { read_only: true, ..ShareMount::new("here", folder) }];
+        c.command.shell = Some("ls /mnt/here | wc -l".into());
+        c.machine.timeout_seconds = Some(120);
+    });
+    let output = vmette::run_captured(&config)?;
     println!("status {}, entries: {}", output.exit_code, output.output.trim());
     Ok(())
 }

@@ -4,7 +4,7 @@
 
 fn main() -> Result<(), vmette::Error> {
     let config =
-        vmette::Config { exec_cmd: Some("echo hello from $(uname -sr)".into()), ..vmette::Config::default() };
+        vmette::Config::default().with(|c| c.command.shell = Some("echo hello from $(uname -sr)".into()));
     let output = vmette::run(&config)?;
     println!("exit status {}", output.exit_code);
     Ok(())

@@ -12,11 +12,8 @@ fn main() -> Result<(), Error> {
     let runs: Vec<_> = (0..MACHINES)
         .map(|i| {
             thread::spawn(move || -> Result<RunOutput, Error> {
-                vmette::run(&Config {
-                    exec_cmd: Some(format!("echo machine {i} is $(hostname)")),
-                    capture_output: true,
-                    ..Config::default()
-                })
+                let shell = format!("echo machine {i} is $(hostname)");
+                vmette::run_captured(&Config::default().with(|c| c.command.shell = Some(shell)))
             })
         })
         .collect();

@@ -7,9 +7,7 @@ use vmette::{Config, Error, ExecOptions, Output, Session};
 fn main() -> Result<(), Error> {
     let config = Config::default();
     let session = Session::start(&config)?;
-    if let Some(report) = session.report() {
-        println!("{} ({})", report.engine, report.isolation);
-    }
+    println!("{} ({})", session.report().engine, session.report().isolation);
 
     session.put("/work/words", 0o644, &mut &b"pear\napple\nfig\n"[..])?;
     let sort = session.exec(&ExecOptions::shell("sort - words; echo sorted >&2").cwd("/work").stdin(true))?;

@@ -8,6 +8,15 @@ use crate::{CAPTURE_MAX, Error, Output, Process};
 /// Pieces that wait for their receiver; what comes after them waits as one.
 pub(crate) const PIECES: usize = 16;
 
+/// What came of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunOutput {
+    /// The command's exit status; 124 for a timeout, 0 for a stop, 1 for an error of the machine.
+    pub exit_code: i32,
+    /// The captured output; empty when the output was passed on.
+    pub output: String,
+}
+
 /// Passes a command's output to a channel: [`CAPTURE_MAX`] bytes, then a line that says that there was more. A
 /// receiver that is late or gone does not stop the command. Returns when everything was received, or nobody is there.
 pub(crate) fn capture(process: &Process, sender: &SyncSender<Vec<u8>>) -> Result<(), Error> {

@@ -2,16 +2,22 @@
 
 use std::ffi::{OsStr, OsString};
 
-use crate::launch::start_of;
-use crate::{Config, ExecOptions, WorkloadStrategy};
+use vmette_image::ImageConfig;
 
-impl Config {
-    /// The program and its arguments that `arguments` come to: behind the entrypoint of [`Config::entrypoint`] or of the
-    /// image; without arguments, the image's own, which a new entrypoint drops. Empty: nobody has named a program.
-    pub fn command_line<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Vec<OsString> {
+use crate::config::{CommandOptions, Config, WorkloadStrategy};
+use crate::error::{ConfigError, Error};
+use crate::launch::start_of;
+use crate::process::ExecOptions;
+use crate::resolved::Resolved;
+
+impl CommandOptions {
+    /// The program and its arguments that `arguments` make, in an image of this kind: behind the entrypoint, which
+    /// [`CommandOptions::entrypoint`] replaces. Without arguments the image's own, which a new entrypoint drops. Empty when
+    /// neither names a program.
+    pub fn line<S: AsRef<OsStr>>(&self, image: &ImageConfig, arguments: &[S]) -> Vec<OsString> {
         let (entrypoint, own): (&[String], &[String]) = match &self.entrypoint {
             Some(entrypoint) => (entrypoint, &[]),
-            None => (&self.image.entrypoint, &self.image.cmd),
+            None => (&image.entrypoint, &image.cmd),
         };
         let mut line: Vec<OsString> = entrypoint.iter().map(OsString::from).collect();
         if arguments.is_empty() {
@@ -22,110 +28,134 @@ impl Config {
         line
     }
 
+    /// The command, if there is one. `keeps`: the session is saved or starts from a snapshot. It is then what was asked for
+    /// that is saved, as an image's command may never end; and a machine that goes on needs no other command.
+    fn command(&self, image: &ImageConfig, keeps: bool) -> Option<ExecOptions> {
+        if self.workload == WorkloadStrategy::Agent {
+            return None;
+        }
+        match (&self.argv, &self.shell) {
+            (Some(argv), _) => Some(ExecOptions::argv(self.line(image, argv))),
+            // A shell is asked for: an entrypoint would only see its command line as an argument.
+            (None, Some(command)) => Some(ExecOptions::shell(command)),
+            (None, None) if keeps => None,
+            (None, None) => {
+                let line = self.line::<&str>(image, &[]);
+                (!line.is_empty()).then(|| ExecOptions::argv(line))
+            }
+        }
+    }
+}
+
+impl Config {
+    /// Refuses a session that would never end by itself: one with neither a command, of the caller's or the image's, nor a
+    /// time limit.
+    ///
+    /// # Errors
+    /// [`ConfigError::NothingToRun`].
+    pub fn check_it_ends(&self) -> Result<(), Error> {
+        let keeps = self.snapshots.build.is_some() || self.snapshots.resume.is_some();
+        let ends =
+            self.machine.timeout_seconds.is_some() || self.command.command(&self.root.image, keeps).is_some();
+        if ends { Ok(()) } else { Err(ConfigError::NothingToRun.into()) }
+    }
+}
+
+impl Resolved {
+    /// The command of the session, without its surroundings.
+    pub(crate) fn main_command(&self) -> Option<ExecOptions> {
+        let keeps = self.build_snapshot.is_some() || self.snapshot.is_some();
+        self.command.command(&self.root.image, keeps)
+    }
+
     /// What every command of the session starts with, as an image's commands do everywhere: the image's environment and
     /// then the caller's, the folder, the user. A command's own options win.
-    pub(crate) fn surroundings(&self, vsock_port: Option<u32>) -> ExecOptions {
+    pub(crate) fn surroundings(&self) -> ExecOptions {
+        let (image, command) = (&self.root.image, &self.command);
         // Guests of the original have the variable, empty where there is no vsock.
-        let port = vsock_port.map(|port| port.to_string()).unwrap_or_default();
+        let port = self.vsock.as_ref().and_then(|vsock| vsock.port);
+        let port = port.map(|port| port.to_string()).unwrap_or_default();
         let mut options = ExecOptions::default().env("VMETTE_VSOCK_PORT", port);
-        for (key, value) in self.image.env.iter().chain(&self.env) {
+        for (key, value) in image.env.iter().chain(&command.env) {
             options = options.env(key, value);
         }
-        let of_image = self.image.user.as_ref().filter(|user| !user.is_empty());
-        let folder = match self.cwd.clone().or_else(|| start_of(&self.image)) {
+        let of_image = image.user.as_ref().filter(|user| !user.is_empty());
+        let folder = match command.cwd.clone().or_else(|| start_of(image)) {
             // An image's user does not start in its home, a user whom the caller names does.
-            None if self.user.is_none() && of_image.is_some() => Some("/".to_owned()),
+            None if command.user.is_none() && of_image.is_some() => Some("/".to_owned()),
             folder => folder,
         };
         if let Some(folder) = folder {
             options = options.cwd(folder);
         }
-        match self.user.as_ref().or(of_image) {
+        match command.user.as_ref().or(of_image) {
             Some(user) => options.user(user),
             None => options,
         }
     }
 }
 
-/// The command of a configuration, without its surroundings.
-pub(crate) fn main_command(config: &Config) -> Option<ExecOptions> {
-    if config.workload == WorkloadStrategy::Agent {
-        return None;
-    }
-    let options = match (&config.argv, &config.exec_cmd) {
-        (Some(argv), _) => ExecOptions::argv(config.command_line(argv)),
-        // A shell is asked for: an entrypoint would only see its command line as an argument.
-        (None, Some(command)) => ExecOptions::shell(command),
-        // What is saved is what was asked for, and an image's command may never end; what goes on needs no other.
-        (None, None) if config.build_snapshot.is_some() || config.resume_snapshot.is_some() => return None,
-        (None, None) => {
-            let line = config.command_line::<&str>(&[]);
-            if line.is_empty() {
-                return None;
-            }
-            ExecOptions::argv(line)
-        }
-    };
-    Some(options)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmette_image::ImageConfig;
 
-    fn config(entrypoint: &[&str], cmd: &[&str]) -> Config {
+    fn image(entrypoint: &[&str], cmd: &[&str]) -> ImageConfig {
         let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
-        let image = ImageConfig { entrypoint: owned(entrypoint), cmd: owned(cmd), ..ImageConfig::default() };
-        Config { image, ..Config::default() }
+        ImageConfig { entrypoint: owned(entrypoint), cmd: owned(cmd), ..ImageConfig::default() }
     }
 
     #[test]
     fn arguments_replace_the_images_cmd_and_an_entrypoint_replaces_both() {
-        let mut config = config(&["/entry", "-x"], &["serve", "now"]);
-        assert_eq!(config.command_line::<&str>(&[]), ["/entry", "-x", "serve", "now"]);
-        assert_eq!(config.command_line(&["stop"]), ["/entry", "-x", "stop"]);
-        config.entrypoint = Some(vec!["/bin/sh".into()]);
-        assert_eq!(config.command_line::<&str>(&[]), ["/bin/sh"]);
-        assert_eq!(config.command_line(&["-c", "true"]), ["/bin/sh", "-c", "true"]);
-        config.entrypoint = Some(Vec::new());
-        assert!(config.command_line::<&str>(&[]).is_empty());
-        assert_eq!(config.command_line(&["ls"]), ["ls"]);
+        let image = image(&["/entry", "-x"], &["serve", "now"]);
+        let mut command = CommandOptions::default();
+        assert_eq!(command.line::<&str>(&image, &[]), ["/entry", "-x", "serve", "now"]);
+        assert_eq!(command.line(&image, &["stop"]), ["/entry", "-x", "stop"]);
+        command.entrypoint = Some(vec!["/bin/sh".into()]);
+        assert_eq!(command.line::<&str>(&image, &[]), ["/bin/sh"]);
+        assert_eq!(command.line(&image, &["-c", "true"]), ["/bin/sh", "-c", "true"]);
+        command.entrypoint = Some(Vec::new());
+        assert!(command.line::<&str>(&image, &[]).is_empty());
+        assert_eq!(command.line(&image, &["ls"]), ["ls"]);
     }
 
     #[test]
     fn a_session_without_a_command_runs_the_images_if_it_has_one() {
-        assert!(main_command(&config(&[], &[])).is_none());
-        assert!(main_command(&config(&[], &["ls"])).is_some());
-        let agent = Config { workload: WorkloadStrategy::Agent, ..config(&["/entry"], &[]) };
-        assert!(main_command(&agent).is_none());
-        let shell = Config { exec_cmd: Some("ls".into()), ..config(&["/entry"], &[]) };
-        assert_eq!(main_command(&shell), Some(ExecOptions::shell("ls")), "a shell command has no entrypoint");
-        let argv = Config { argv: Some(vec!["ls".into()]), ..config(&["/entry"], &[]) };
-        assert_eq!(main_command(&argv), Some(ExecOptions::argv(["/entry", "ls"])));
+        let of = |command: CommandOptions, image: ImageConfig| command.command(&image, false);
+        let nothing = CommandOptions::default;
+        assert!(of(nothing(), image(&[], &[])).is_none());
+        assert!(of(nothing(), image(&[], &["ls"])).is_some());
+        assert!(nothing().command(&image(&[], &["ls"]), true).is_none(), "what is saved was asked for");
+        let agent = CommandOptions { workload: WorkloadStrategy::Agent, ..nothing() };
+        assert!(of(agent, image(&["/entry"], &[])).is_none());
+        let shell = CommandOptions { shell: Some("ls".into()), ..nothing() };
+        let expected = Some(ExecOptions::shell("ls"));
+        assert_eq!(of(shell, image(&["/entry"], &[])), expected, "a shell command has no entrypoint");
+        let argv = CommandOptions { argv: Some(vec!["ls".into()]), ..nothing() };
+        assert_eq!(of(argv, image(&["/entry"], &[])), Some(ExecOptions::argv(["/entry", "ls"])));
     }
 
     #[test]
     fn the_callers_wishes_come_after_the_images() {
-        let mut config = config(&[], &[]);
-        config.image.env = vec![("A".into(), "image".into()), ("B".into(), "image".into())];
-        config.image.user = Some("web".into());
-        config.env = vec![("A".into(), "caller".into())];
+        let mut config = Config::default();
+        config.root.image.env = vec![("A".into(), "image".into()), ("B".into(), "image".into())];
+        config.root.image.user = Some("web".into());
+        config.command.env = vec![("A".into(), "caller".into())];
+        let surroundings = |config: &Config| Resolved::new(config, None).unwrap().surroundings();
         let expected = ExecOptions::default()
             .env("VMETTE_VSOCK_PORT", "")
             .env("A", "image")
             .env("B", "image")
             .env("A", "caller");
-        assert_eq!(config.surroundings(None), expected.clone().user("web").cwd("/"));
-        config.user = Some("0".into());
+        assert_eq!(surroundings(&config), expected.clone().user("web").cwd("/"));
+        config.command.user = Some("0".into());
         assert_eq!(
-            config.surroundings(None),
+            surroundings(&config),
             expected.clone().user("0"),
             "whose home it is, is for the guest to say"
         );
-        config.image.working_dir = Some("/srv".into());
-        assert_eq!(config.surroundings(None), expected.clone().user("0").cwd("/srv"));
-        config.cwd = Some("/tmp".into());
-        assert_eq!(config.surroundings(None), expected.user("0").cwd("/tmp"));
+        config.root.image.working_dir = Some("/srv".into());
+        assert_eq!(surroundings(&config), expected.clone().user("0").cwd("/srv"));
+        config.command.cwd = Some("/tmp".into());
+        assert_eq!(surroundings(&config), expected.user("0").cwd("/tmp"));
     }
 }

@@ -1,21 +1,31 @@
 //! What a run would have on this host, and why not more. Nothing is started, fetched or changed.
 
 use std::fs;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use vmette_cache::CacheRoot;
 
 use crate::assets::Kernel;
-use crate::launch::{asset_options, spec_of};
-use crate::resolve::cache_of;
-use crate::{Config, Error, engine, template};
+use crate::config::Config;
+use crate::error::Error;
+use crate::launch::{asset_options, bare_spec};
+use crate::resolved::Resolved;
+use crate::rootfs::cache_of;
+use crate::{engine, template};
 
 /// Free memory below which a machine of the default size would make the host swap, in MiB.
 const SPARE_MEMORY_MIB: u64 = 128;
 
 /// Free space in the cache below which neither kernel nor template fit, in MiB.
 const SPARE_DISK_MIB: u64 = 512;
+
+/// Programs of the distribution that are started, the package of each, and whether the first run needs it.
+const TOOLS: [(&str, &str, &str, bool); 2] = [
+    ("mksquashfs", "squashfs-tools", "roots cannot be converted to images", true),
+    ("mke2fs", "e2fsprogs", "a root's writes cannot go to a scratch disk", false),
+];
 
 /// Everything that was looked at.
 #[derive(Debug, Clone, Serialize)]
@@ -53,22 +63,30 @@ impl Finding {
 #[must_use]
 pub fn examine(config: &Config) -> Diagnosis {
     let mut findings = Vec::new();
-    match cache_of(config).and_then(|cache| cache.ensure().map(|()| cache).map_err(Error::from)) {
+    // What a snapshot decides is not looked at: the session would be refused, or have the same needs.
+    let resolved = match Resolved::new(config, None) {
+        Ok(resolved) => resolved,
+        Err(e) => {
+            return Diagnosis { ok: false, findings: vec![Finding::bad("configuration", e)] };
+        }
+    };
+    match cache_of(&config.host).and_then(|cache| cache.ensure().map(|()| cache).map_err(Error::from)) {
         Ok(cache) => {
-            findings.extend(engine_findings(config, &cache));
-            findings.push(kernel(config, &cache));
+            findings.extend(engine_findings(&resolved, &cache));
+            findings.push(kernel(&resolved, &cache));
+            findings.extend(TOOLS.map(|tool| tool_finding(tool, vmette_spawn::find(tool.0))));
             findings.push(templates(&cache));
             findings.push(disk(&cache));
         }
         Err(e) => findings.push(Finding::bad("cache", e)),
     }
-    findings.push(memory(config, fs::read_to_string("/proc/meminfo").ok().as_deref()));
+    findings.push(memory(resolved.machine.mem_mib, fs::read_to_string("/proc/meminfo").ok().as_deref()));
     Diagnosis { ok: findings.iter().all(|f| f.ok), findings }
 }
 
-fn engine_findings(config: &Config, cache: &CacheRoot) -> Vec<Finding> {
-    let spec = spec_of(config, config.kernel.clone(), config.initramfs.clone());
-    match engine::for_this_host(config, cache).and_then(|engine| Ok(engine.probe(&spec)?)) {
+fn engine_findings(config: &Resolved, cache: &CacheRoot) -> Vec<Finding> {
+    let spec = bare_spec(config);
+    match engine::for_this_host(&config.host, cache).and_then(|engine| Ok(engine.probe(&spec)?)) {
         Ok(capabilities) => {
             let accelerator = capabilities.accelerator;
             let mut finding =
@@ -96,14 +114,14 @@ fn engine_findings(config: &Config, cache: &CacheRoot) -> Vec<Finding> {
     }
 }
 
-fn kernel(config: &Config, cache: &CacheRoot) -> Finding {
+fn kernel(config: &Resolved, cache: &CacheRoot) -> Finding {
     match Kernel::find(&asset_options(config, cache)) {
         Ok(Some(kernel)) => {
             let mut finding = Finding::good("kernel", kernel.version);
             finding.details.push(kernel.image.display().to_string());
             finding
         }
-        Ok(None) if config.offline || !is_on_path("apt-get") => Finding::bad(
+        Ok(None) if config.host.offline || vmette_spawn::find("apt-get").is_none() => Finding::bad(
             "kernel",
             if cfg!(target_os = "linux") {
                 "none: install linux-image-cloud-amd64, name one for each run, or set VMETTE_ASSETS_DIR"
@@ -118,9 +136,18 @@ fn kernel(config: &Config, cache: &CacheRoot) -> Finding {
     }
 }
 
-fn is_on_path(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+/// A program that only some runs need is no fault when it is missing.
+fn tool_finding(
+    (name, package, without, needed): (&'static str, &str, &str, bool),
+    found: Option<PathBuf>,
+) -> Finding {
+    match found {
+        Some(path) => Finding::good(name, path.display().to_string()),
+        None => {
+            let value = format!("not installed, and {without} without it: install {package}");
+            Finding { ok: !needed, ..Finding::bad(name, value) }
+        }
+    }
 }
 
 /// A missing template is no fault: the first run makes it.
@@ -131,18 +158,17 @@ fn templates(cache: &CacheRoot) -> Finding {
     }
 }
 
-fn memory(config: &Config, meminfo: Option<&str>) -> Finding {
+fn memory(wanted_mib: u64, meminfo: Option<&str>) -> Finding {
     let available = meminfo.and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
     });
     match available {
-        Some(kib) if kib >> 10 < config.mem_mib.saturating_add(SPARE_MEMORY_MIB) => Finding::bad(
+        Some(kib) if kib >> 10 < wanted_mib.saturating_add(SPARE_MEMORY_MIB) => Finding::bad(
             "memory",
             format!(
-                "{} MiB available; a machine of {} MiB needs {SPARE_MEMORY_MIB} MiB more than its own",
-                kib >> 10,
-                config.mem_mib
+                "{} MiB available; a machine of {wanted_mib} MiB needs {SPARE_MEMORY_MIB} MiB more than its own",
+                kib >> 10
             ),
         ),
         Some(kib) => Finding::good("memory", format!("{} MiB available", kib >> 10)),
@@ -173,12 +199,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_missing_program_is_named_with_its_package_and_a_fault_only_where_every_run_needs_it() {
+        for tool @ (name, package, ..) in TOOLS {
+            let found = tool_finding(tool, Some("/usr/bin/x".into()));
+            assert!(found.ok && found.value == "/usr/bin/x");
+            let missing = tool_finding(tool, None);
+            assert_eq!((missing.name, missing.ok), (name, !tool.3));
+            assert!(missing.value.ends_with(&format!("install {package}")), "{}", missing.value);
+        }
+    }
+
+    #[test]
     fn too_little_memory_is_a_fault_and_an_unknown_amount_is_not() {
-        let config = Config::default();
         let info = |kib: u64| format!("MemTotal: 1 kB\nMemAvailable:   {kib} kB\n");
-        assert!(memory(&config, Some(&info(1 << 20))).ok);
-        let finding = memory(&config, Some(&info(100 << 10)));
+        assert!(memory(512, Some(&info(1 << 20))).ok);
+        let finding = memory(512, Some(&info(100 << 10)));
         assert!(!finding.ok && finding.value.contains("100 MiB available"));
-        assert!(memory(&config, None).ok);
+        assert!(memory(512, None).ok);
     }
 }

@@ -12,9 +12,9 @@ use vmette_work::{Cancel, Slot};
 pub enum SessionEnd {
     /// The command exited with this status; 128 + n when signal n killed it.
     Exited(i32),
-    /// [`Config::timeout_seconds`](crate::Config::timeout_seconds) passed.
+    /// [`MachineOptions::timeout_seconds`](crate::MachineOptions::timeout_seconds) passed.
     TimedOut,
-    /// It was stopped by [`Session::stop`](crate::Session::stop) or a [`StopHandle`].
+    /// It was stopped by [`SessionHandle::stop`](crate::SessionHandle::stop) or a [`StopHandle`].
     Stopped,
     /// The machine or the connection to it failed.
     Error(String),

@@ -3,15 +3,14 @@
 //!
 //! ```no_run
 //! let mut config = vmette::Config::default();
-//! config.exec_cmd = Some("uname -a; exit 7".into());
-//! config.capture_output = true;
-//! let output = vmette::run(&config)?;
+//! config.command.shell = Some("uname -a; exit 7".into());
+//! let output = vmette::run_captured(&config)?;
 //! assert_eq!(output.exit_code, 7);
 //! # Ok::<(), vmette::Error>(())
 //! ```
 //!
 //! [`run`] is one command from start to end. A [`Session`] is a machine that stays: commands with streams
-//! ([`Session::exec`]), files in and out, requests of the desktop's protocol. Everything is blocking and may be used
+//! ([`SessionHandle::exec`]), files in and out, requests of the desktop's protocol. Everything is blocking and may be used
 //! from any thread; no signal handler is installed and the terminal is never touched.
 //!
 //! What the guest can reach of the host is what the [`Config`] names, and nothing else; [`Session::report`] says what a
@@ -37,7 +36,8 @@ mod notice;
 mod process;
 mod pump;
 mod report;
-mod resolve;
+mod resolved;
+mod rootfs;
 mod run;
 mod session;
 mod snapshot;
@@ -49,9 +49,11 @@ mod vsock;
 mod waiting;
 
 pub use ca::default_ca_certs;
+pub use capture::RunOutput;
 pub use config::{
-    BlockFs, Config, DEFAULT_CMDLINE, ImageConfig, NetworkOptions, PullPolicy, Rootfs, RootfsArtifact,
-    RootfsBlock, RootfsShare, ShareMount, VsockConnect, VsockForward, VsockPort, WorkloadStrategy,
+    CommandOptions, Config, DEFAULT_CMDLINE, DEFAULT_MEM_MIB, DEFAULT_VCPUS, GrantOptions, HostOptions,
+    MachineOptions, RootOptions, Rootfs, RootfsBlock, RootfsShare, ShareMount, SnapshotOptions, VsockConnect,
+    VsockForward, VsockOptions, VsockPort, WorkloadStrategy,
 };
 pub use end::{SessionEnd, StopHandle};
 pub use error::{ConfigError, Error, Quantity, Remedy, RestoreError, SaveError, StartError, VsockError};
@@ -62,11 +64,12 @@ pub use pump::{CAPTURE_MAX, forward};
 pub use report::{
     Grants, Report, RootfsKind, RootfsReport, ShareGrant, StartedFrom, Timings, VsockGrant, VsockGrantForward,
 };
-pub use resolve::{provider_context, resolve_rootfs, resolve_rootfs_until};
-pub use run::{RunOutput, run};
-pub use session::{Session, SessionBuilder, SessionClient};
+pub use rootfs::{provider_context, resolve_rootfs, resolve_rootfs_until};
+pub use run::{run, run_captured};
+pub use session::{Session, SessionBuilder, SessionHandle, Started};
 pub use snapshot::{Snapshot, SnapshotInfo};
 pub use validate::{MEM_MIB_MAX, MEM_MIB_MIN, SCRATCH_MIB_MAX, SCRATCH_MIB_MIN, VCPUS_MAX, is_valid_env_key};
+pub use vmette_image::{BlockFs, ImageConfig, NetworkOptions, PullPolicy, RootfsArtifact};
 pub use vmette_vmm::{Accelerator, AcceleratorChoice, Console, Isolation, VsockListener, VsockStream};
 pub use vmette_wire::streams::{ExitStatus, FailureKind};
 pub use vmette_wire::{Action, ResponseHeader, ScrollDirection};
@@ -94,7 +97,12 @@ pub mod work {
 
 /// The engines' seam, for embedders that bring their own.
 pub mod engine_api {
-    pub use vmette_vmm::*;
+    pub use vmette_vmm::{
+        Accelerator, AcceleratorChoice, Capabilities, Console, ControlStream, Device, DeviceId, Disk, Error,
+        Frames, Framing, Hypervisor, Isolation, Mac, Machine, MachineEnd, MachineSpec, Network, Origin,
+        Result, Saved, SavedState, Share, Slot, Support, TimedOut, VsockListener, VsockStream, checks,
+        devices, fake, is_shortage,
+    };
 }
 
 /// The frame codec of the desktop's protocol.

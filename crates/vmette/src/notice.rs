@@ -12,8 +12,8 @@ pub enum Notice {
     Progress(String),
     /// Something went wrong and was worked around.
     Warning(String),
-    /// What the guest sent to the port that answers with it ([`Config::vsock_echo`](crate::Config)), and when it
-    /// connected. The guest chose the words; what a terminal would obey is escaped. Bounded.
+    /// A line that the guest sent to the port that echoes ([`VsockOptions::echo`](crate::VsockOptions::echo)), or that it
+    /// connected there. The guest chose the words; what a terminal would obey is escaped. Bounded.
     Vsock(String),
 }
 

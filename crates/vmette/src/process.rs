@@ -74,7 +74,7 @@ impl ExecOptions {
         self
     }
 
-    /// Runs as PID 1 of the workload's namespace; see [`Config::switch_root`](crate::Config::switch_root).
+    /// Runs as PID 1 of the workload's namespace; see [`CommandOptions::switch_root`](crate::CommandOptions::switch_root).
     #[must_use]
     pub(crate) fn init(mut self, init: bool) -> Self {
         self.exec.init = init;

@@ -32,7 +32,7 @@ pub struct Report {
 pub enum StartedFrom {
     /// A saved state of a booted machine.
     Template,
-    /// A snapshot of a session: [`Config::resume_snapshot`](crate::Config::resume_snapshot).
+    /// A snapshot of a session: [`SnapshotOptions::resume`](crate::SnapshotOptions::resume).
     Snapshot,
     /// Power-on.
     Cold,

@@ -1,6 +1,6 @@
 //! The signal that asks an image's command to end, as images write it.
 
-use crate::Config;
+use vmette_image::ImageConfig;
 
 /// What a command gets that says nothing else.
 const DEFAULT: i32 = libc::SIGTERM;
@@ -70,12 +70,9 @@ pub(crate) fn parse(text: &str) -> Option<i32> {
     (RTMIN..=RTMAX).contains(&number).then_some(number)
 }
 
-impl Config {
-    /// The Linux number of the signal that asks the command to end: the image's, else `SIGTERM`.
-    #[must_use]
-    pub fn stop_signal(&self) -> i32 {
-        self.image.stop_signal.as_deref().and_then(parse).unwrap_or(DEFAULT)
-    }
+/// The Linux number of the signal that asks a command of this image to end: the image's, else `SIGTERM`.
+pub(crate) fn of(image: &ImageConfig) -> i32 {
+    image.stop_signal.as_deref().and_then(parse).unwrap_or(DEFAULT)
 }
 
 #[cfg(test)]

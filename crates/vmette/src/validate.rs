@@ -1,14 +1,18 @@
 //! What a configuration may contain. Everything is checked before anything is made.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use vmette_image::ImageConfig;
 use vmette_wire::devices;
 use vmette_wire::path::{self, PATH_MAX};
 use vmette_wire::root::VOLUMES_MAX;
 
+use crate::config::{
+    Config, Machine, RootOptions, Rootfs, ShareMount, SnapshotOptions, VsockOptions, VsockPort,
+};
 use crate::error::{ConfigError, Quantity};
-use crate::{Config, ImageConfig, Rootfs, VsockPort, stop_signal};
+use crate::stop_signal;
 
 /// What can be pulled can be run.
 const _: () = assert!(vmette_image::VOLUMES_MAX == VOLUMES_MAX);
@@ -41,14 +45,13 @@ pub fn is_valid_env_key(key: &str) -> bool {
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// Checks everything that can be known without a machine.
-pub(crate) fn check(config: &Config) -> Result<(), ConfigError> {
+/// Checks what was asked for, as far as that can be known without a machine and without the snapshot.
+pub(crate) fn asked(config: &Config) -> Result<(), ConfigError> {
     snapshots(config)?;
-    shape(config)?;
-    shares(config)?;
-    disks(config)?;
-    rootfs(config)?;
-    for (key, value) in &config.env {
+    shares(&config.grants.shares)?;
+    disks(&config.grants.disks)?;
+    rootfs(config.root.rootfs.as_ref())?;
+    for (key, value) in &config.command.env {
         if !is_valid_env_key(key) {
             return malformed(
                 "environment variable name",
@@ -60,31 +63,30 @@ pub(crate) fn check(config: &Config) -> Result<(), ConfigError> {
             return malformed("environment variable", key, "its value contains a NUL byte");
         }
     }
-    image(&config.image)?;
-    if let Some(cwd) = &config.cwd
+    if let Some(cwd) = &config.command.cwd
         && !cwd.starts_with('/')
     {
         return malformed("working directory", cwd, "a path in the guest, starting with /");
     }
-    vsock(config)
+    vsock(&config.vsock)
 }
 
-fn vsock(config: &Config) -> Result<(), ConfigError> {
+fn vsock(config: &VsockOptions) -> Result<(), ConfigError> {
     let check_port = |port: u32| Ok::<_, ConfigError>(devices::check_vsock_port(port)?);
-    match config.vsock_port {
+    match config.port {
         VsockPort::Fixed(port) => check_port(port)?,
         VsockPort::Disabled
-            if config.vsock || !config.vsock_forwards.is_empty() || !config.vsock_connects.is_empty() =>
+            if config.device || !config.forwards.is_empty() || !config.connects.is_empty() =>
         {
             return contradiction("vsock is disabled and asked for at the same time");
         }
         VsockPort::Disabled | VsockPort::Auto => {}
     }
-    let ports = config.vsock_forwards.len() + config.vsock_connects.len();
+    let ports = config.forwards.len() + config.connects.len();
     at_most("vsock ports", ports, FORWARDS_MAX)?;
-    for (i, forward) in config.vsock_forwards.iter().enumerate() {
+    for (i, forward) in config.forwards.iter().enumerate() {
         check_port(forward.port)?;
-        if config.vsock_forwards[..i].iter().any(|other| other.port == forward.port) {
+        if config.forwards[..i].iter().any(|other| other.port == forward.port) {
             return twice("vsock port", forward.port);
         }
         use std::os::unix::fs::FileTypeExt;
@@ -96,10 +98,10 @@ fn vsock(config: &Config) -> Result<(), ConfigError> {
         // A path that is too long for an address would only be refused to the guest.
         socket_path(what, &forward.path)?;
     }
-    for (i, connect) in config.vsock_connects.iter().enumerate() {
+    for (i, connect) in config.connects.iter().enumerate() {
         check_port(connect.port)?;
         let path = socket_path("vsock socket", &connect.path)?;
-        if config.vsock_connects[..i].iter().any(|other| other.path == connect.path) {
+        if config.connects[..i].iter().any(|other| other.path == connect.path) {
             return twice("vsock socket", connect.path.display());
         }
         readable_dir("folder of the vsock socket", path.parent().unwrap_or(Path::new("/")))?;
@@ -115,20 +117,21 @@ fn socket_path(what: &'static str, path: &Path) -> Result<std::path::PathBuf, Co
 }
 
 fn snapshots(config: &Config) -> Result<(), ConfigError> {
-    if config.build_snapshot.is_some() && config.resume_snapshot.is_some() {
+    let SnapshotOptions { build, resume, .. } = &config.snapshots;
+    if build.is_some() && resume.is_some() {
         return contradiction(
             "a snapshot is either made or started from; Session::snapshot saves a machine that was started from one",
         );
     }
-    if config.resume_snapshot.is_some() && !config.disks.is_empty() {
+    if resume.is_some() && !config.grants.disks.is_empty() {
         return contradiction("a machine that starts from a snapshot takes shares, and no further disks");
     }
-    if config.resume_snapshot.is_some() && config.net {
+    if resume.is_some() && config.grants.net {
         let reason = "a machine that starts from a snapshot has none, since it was saved without one";
         return Err(ConfigError::NoNetwork { reason: reason.to_owned() });
     }
-    let Some(target) = &config.build_snapshot else { return Ok(()) };
-    if config.switch_root {
+    let Some(target) = build else { return Ok(()) };
+    if config.command.switch_root {
         return contradiction(
             "a command that is PID 1 takes its machine with it when it ends: nothing is left to save",
         );
@@ -143,25 +146,26 @@ fn snapshots(config: &Config) -> Result<(), ConfigError> {
     }
 }
 
-fn shape(config: &Config) -> Result<(), ConfigError> {
-    in_range(Quantity::VirtualCpus, config.vcpus.into(), (1, VCPUS_MAX.into()))?;
-    in_range(Quantity::Memory, config.mem_mib, (MEM_MIB_MIN, MEM_MIB_MAX))?;
-    if let Some(mib) = config.scratch_mib {
+/// Checks the shape that a machine is to have, whoever decided it, and the image's wishes.
+pub(crate) fn shape(machine: &Machine, root: &RootOptions) -> Result<(), ConfigError> {
+    in_range(Quantity::VirtualCpus, machine.vcpus.into(), (1, VCPUS_MAX.into()))?;
+    in_range(Quantity::Memory, machine.mem_mib, (MEM_MIB_MIN, MEM_MIB_MAX))?;
+    if let Some(mib) = root.scratch_mib {
         in_range(Quantity::Scratch, mib, (SCRATCH_MIB_MIN, SCRATCH_MIB_MAX))?;
-        if config.is_root_read_only() {
+        if root.read_only {
             return contradiction("a scratch disk takes the root's writes, and this root is read-only");
         }
     }
-    if config.cmdline.contains(['\0', '\n']) {
-        return malformed("kernel command line", &config.cmdline, "it contains a NUL or a line break");
+    if machine.cmdline.contains(['\0', '\n']) {
+        return malformed("kernel command line", &machine.cmdline, "it contains a NUL or a line break");
     }
-    Ok(())
+    image(&root.image)
 }
 
-fn shares(config: &Config) -> Result<(), ConfigError> {
-    let shares: Vec<devices::Share> = config.shares.iter().map(Into::into).collect();
-    devices::check_shares(&shares)?;
-    for share in &config.shares {
+fn shares(shares: &[ShareMount]) -> Result<(), ConfigError> {
+    let told: Vec<devices::Share> = shares.iter().map(Into::into).collect();
+    devices::check_shares(&told)?;
+    for share in shares {
         if RESERVED_TAGS.contains(&share.tag.as_str()) {
             return malformed("share tag", &share.tag, "it is reserved; choose another name");
         }
@@ -170,24 +174,24 @@ fn shares(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn disks(config: &Config) -> Result<(), ConfigError> {
-    at_most("disks", config.disks.len(), DISKS_MAX)?;
-    for (i, disk) in config.disks.iter().enumerate() {
+fn disks(disks: &[PathBuf]) -> Result<(), ConfigError> {
+    at_most("disks", disks.len(), DISKS_MAX)?;
+    for (i, disk) in disks.iter().enumerate() {
         let meta = fs::metadata(disk).map_err(ConfigError::file("disk", disk))?;
         use std::os::unix::fs::FileTypeExt;
         if !meta.is_file() && !meta.file_type().is_block_device() {
             return wrong_file("disk", disk, "not a raw image or block device");
         }
         fs::OpenOptions::new().read(true).write(true).open(disk).map_err(ConfigError::file("disk", disk))?;
-        if config.disks[..i].contains(disk) {
+        if disks[..i].contains(disk) {
             return twice("disk", disk.display());
         }
     }
     Ok(())
 }
 
-fn rootfs(config: &Config) -> Result<(), ConfigError> {
-    match &config.rootfs {
+fn rootfs(rootfs: Option<&Rootfs>) -> Result<(), ConfigError> {
+    match rootfs {
         Some(Rootfs::Share(share)) => readable_dir("rootfs", &share.path),
         Some(Rootfs::Block(block)) => {
             let meta = fs::metadata(&block.path).map_err(ConfigError::file("rootfs", &block.path))?;
@@ -268,12 +272,16 @@ fn contradiction(what: &'static str) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ShareMount;
+    use crate::resolved::Resolved;
 
     fn refused(change: impl FnOnce(&mut Config)) -> String {
         let mut config = Config::default();
         change(&mut config);
         check(&config).expect_err("the configuration is wrong").to_string()
+    }
+
+    fn check(config: &Config) -> Result<(), crate::Error> {
+        Resolved::new(config, None).map(drop)
     }
 
     #[test]
@@ -283,12 +291,12 @@ mod tests {
 
     #[test]
     fn absurd_shapes_are_refused_with_the_range() {
-        assert!(refused(|c| c.vcpus = 0).contains("choose 1 to 64"));
-        assert!(refused(|c| c.vcpus = 65).contains("choose 1 to 64"));
-        assert!(refused(|c| c.mem_mib = 0).contains("choose 128 to"));
-        assert!(refused(|c| c.mem_mib = u64::MAX).contains("choose 128 to"));
-        assert!(refused(|c| c.scratch_mib = Some(0)).contains("choose 16 to"));
-        assert!(refused(|c| c.scratch_mib = Some(u64::MAX)).contains("choose 16 to"));
+        assert!(refused(|c| c.machine.vcpus = Some(0)).contains("choose 1 to 64"));
+        assert!(refused(|c| c.machine.vcpus = Some(65)).contains("choose 1 to 64"));
+        assert!(refused(|c| c.machine.mem_mib = Some(0)).contains("choose 128 to"));
+        assert!(refused(|c| c.machine.mem_mib = Some(u64::MAX)).contains("choose 128 to"));
+        assert!(refused(|c| c.root.scratch_mib = Some(0)).contains("choose 16 to"));
+        assert!(refused(|c| c.root.scratch_mib = Some(u64::MAX)).contains("choose 16 to"));
     }
 
     #[test]
@@ -298,34 +306,34 @@ mod tests {
             ..ShareMount::new(tag, "/tmp")
         };
         for reserved in RESERVED_TAGS {
-            assert!(refused(|c| c.shares = vec![share(reserved, "/a")]).contains("reserved"));
+            assert!(refused(|c| c.grants.shares = vec![share(reserved, "/a")]).contains("reserved"));
         }
-        assert!(refused(|c| c.shares = vec![share("a/b", "/a")]).contains("share tag"));
+        assert!(refused(|c| c.grants.shares = vec![share("a/b", "/a")]).contains("share tag"));
         assert!(
-            refused(|c| c.shares = vec![share("a", "/a"), share("a", "/b")])
+            refused(|c| c.grants.shares = vec![share("a", "/a"), share("a", "/b")])
                 .contains("share tag a is named twice")
         );
-        assert!(refused(|c| c.shares = vec![share("a", "/proc")]).contains("share target"));
+        assert!(refused(|c| c.grants.shares = vec![share("a", "/proc")]).contains("share target"));
         assert!(
-            refused(|c| c.shares = vec![share("a", "/w"), share("b", "/w")])
+            refused(|c| c.grants.shares = vec![share("a", "/w"), share("b", "/w")])
                 .contains("target /w is named twice")
         );
     }
 
     #[test]
     fn what_is_missing_or_of_the_wrong_kind_is_named() {
-        let missing = refused(|c| c.shares = vec![ShareMount::new("a", "/nonexistent/folder")]);
+        let missing = refused(|c| c.grants.shares = vec![ShareMount::new("a", "/nonexistent/folder")]);
         assert!(missing.contains("share /nonexistent/folder") && missing.contains("No such file"));
-        let file = refused(|c| c.shares = vec![ShareMount::new("a", "/etc/passwd")]);
+        let file = refused(|c| c.grants.shares = vec![ShareMount::new("a", "/etc/passwd")]);
         assert!(file.contains("share /etc/passwd: not a directory"));
-        assert!(refused(|c| c.disks = vec!["/tmp".into()]).contains("disk /tmp"));
-        assert!(refused(|c| c.env = vec![("1A".into(), String::new())]).contains("\"1A\""));
-        assert!(refused(|c| c.cwd = Some("work".into())).contains("starting with /"));
+        assert!(refused(|c| c.grants.disks = vec!["/tmp".into()]).contains("disk /tmp"));
+        assert!(refused(|c| c.command.env = vec![("1A".into(), String::new())]).contains("\"1A\""));
+        assert!(refused(|c| c.command.cwd = Some("work".into())).contains("starting with /"));
     }
 
     #[test]
     fn what_an_image_says_of_itself_is_checked() {
-        let of = |change: fn(&mut ImageConfig)| refused(|c| change(&mut c.image));
+        let of = |change: fn(&mut ImageConfig)| refused(|c| change(&mut c.root.image));
         assert!(of(|i| i.env = vec![("A=B".into(), String::new())]).contains("\"A=B\""));
         assert!(of(|i| i.env = vec![("A".into(), "\0".into())]).contains("\"A\""));
         assert!(of(|i| i.working_dir = Some("srv".into())).contains("working directory"));
@@ -334,9 +342,9 @@ mod tests {
         assert!(of(|i| i.volumes = vec!["data".into()]).contains("data"));
         assert!(of(|i| i.volumes = vec!["/v".into(); VOLUMES_MAX + 1]).contains("up to 64"));
         let mut fine = Config::default();
-        fine.image.env = vec![("some.name-with_signs".into(), String::new())];
-        fine.image.working_dir = Some(String::new());
-        fine.image.volumes = vec!["/data".into(), "/proc".into()];
+        fine.root.image.env = vec![("some.name-with_signs".into(), String::new())];
+        fine.root.image.working_dir = Some(String::new());
+        fine.root.image.volumes = vec!["/data".into(), "/proc".into()];
         check(&fine).unwrap();
     }
 
@@ -346,50 +354,55 @@ mod tests {
         let path = dir.path().join("s");
         let _server = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let to = |port, path: &Path| crate::VsockForward { port, path: path.to_owned() };
-        check(&Config { vsock_forwards: vec![to(1, &path), to(u32::MAX - 1, &path)], ..Config::default() })
-            .unwrap();
+        let mut fine = Config::default();
+        fine.vsock.forwards = vec![to(1, &path), to(u32::MAX - 1, &path)];
+        check(&fine).unwrap();
         for port in [0, u32::MAX] {
-            assert!(refused(|c| c.vsock_port = VsockPort::Fixed(port)).contains("choose 1 to 4294967294"));
-            assert!(refused(|c| c.vsock_forwards = vec![to(port, &path)]).contains("choose 1 to 4294967294"));
+            assert!(refused(|c| c.vsock.port = VsockPort::Fixed(port)).contains("choose 1 to 4294967294"));
+            assert!(refused(|c| c.vsock.forwards = vec![to(port, &path)]).contains("choose 1 to 4294967294"));
         }
-        assert!(refused(|c| c.vsock_forwards = vec![to(1, &path), to(1, &path)]).contains("named twice"));
-        assert!(refused(|c| c.vsock_forwards = vec![to(1, Path::new("/tmp"))]).contains("not a UNIX socket"));
-        assert!(refused(|c| c.vsock_forwards = vec![to(1, &dir.path().join("x"))]).contains("No such file"));
+        assert!(refused(|c| c.vsock.forwards = vec![to(1, &path), to(1, &path)]).contains("named twice"));
+        assert!(refused(|c| c.vsock.forwards = vec![to(1, Path::new("/tmp"))]).contains("not a UNIX socket"));
+        assert!(refused(|c| c.vsock.forwards = vec![to(1, &dir.path().join("x"))]).contains("No such file"));
         let many = || (1..=33).map(|port| to(port, &path)).collect();
-        assert!(refused(|c| c.vsock_forwards = many()).contains("up to 32"));
+        assert!(refused(|c| c.vsock.forwards = many()).contains("up to 32"));
         let from = |port, path: &Path| crate::VsockConnect { port, path: path.to_owned() };
         let new = dir.path().join("new");
-        check(&Config { vsock_connects: vec![from(1, &new)], ..Config::default() }).unwrap();
-        assert!(refused(|c| c.vsock_connects = vec![from(0, &new)]).contains("choose 1 to"));
-        assert!(refused(|c| c.vsock_connects = vec![from(1, &new), from(2, &new)]).contains("named twice"));
-        assert!(refused(|c| c.vsock_connects = vec![from(1, &path.join("x"))]).contains("vsock socket"));
+        let mut fine = Config::default();
+        fine.vsock.connects = vec![from(1, &new)];
+        check(&fine).unwrap();
+        assert!(refused(|c| c.vsock.connects = vec![from(0, &new)]).contains("choose 1 to"));
+        assert!(refused(|c| c.vsock.connects = vec![from(1, &new), from(2, &new)]).contains("named twice"));
+        assert!(refused(|c| c.vsock.connects = vec![from(1, &path.join("x"))]).contains("vsock socket"));
         let long = dir.path().join("x".repeat(200));
-        assert!(refused(|c| c.vsock_connects = vec![from(1, &long)]).contains("vsock socket"));
+        assert!(refused(|c| c.vsock.connects = vec![from(1, &long)]).contains("vsock socket"));
         let disabled = |c: &mut Config| {
-            (c.vsock_connects, c.vsock_port) = (vec![from(1, &new)], VsockPort::Disabled);
+            (c.vsock.connects, c.vsock.port) = (vec![from(1, &new)], VsockPort::Disabled);
         };
         assert!(refused(disabled).contains("disabled"));
-        assert!(refused(|c| (c.vsock, c.vsock_port) = (true, VsockPort::Disabled)).contains("disabled"));
+        assert!(
+            refused(|c| (c.vsock.device, c.vsock.port) = (true, VsockPort::Disabled)).contains("disabled")
+        );
     }
 
     #[test]
     fn a_snapshot_is_new_or_there_and_not_both() {
-        assert!(refused(|c| c.build_snapshot = Some("/tmp".into())).contains("exists already"));
-        assert!(refused(|c| c.build_snapshot = Some("/nonexistent/x".into())).contains("/nonexistent"));
-        assert!(refused(|c| c.build_snapshot = Some("/etc/passwd/x".into())).contains("/etc/passwd"));
+        assert!(refused(|c| c.snapshots.build = Some("/tmp".into())).contains("exists already"));
+        assert!(refused(|c| c.snapshots.build = Some("/nonexistent/x".into())).contains("/nonexistent"));
+        assert!(refused(|c| c.snapshots.build = Some("/etc/passwd/x".into())).contains("/etc/passwd"));
         let both = |c: &mut Config| {
-            c.build_snapshot = Some("/tmp/new".into());
-            c.resume_snapshot = Some("/tmp/old".into());
+            c.snapshots.build = Some("/tmp/new".into());
+            c.snapshots.resume = Some("/tmp/old".into());
         };
         assert!(refused(both).contains("either"));
         let disks = |c: &mut Config| {
-            c.resume_snapshot = Some("/tmp/old".into());
-            c.disks = vec!["/etc/passwd".into()];
+            c.snapshots.resume = Some("/tmp/old".into());
+            c.grants.disks = vec!["/etc/passwd".into()];
         };
         assert!(refused(disks).contains("no further disks"));
         let net = |c: &mut Config| {
-            c.resume_snapshot = Some("/tmp/old".into());
-            c.net = true;
+            c.snapshots.resume = Some("/tmp/old".into());
+            c.grants.net = true;
         };
         assert!(refused(net).contains("saved without one"));
     }

@@ -85,7 +85,8 @@ pub enum Console {
 }
 
 /// The accelerator that a caller asks for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AcceleratorChoice {
     /// The best there is; emulation where there is no better.
     #[default]

@@ -4,7 +4,10 @@ use library::{ShareMount, VsockConnect, VsockForward, VsockPort};
 
 use super::{VmetteConfig, add, set};
 use crate::arguments::Text;
-use crate::status::VmetteStatus;
+use crate::status::{Failure, VmetteStatus};
+
+/// The original's default.
+const GUEST_VSOCK_PORT: u32 = 1025;
 
 /// Grants a host folder, writable, at `/mnt/<tag>`. Tags are letters, digits, `-`, `_` and `.`; `ctl`, `rootfs`,
 /// `certs` and `agent` are vmette's own.
@@ -15,7 +18,7 @@ pub extern "C" fn vmette_config_add_share(
     path: Text,
 ) -> VmetteStatus {
     add(config, "vmette_config_add_share", |config| {
-        config.shares.push(ShareMount::new(tag.required("tag")?, path.required("path")?));
+        config.grants.shares.push(ShareMount::new(tag.required("tag")?, path.required("path")?));
         Ok(())
     })
 }
@@ -33,7 +36,7 @@ pub extern "C" fn vmette_config_add_share_at(
     add(config, "vmette_config_add_share_at", |config| {
         let target = target.optional("target")?.map(str::to_owned);
         let share = ShareMount::new(tag.required("tag")?, path.required("path")?);
-        config.shares.push(ShareMount { read_only, target, ..share });
+        config.grants.shares.push(ShareMount { read_only, target, ..share });
         Ok(())
     })
 }
@@ -42,7 +45,7 @@ pub extern "C" fn vmette_config_add_share_at(
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_add_disk(config: Option<&mut VmetteConfig>, path: Text) -> VmetteStatus {
     add(config, "vmette_config_add_disk", |config| {
-        config.disks.push(path.required("path")?.into());
+        config.grants.disks.push(path.required("path")?.into());
         Ok(())
     })
 }
@@ -52,7 +55,7 @@ pub extern "C" fn vmette_config_add_disk(config: Option<&mut VmetteConfig>, path
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_net(config: Option<&mut VmetteConfig>, net: bool) -> VmetteStatus {
     set(config, "vmette_config_set_net", |config| {
-        config.net = net;
+        config.grants.net = net;
         Ok(())
     })
 }
@@ -63,13 +66,13 @@ pub extern "C" fn vmette_config_set_net(config: Option<&mut VmetteConfig>, net: 
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_vsock_port(config: Option<&mut VmetteConfig>, port: i32) -> VmetteStatus {
     set(config, "vmette_config_set_vsock_port", |config| {
-        config.vsock_port = match u32::try_from(port) {
+        config.vsock.port = match u32::try_from(port) {
             Err(_) => VsockPort::Disabled,
             Ok(0) => VsockPort::Auto,
             Ok(port) => VsockPort::Fixed(port),
         };
         // Whoever asks for a port, whichever it is, wants the device that it is a port of.
-        config.vsock = port == 0;
+        config.vsock.device = port == 0;
         Ok(())
     })
 }
@@ -79,7 +82,7 @@ pub extern "C" fn vmette_config_set_vsock_port(config: Option<&mut VmetteConfig>
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_vsock(config: Option<&mut VmetteConfig>, vsock: bool) -> VmetteStatus {
     set(config, "vmette_config_set_vsock", |config| {
-        config.vsock = vsock;
+        config.vsock.device = vsock;
         Ok(())
     })
 }
@@ -93,7 +96,7 @@ pub extern "C" fn vmette_config_set_vsock_echo(
     echo: bool,
 ) -> VmetteStatus {
     set(config, "vmette_config_set_vsock_echo", |config| {
-        config.vsock_echo = echo;
+        config.vsock.echo = Some(echo);
         Ok(())
     })
 }
@@ -107,7 +110,7 @@ pub extern "C" fn vmette_config_add_vsock_forward(
     path: Text,
 ) -> VmetteStatus {
     add(config, "vmette_config_add_vsock_forward", |config| {
-        config.vsock_forwards.push(VsockForward { port, path: path.required("path")?.into() });
+        config.vsock.forwards.push(VsockForward { port, path: path.required("path")?.into() });
         Ok(())
     })
 }
@@ -121,20 +124,24 @@ pub extern "C" fn vmette_config_add_vsock_connect(
     path: Text,
 ) -> VmetteStatus {
     add(config, "vmette_config_add_vsock_connect", |config| {
-        config.vsock_connects.push(VsockConnect { port, path: path.required("path")?.into() });
+        config.vsock.connects.push(VsockConnect { port, path: path.required("path")?.into() });
         Ok(())
     })
 }
 
-/// The guest's vsock port for snapshots; 1025 unless set.
+/// Of no use any more: snapshots need no vsock port of the guest. Only 1025, which programs for the original say, is taken;
+/// InvalidConfig for another one.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_guest_vsock_port(
     config: Option<&mut VmetteConfig>,
     port: u32,
 ) -> VmetteStatus {
-    set(config, "vmette_config_set_guest_vsock_port", |config| {
-        config.guest_vsock_port = port;
-        Ok(())
+    set(config, "vmette_config_set_guest_vsock_port", |_| match port {
+        GUEST_VSOCK_PORT => Ok(()),
+        _ => Err(Failure::new(
+            VmetteStatus::InvalidConfig,
+            "snapshots use no vsock port of the guest any more",
+        )),
     })
 }
 
@@ -142,7 +149,7 @@ pub extern "C" fn vmette_config_set_guest_vsock_port(
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_ca_certs(config: Option<&mut VmetteConfig>, path: Text) -> VmetteStatus {
     set(config, "vmette_config_set_ca_certs", |config| {
-        config.ca_certs = path.optional("path")?.map(Into::into);
+        config.grants.ca_certs = path.optional("path")?.map(Into::into);
         Ok(())
     })
 }

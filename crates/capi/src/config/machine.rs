@@ -5,9 +5,9 @@ use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use library::{AcceleratorChoice, Console, PullPolicy};
+use library::{AcceleratorChoice, PullPolicy};
 
-use super::{VmetteConfig, add, set};
+use super::{VmetteConfig, add, set, set_own};
 use crate::arguments::{Text, required};
 use crate::entry::entry;
 use crate::notice::{NoticeSink, VmetteNoticeFn};
@@ -56,7 +56,7 @@ pub extern "C" fn vmette_config_set_cmdline(
     cmdline: Text,
 ) -> VmetteStatus {
     set(config, "vmette_config_set_cmdline", |config| {
-        config.cmdline = cmdline.required("cmdline")?.to_owned();
+        config.machine.cmdline = Some(cmdline.required("cmdline")?.to_owned());
         Ok(())
     })
 }
@@ -65,7 +65,7 @@ pub extern "C" fn vmette_config_set_cmdline(
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_vcpus(config: Option<&mut VmetteConfig>, vcpus: u8) -> VmetteStatus {
     set(config, "vmette_config_set_vcpus", |config| {
-        config.vcpus = vcpus;
+        config.machine.vcpus = Some(vcpus);
         Ok(())
     })
 }
@@ -74,7 +74,7 @@ pub extern "C" fn vmette_config_set_vcpus(config: Option<&mut VmetteConfig>, vcp
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_mem_mib(config: Option<&mut VmetteConfig>, mib: u64) -> VmetteStatus {
     set(config, "vmette_config_set_mem_mib", |config| {
-        config.mem_mib = mib;
+        config.machine.mem_mib = Some(mib);
         Ok(())
     })
 }
@@ -83,7 +83,7 @@ pub extern "C" fn vmette_config_set_mem_mib(config: Option<&mut VmetteConfig>, m
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_scratch_mib(config: Option<&mut VmetteConfig>, mib: u64) -> VmetteStatus {
     set(config, "vmette_config_set_scratch_mib", |config| {
-        config.scratch_mib = (mib > 0).then_some(mib);
+        config.root.scratch_mib = (mib > 0).then_some(mib);
         Ok(())
     })
 }
@@ -102,7 +102,7 @@ pub extern "C" fn vmette_config_set_accelerator(
             (VmetteAccelerator::Tcg, AcceleratorChoice::Tcg),
         ];
         let choice = CHOICES.iter().find(|(number, _)| *number as i32 == accelerator);
-        config.accelerator = choice.ok_or_else(|| unknown("accelerator", accelerator))?.1;
+        config.machine.accelerator = choice.ok_or_else(|| unknown("accelerator", accelerator))?.1;
         Ok(())
     })
 }
@@ -114,7 +114,7 @@ pub extern "C" fn vmette_config_set_template(
     enabled: bool,
 ) -> VmetteStatus {
     set(config, "vmette_config_set_template", |config| {
-        config.template = enabled;
+        config.machine.template = Some(enabled);
         Ok(())
     })
 }
@@ -122,11 +122,8 @@ pub extern "C" fn vmette_config_set_template(
 /// The file that gets the guest kernel's messages. The descriptor is duplicated; a negative one is none.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_console_fd(config: Option<&mut VmetteConfig>, fd: i32) -> VmetteStatus {
-    set(config, "vmette_config_set_console_fd", |config| {
-        config.console = match duplicate(fd)? {
-            Some(file) => Console::File(Arc::new(file)),
-            None => Console::Discard,
-        };
+    set_own(config, "vmette_config_set_console_fd", |config| {
+        config.console = duplicate(fd)?.map(Arc::new);
         Ok(())
     })
 }
@@ -145,7 +142,7 @@ pub(crate) fn duplicate(fd: i32) -> Result<Option<File>, Failure> {
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_cache_dir(config: Option<&mut VmetteConfig>, path: Text) -> VmetteStatus {
     set(config, "vmette_config_set_cache_dir", |config| {
-        config.cache_dir = path.optional("path")?.map(Into::into);
+        config.host.cache_dir = path.optional("path")?.map(Into::into);
         Ok(())
     })
 }
@@ -157,7 +154,7 @@ pub extern "C" fn vmette_config_set_offline(
     offline: bool,
 ) -> VmetteStatus {
     set(config, "vmette_config_set_offline", |config| {
-        config.offline = offline;
+        config.host.offline = offline;
         Ok(())
     })
 }
@@ -173,7 +170,7 @@ pub extern "C" fn vmette_config_set_pull(config: Option<&mut VmetteConfig>, pull
             (VmettePull::Never, PullPolicy::Never),
         ];
         let policy = POLICIES.iter().find(|(number, _)| *number as i32 == pull);
-        config.pull = policy.ok_or_else(|| unknown("pull policy", pull))?.1;
+        config.host.pull = policy.ok_or_else(|| unknown("pull policy", pull))?.1;
         Ok(())
     })
 }
@@ -186,7 +183,7 @@ pub extern "C" fn vmette_config_set_registry_ca(
     path: Text,
 ) -> VmetteStatus {
     set(config, "vmette_config_set_registry_ca", |config| {
-        config.network.ca_certs = path.optional("path")?.map(Into::into);
+        config.host.network.ca_certs = path.optional("path")?.map(Into::into);
         Ok(())
     })
 }
@@ -198,7 +195,7 @@ pub extern "C" fn vmette_config_add_plain_http(
     server: Text,
 ) -> VmetteStatus {
     add(config, "vmette_config_add_plain_http", |config| {
-        config.network.plain_http.push(server.required("server")?.to_owned());
+        config.host.network.plain_http.push(server.required("server")?.to_owned());
         Ok(())
     })
 }
@@ -207,7 +204,7 @@ pub extern "C" fn vmette_config_add_plain_http(
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_add_module(config: Option<&mut VmetteConfig>, module: Text) -> VmetteStatus {
     add(config, "vmette_config_add_module", |config| {
-        config.extra_modules.push(module.required("module")?.to_owned());
+        config.machine.extra_modules.push(module.required("module")?.to_owned());
         Ok(())
     })
 }

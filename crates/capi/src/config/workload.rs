@@ -2,7 +2,7 @@
 
 use library::WorkloadStrategy;
 
-use super::{VmetteConfig, add, set};
+use super::{VmetteConfig, add, set, set_own};
 use crate::arguments::{Text, Texts};
 use crate::status::{Failure, VmetteStatus};
 
@@ -10,8 +10,7 @@ use crate::status::{Failure, VmetteStatus};
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_exec(config: Option<&mut VmetteConfig>, command: Text) -> VmetteStatus {
     set(config, "vmette_config_set_exec", |config| {
-        config.exec_cmd = None;
-        config.exec_cmd = command.optional("command")?.map(str::to_owned);
+        config.command.shell = command.optional("command")?.map(str::to_owned);
         Ok(())
     })
 }
@@ -21,7 +20,7 @@ pub extern "C" fn vmette_config_set_exec(config: Option<&mut VmetteConfig>, comm
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_argv(config: Option<&mut VmetteConfig>, argv: Texts) -> VmetteStatus {
     set(config, "vmette_config_set_argv", |config| {
-        config.argv = argv.optional("argv")?;
+        config.command.argv = argv.optional("argv")?;
         Ok(())
     })
 }
@@ -34,7 +33,7 @@ pub extern "C" fn vmette_config_set_entrypoint(
     entrypoint: Texts,
 ) -> VmetteStatus {
     set(config, "vmette_config_set_entrypoint", |config| {
-        config.entrypoint = entrypoint.optional("entrypoint")?;
+        config.command.entrypoint = entrypoint.optional("entrypoint")?;
         Ok(())
     })
 }
@@ -53,7 +52,7 @@ pub extern "C" fn vmette_config_add_env(
             let message = format!("name {key:?}: letters, digits and _ only, and no digit in front");
             return Err(Failure::new(VmetteStatus::InvalidConfig, message));
         }
-        config.env.push((key.to_owned(), value.to_owned()));
+        config.command.env.push((key.to_owned(), value.to_owned()));
         Ok(())
     })
 }
@@ -62,7 +61,7 @@ pub extern "C" fn vmette_config_add_env(
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_cwd(config: Option<&mut VmetteConfig>, path: Text) -> VmetteStatus {
     set(config, "vmette_config_set_cwd", |config| {
-        config.cwd = path.optional("path")?.map(str::to_owned);
+        config.command.cwd = path.optional("path")?.map(str::to_owned);
         Ok(())
     })
 }
@@ -71,7 +70,7 @@ pub extern "C" fn vmette_config_set_cwd(config: Option<&mut VmetteConfig>, path:
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_user(config: Option<&mut VmetteConfig>, user: Text) -> VmetteStatus {
     set(config, "vmette_config_set_user", |config| {
-        config.user = user.optional("user")?.map(str::to_owned);
+        config.command.user = user.optional("user")?.map(str::to_owned);
         Ok(())
     })
 }
@@ -83,7 +82,7 @@ pub extern "C" fn vmette_config_set_switch_root(
     switch_root: bool,
 ) -> VmetteStatus {
     set(config, "vmette_config_set_switch_root", |config| {
-        config.switch_root = switch_root;
+        config.command.switch_root = switch_root;
         Ok(())
     })
 }
@@ -93,7 +92,7 @@ pub extern "C" fn vmette_config_set_switch_root(
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_agent(config: Option<&mut VmetteConfig>, agent: bool) -> VmetteStatus {
     set(config, "vmette_config_set_agent", |config| {
-        config.workload = if agent { WorkloadStrategy::Agent } else { WorkloadStrategy::OneShot };
+        config.command.workload = if agent { WorkloadStrategy::Agent } else { WorkloadStrategy::OneShot };
         Ok(())
     })
 }
@@ -105,8 +104,8 @@ pub extern "C" fn vmette_config_set_capture_output(
     config: Option<&mut VmetteConfig>,
     capture: bool,
 ) -> VmetteStatus {
-    set(config, "vmette_config_set_capture_output", |config| {
-        config.capture_output = capture;
+    set_own(config, "vmette_config_set_capture_output", |config| {
+        config.capture = capture;
         Ok(())
     })
 }
@@ -115,7 +114,7 @@ pub extern "C" fn vmette_config_set_capture_output(
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_timeout(config: Option<&mut VmetteConfig>, seconds: u32) -> VmetteStatus {
     set(config, "vmette_config_set_timeout", |config| {
-        config.timeout_seconds = (seconds > 0).then_some(seconds);
+        config.machine.timeout_seconds = (seconds > 0).then_some(seconds);
         Ok(())
     })
 }
@@ -127,7 +126,7 @@ pub extern "C" fn vmette_config_set_allow_snapshot(
     allow: bool,
 ) -> VmetteStatus {
     set(config, "vmette_config_set_allow_snapshot", |config| {
-        config.allow_snapshot = allow;
+        config.snapshots.allow = allow;
         Ok(())
     })
 }
@@ -140,7 +139,7 @@ pub extern "C" fn vmette_config_set_build_snapshot(
     path: Text,
 ) -> VmetteStatus {
     set(config, "vmette_config_set_build_snapshot", |config| {
-        config.build_snapshot = path.optional("path")?.map(Into::into);
+        config.snapshots.build = path.optional("path")?.map(Into::into);
         Ok(())
     })
 }
@@ -152,7 +151,7 @@ pub extern "C" fn vmette_config_set_resume_snapshot(
     path: Text,
 ) -> VmetteStatus {
     set(config, "vmette_config_set_resume_snapshot", |config| {
-        config.resume_snapshot = path.optional("path")?.map(Into::into);
+        config.snapshots.resume = path.optional("path")?.map(Into::into);
         Ok(())
     })
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use vmette::provider::{DebianVariant, ExportFormat};
 
-use crate::args::NetworkArgs;
+use crate::network_args::NetworkArgs;
 use crate::values;
 
 #[derive(Debug, Subcommand)]

@@ -8,9 +8,9 @@ use serde::Serialize;
 use vmette::provider::{
     BuildOptions, ImageDetails, Images, ProviderError, PruneOptions, PruneReport, Removed,
 };
-use vmette::{Config, StopHandle};
+use vmette::{HostOptions, StopHandle};
 
-use crate::args::NetworkArgs;
+use crate::network_args::NetworkArgs;
 use crate::progress::{self, Display};
 use crate::signals::RunSignals;
 use crate::stdio::{print_out, say};
@@ -74,10 +74,10 @@ fn attempt(
 ) -> anyhow::Result<u8> {
     let stop = StopHandle::new();
     let signals = RunSignals::install(stop.clone())?;
-    let mut config = Config::default();
-    network.apply(&mut config);
+    let mut host = HostOptions::default();
+    network.apply(&mut host);
     let display = Display::new(if quiet { progress::Verbosity::Warnings } else { progress::Verbosity::All });
-    let context = vmette::provider_context(&config, display.reporter(), &stop)?;
+    let context = vmette::provider_context(&host, display.reporter(), &stop)?;
     let images = Images::open(&context)?;
     let done = interruptible::until_cancelled(&signals, None, move || work(&images));
     display.clear();

@@ -63,9 +63,9 @@ impl Outer {
         let assets = prepare(&cache);
         let console = Arc::new(tempfile::tempfile().unwrap());
         let programs = Path::new(env!("CARGO_BIN_EXE_vmette")).parent().unwrap();
-        let config = Config {
-            rootfs: Some(Rootfs::Share(RootfsShare { path: "/".into(), read_only: false })),
-            shares: vec![
+        let config = Config::default().with(|c| {
+            c.root.rootfs = Some(Rootfs::Share(RootfsShare { path: "/".into(), read_only: false }));
+            c.grants.shares = vec![
                 ShareMount { read_only: true, ..ShareMount::new("programs", programs) },
                 // At its own path: derived files are found again by the paths of what they are derived from.
                 ShareMount {
@@ -73,21 +73,20 @@ impl Outer {
                     read_only: true,
                     ..ShareMount::new("cache", &cache)
                 },
-            ],
-            accelerator: AcceleratorChoice::Tcg,
-            extra_modules: vec!["kvm-amd".into()],
-            workload: WorkloadStrategy::Agent,
-            mem_mib: MEMORY_MIB,
-            vcpus: VCPUS,
-            console: Console::File(console.clone()),
+            ];
+            c.machine.accelerator = AcceleratorChoice::Tcg;
+            c.machine.extra_modules = vec!["kvm-amd".into()];
+            c.command.workload = WorkloadStrategy::Agent;
+            c.machine.mem_mib = Some(MEMORY_MIB);
+            c.machine.vcpus = Some(VCPUS);
             // One boot is all it is for.
-            template: false,
-            cache_dir: Some(cache.clone()),
-            ..Config::default()
-        };
-        let session = Session::start(&config).unwrap();
+            c.machine.template = Some(false);
+            c.host.cache_dir = Some(cache.clone());
+        });
+        let builder = Session::builder(&config).console(Console::File(console.clone()));
+        let session = builder.start().unwrap().running().unwrap();
         let outer = Self { session, console, cache, assets };
-        assert_eq!(outer.session.report().unwrap().isolation, Isolation::Emulation);
+        assert_eq!(outer.session.report().isolation, Isolation::Emulation);
         outer.install();
         outer.fetch();
         outer

@@ -3,13 +3,16 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::context::Context;
 use crate::error::Result;
 use crate::store::StoredImage;
 use vmette_oci::ImageConfig;
 
 /// File system inside a block image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum BlockFs {
     /// Compressed and read-only.
     Squashfs,

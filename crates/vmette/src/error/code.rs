@@ -81,7 +81,7 @@ impl SaveError {
 impl RestoreError {
     fn code(&self) -> &'static str {
         match self {
-            Self::Refused { .. } => "snapshot_refused",
+            Self::Refused { .. } | Self::OtherBootFile { .. } => "snapshot_refused",
             Self::Damaged { .. } | Self::Changed(_) => "snapshot_damaged",
         }
     }

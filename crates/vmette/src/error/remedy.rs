@@ -3,7 +3,7 @@
 use serde::Serialize;
 use vmette_image::{NetworkError, ProviderError};
 
-use super::{ConfigError, Error, StartError};
+use super::{ConfigError, Error, RestoreError, StartError};
 use crate::assets::AssetError;
 
 /// The caller's remedy for an error. Programs turn it into a flag, a field of a request or a button.
@@ -51,6 +51,10 @@ impl Error {
         match self {
             Self::InvalidConfig(ConfigError::NoNetwork { .. }) => Some(Remedy::RunWithoutNetwork),
             Self::StartFailed(StartError::AgentSilent { .. }) => Some(Remedy::ShowConsole),
+            Self::RestoreFailed(RestoreError::OtherBootFile { what: "kernel", .. }) => {
+                Some(Remedy::NameKernel)
+            }
+            Self::RestoreFailed(RestoreError::OtherBootFile { .. }) => Some(Remedy::NameInitramfs),
             Self::Assets(error) => of_asset(error),
             Self::Cache(error) => of_cache(error),
             Self::Rootfs(error) => Remedy::of_provider(error),

@@ -63,12 +63,12 @@ impl Launcher<'_> {
         prepared: &Prepared,
         capabilities: &Capabilities,
     ) -> Result<(Ready, StartedFrom), Error> {
-        if let Some(saved) = self.saved {
+        if let Some(saved) = &self.config.snapshot {
             return Ok((self.resume(saved, prepared)?, StartedFrom::Snapshot));
         }
         // Two machines from one saved state would have one link address, and be leased one address.
-        if self.config.template
-            && !self.config.net
+        if self.config.machine.template
+            && !self.config.grants.net
             && capabilities.snapshots.refusal().is_none()
             && let Some(ready) = self.via_template(prepared)?
         {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use vmette_image::{ImageConfig, Key, Store};
 
+use crate::config::{RootOptions, Rootfs, ShareMount};
 use crate::report::{RootfsKind, RootfsReport};
-use crate::{Config, Rootfs, ShareMount};
 
 /// Digits of an image's identity that are shown: as many as container tools show.
 const ID_DIGITS: usize = 12;
@@ -53,14 +53,14 @@ fn plain(path: &str) -> String {
 }
 
 /// What the root is, where `store` knows it.
-pub(super) fn rootfs_report(config: &Config, store: &Store) -> RootfsReport {
-    let (kind, path) = match &config.rootfs {
+pub(super) fn rootfs_report(root: &RootOptions, store: &Store) -> RootfsReport {
+    let (kind, path) = match &root.rootfs {
         None => (RootfsKind::Builtin, None),
         Some(Rootfs::Share(share)) => (RootfsKind::Directory, Some(&share.path)),
         Some(Rootfs::Block(block)) => (RootfsKind::Image, Some(&block.path)),
     };
     let shown = |path: &std::path::PathBuf| path.display().to_string();
-    let name = config.rootfs_name.clone().or_else(|| path.map(shown));
+    let name = root.name.clone().or_else(|| path.map(shown));
     let id = path.and_then(|path| id_in(store, path));
     RootfsReport { kind, name: name.unwrap_or_else(|| vmette_image::BUILTIN_SPEC.to_owned()), id }
 }
@@ -111,14 +111,14 @@ mod tests {
     fn a_root_has_the_name_that_the_caller_gave_it_and_else_its_path() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let mut config = Config::default();
-        let builtin = rootfs_report(&config, &store);
+        let mut root = RootOptions::default();
+        let builtin = rootfs_report(&root, &store);
         assert_eq!((builtin.kind, builtin.name.as_str(), builtin.id), (RootfsKind::Builtin, "builtin", None));
         let path = "/srv/image.sqfs".into();
-        config.rootfs = Some(Rootfs::Block(crate::RootfsBlock { path, fstype: crate::BlockFs::Squashfs }));
-        let image = rootfs_report(&config, &store);
+        root.rootfs = Some(Rootfs::Block(crate::RootfsBlock { path, fstype: crate::BlockFs::Squashfs }));
+        let image = rootfs_report(&root, &store);
         assert_eq!((image.kind, image.name.as_str(), image.id), (RootfsKind::Image, "/srv/image.sqfs", None));
-        config.rootfs_name = Some("alpine:3.20".into());
-        assert_eq!(rootfs_report(&config, &store).name, "alpine:3.20");
+        root.name = Some("alpine:3.20".into());
+        assert_eq!(rootfs_report(&root, &store).name, "alpine:3.20");
     }
 }

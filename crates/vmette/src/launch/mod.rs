@@ -12,20 +12,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use vmette_cache::CacheRoot;
-use vmette_vmm::{Accelerator, AcceleratorChoice, Capabilities, Hypervisor, Machine};
+use vmette_vmm::{Accelerator, AcceleratorChoice, Capabilities, Console, Hypervisor, Machine};
 use vmette_work::Work;
 
 use bring_up::Ready;
 pub(crate) use image::start_of;
-pub(crate) use prepare::{Held, asset_options, spec_of};
+pub(crate) use prepare::{Held, asset_options, bare_spec};
 
 use crate::connection::{Connection, RootHandle};
 use crate::end::Shared;
 use crate::error::{ConfigError, Error, SaveError, VsockError};
 use crate::notice::Notices;
-use crate::report::{Grants, Report, RootfsReport, ShareGrant, StartedFrom, Timings};
-use crate::snapshot::{Saver, Snapshot};
-use crate::{Config, vsock};
+use crate::report::{Grants, Report, RootfsReport, StartedFrom, Timings};
+use crate::resolved::Resolved;
+use crate::snapshot::Saver;
+use crate::vsock;
 
 /// What a session holds while it runs.
 pub(crate) struct Launched {
@@ -42,18 +43,16 @@ pub(crate) struct Launched {
 
 /// One start: what it is to be, where, and who is told.
 pub(crate) struct Launcher<'a> {
-    pub(crate) config: &'a Config,
+    pub(crate) config: &'a Resolved,
     pub(crate) engine: Arc<dyn Hypervisor>,
-    /// Where it starts from, if the configuration names one; it has been adopted.
-    pub(crate) saved: Option<&'a Snapshot>,
     pub(crate) cache: &'a CacheRoot,
     pub(crate) shared: &'a Arc<Shared>,
     /// Ends with the session, and tells its observer.
     pub(crate) work: &'a Work,
     pub(crate) notices: &'a Notices,
     pub(crate) started: Instant,
-    /// The port that the guest is told of.
-    pub(crate) vsock_port: Option<u32>,
+    /// Where the guest kernel's messages go.
+    pub(crate) console: Console,
     /// Whether a command will run.
     pub(crate) runs: bool,
 }
@@ -62,18 +61,18 @@ impl Launcher<'_> {
     /// Starts the machine: from a template, else cold; on the best accelerator, else on emulation if any will do.
     pub(crate) fn launch(&self) -> Result<Launched, Error> {
         // Before anything is fetched or made for an engine that is not there.
-        let bare = spec_of(self.config, self.config.kernel.clone(), self.config.initramfs.clone());
+        let bare = bare_spec(self.config);
         let mut capabilities = self.engine.probe(&bare)?;
-        if let (Some(reason), true) = (capabilities.vsock.refusal(), vsock::is_wanted(self.config)) {
+        if let (Some(reason), true) = (capabilities.vsock.refusal(), self.config.vsock.is_some()) {
             return Err(VsockError::NoDevice(reason.to_owned()).into());
         }
-        if let (Some(reason), true) = (capabilities.nat.refusal(), self.config.net) {
+        if let (Some(reason), true) = (capabilities.nat.refusal(), self.config.grants.net) {
             return Err(ConfigError::NoNetwork { reason: reason.to_owned() }.into());
         }
         if self.config.build_snapshot.is_some() {
             saving::possible(self.config, &capabilities).map_err(SaveError::Impossible)?;
         }
-        if let (Some(saved), Some(reason)) = (self.saved, capabilities.snapshots.refusal()) {
+        if let (Some(saved), Some(reason)) = (&self.config.snapshot, capabilities.snapshots.refusal()) {
             return Err(
                 saved.refused(&format!("{} cannot restore this machine: {reason}", capabilities.engine))
             );
@@ -123,14 +122,11 @@ impl Launcher<'_> {
             error,
             Error::Engine(vmette_vmm::Error::File { .. } | vmette_vmm::Error::InvalidSpec(_))
         );
-        let own_boot = !self.config.kernel.as_os_str().is_empty()
-            || !self.config.initramfs.as_os_str().is_empty()
-            || self.config.cmdline != crate::DEFAULT_CMDLINE;
-        self.config.accelerator == AcceleratorChoice::Auto
+        self.config.machine.accelerator == AcceleratorChoice::Auto
             && capabilities.accelerator == Accelerator::Kvm
             && !of_the_caller
-            && !own_boot
-            && self.saved.is_none()
+            && !self.config.machine.own_boot
+            && self.config.snapshot.is_none()
             && self.shared.ended().is_none()
     }
 
@@ -145,11 +141,7 @@ impl Launcher<'_> {
         rootfs: RootfsReport,
         timings: Timings,
     ) -> Report {
-        let shares = self.config.shares.iter().map(|share| ShareGrant {
-            host: share.path.display().to_string(),
-            guest: share.guest_path(),
-            read_only: share.read_only,
-        });
+        let granted = &self.config.grants;
         Report {
             engine: capabilities.engine.clone(),
             accelerator: capabilities.accelerator,
@@ -159,10 +151,10 @@ impl Launcher<'_> {
             rootfs,
             notes: self.notices.warnings(),
             grants: Grants {
-                shares: shares.collect(),
-                disks: self.config.disks.iter().map(|d| d.display().to_string()).collect(),
-                network: self.config.net,
-                vsock: vsock::grant(self.config, self.vsock_port, self.runs),
+                shares: granted.shares.iter().map(Into::into).collect(),
+                disks: granted.disks.iter().map(|d| d.display().to_string()).collect(),
+                network: granted.net,
+                vsock: self.config.vsock.as_ref().map(|vsock| vsock::grant(vsock, self.runs)),
             },
             timings,
         }

@@ -3,35 +3,35 @@
 use std::fs::File;
 
 use vmette_cache::KeyBuilder;
-use vmette_vmm::{Disk, MachineSpec, Origin, Share};
-use vmette_wire::devices::{self, SCRATCH_SERIAL};
+use vmette_vmm::{Disk, MachineSpec, Origin};
+use vmette_wire::devices::SCRATCH_SERIAL;
 use vmette_wire::root::Attach;
 use vmette_wire::{Root, RootRequest};
 
 use super::bring_up::{RESTORE_TIMEOUT, ROOT_TIMEOUT, Ready};
-use super::prepare::{Held, Prepared, spec_of};
+use super::prepare::{Held, Prepared};
 use super::scratch::Scratch;
 use super::{Launcher, image};
 use crate::assets::{self, AssetOptions};
 use crate::ca;
 use crate::error::{Error, StartError};
-use crate::snapshot::{SCRATCH, Snapshot};
+use crate::snapshot::{Digests, SCRATCH, Snapshot};
 
 impl Launcher<'_> {
     /// Checks everything that a start from the snapshot depends on, and gets its own copy of what it will write to.
     pub(super) fn prepare_resume(&self, saved: &Snapshot, options: &AssetOptions) -> Result<Prepared, Error> {
         let config = self.config;
-        let digests = config.digests()?.until(self.shared.cancel());
+        let digests = Digests::in_cache(self.cache).until(self.shared.cancel());
         let store = vmette_image::Context::new(self.cache.path()).with_work(self.work.clone()).store()?;
         let builtin = || Ok(self.builtin(options)?.path);
-        let (rootfs, in_use) = saved.base_image(config, &store, builtin, &digests)?;
+        let (rootfs, in_use) = saved.base_image(config.root.rootfs.as_ref(), &store, builtin, &digests)?;
         let found = assets::boot_assets(options, self.work)?;
         let (kernel, initramfs) = (found.kernel, found.initramfs);
         saved.check_boot_files(&kernel, &initramfs, &digests)?;
         saved.verify_changed(&digests)?;
         let mut held = Held { rootfs: Some(in_use), ..Held::default() };
         let mut disks = Vec::new();
-        if config.scratch_mib.is_some() {
+        if config.root.scratch_mib.is_some() {
             let source = File::open(saved.folder().join(SCRATCH))
                 .map_err(|e| saved.refused(&format!("{SCRATCH}: {e}")))?;
             let scratch = Scratch::copy_of(self.cache, &source, self.shared.cancel())?;
@@ -39,21 +39,16 @@ impl Launcher<'_> {
             held.scratch = Some(scratch);
         }
         let manifest = saved.manifest();
-        let shares = config.shares.iter().map(|share| Share {
-            tag: share.tag.clone(),
-            path: share.path.clone(),
-            read_only: share.read_only,
-        });
         let spec = MachineSpec {
             rootfs: Some(rootfs),
             disks,
-            shares: shares.collect(),
+            shares: config.grants.shares.iter().map(Into::into).collect(),
             slots: manifest.machine.slots,
             origin: Origin::Saved(saved.saved()),
-            ..spec_of(config, kernel, initramfs)
+            ..self.spec(kernel, initramfs)
         };
         self.check_fingerprint(saved, &spec)?;
-        let bundle = match &config.ca_certs {
+        let bundle = match &config.grants.ca_certs {
             Some(dir) => ca::bundle(dir)?,
             None => None,
         };
@@ -62,11 +57,14 @@ impl Launcher<'_> {
         let ca_bundle = bundle.filter(|_| trusted != manifest.ca_bundle).unwrap_or_default();
         Ok(Prepared {
             boot: manifest.boot.clone(),
-            root: Root { shares: self.guest_shares(), ..manifest.root.clone() },
+            root: Root {
+                shares: config.grants.shares.iter().map(Into::into).collect(),
+                ..manifest.root.clone()
+            },
             ca_digest: trusted.or_else(|| manifest.ca_bundle.clone()),
             ca_bundle,
             root_in_template: false,
-            rootfs: image::rootfs_report(config, &store),
+            rootfs: image::rootfs_report(&config.root, &store),
             base: Some(manifest.rootfs.clone()),
             held,
             spec,
@@ -93,11 +91,6 @@ impl Launcher<'_> {
              anew",
             fingerprint
         )))
-    }
-
-    /// The shares in the form that the guest gets.
-    pub(super) fn guest_shares(&self) -> Vec<devices::Share> {
-        self.config.shares.iter().map(Into::into).collect()
     }
 
     /// Starts from the snapshot: there is no other way if that fails.

@@ -11,11 +11,12 @@ use super::Launcher;
 use super::bring_up::Up;
 use super::prepare::Prepared;
 use super::scratch::Scratch;
+use crate::config::Rootfs;
 use crate::identity;
+use crate::resolved::Resolved;
 use crate::snapshot::{
     BaseImage, BootFile, Content, Digests, Engine, FORMAT, Manifest, Outside, Saver, Shape,
 };
-use crate::{Config, Rootfs, vsock};
 
 const NS_PER_S: u64 = 1_000_000_000;
 
@@ -29,7 +30,9 @@ impl Launcher<'_> {
     ) -> Result<Saver, String> {
         possible(self.config, capabilities)?;
         if !prepared.spec.savable {
-            return Err("the session was not started with Config::allow_snapshot".into());
+            return Err(
+                "the session was not started so that it may be saved: allow snapshots when it starts".into(),
+            );
         }
         let scratch = prepared.held.scratch.as_ref().map(Scratch::file);
         let manifest = self.manifest(prepared, capabilities);
@@ -54,16 +57,16 @@ impl Launcher<'_> {
     fn manifest(&self, prepared: &Prepared, capabilities: &Capabilities) -> Manifest {
         let (config, spec) = (self.config, &prepared.spec);
         let unknown = || Content { size: 0, digest: String::new() };
-        let boot_file = |named: &Path| BootFile {
+        let boot_file = |named: Option<&PathBuf>| BootFile {
             digest: String::new(),
-            path: (!named.as_os_str().is_empty()).then(|| absolute(named)),
+            path: named.map(|path| absolute(path)),
         };
         let path = spec.rootfs.clone().unwrap_or_default();
         let rootfs = prepared.base.clone().unwrap_or_else(|| BaseImage {
             kind: prepared.rootfs.kind,
             name: prepared.rootfs.name.clone(),
             key: key_in(&self.cache.path().join("images"), &path),
-            fstype: match &config.rootfs {
+            fstype: match &config.root.rootfs {
                 Some(Rootfs::Block(block)) => block.fstype.as_str().to_owned(),
                 _ => vmette_image::BlockFs::Squashfs.as_str().to_owned(),
             },
@@ -82,45 +85,45 @@ impl Launcher<'_> {
             state: SavedState::default(),
             protocol: PROTOCOL_VERSION,
             machine: Shape {
-                vcpus: config.vcpus,
+                vcpus: config.machine.vcpus,
                 memory_mib: spec.memory_mib,
                 slots: spec.slots,
                 cmdline: spec.cmdline.clone(),
             },
-            kernel: boot_file(&config.kernel),
-            initramfs: boot_file(&config.initramfs),
-            extra_modules: config.extra_modules.clone(),
+            kernel: boot_file(config.machine.kernel.as_ref()),
+            initramfs: boot_file(config.machine.initramfs.as_ref()),
+            extra_modules: config.machine.extra_modules.clone(),
             rootfs,
             boot: prepared.boot.clone(),
             root: prepared.root.clone(),
             ca_bundle: prepared.ca_digest.clone(),
-            scratch_mib: config.scratch_mib,
-            image: config.image.clone(),
+            scratch_mib: config.root.scratch_mib,
+            image: config.root.image.clone(),
             files: BTreeMap::new(),
         }
     }
 }
 
 /// Checks that a session of this configuration can be saved, or returns the reason why not.
-pub(crate) fn possible(config: &Config, capabilities: &Capabilities) -> Result<(), String> {
+pub(crate) fn possible(config: &Resolved, capabilities: &Capabilities) -> Result<(), String> {
     if let Some(reason) = capabilities.snapshots.refusal() {
         return Err(format!("{} cannot save this machine: {reason}", capabilities.engine));
     }
-    if let Some(Rootfs::Share(share)) = &config.rootfs {
+    if let Some(Rootfs::Share(share)) = &config.root.rootfs {
         return Err(format!(
             "the root is the host folder {}, which a snapshot cannot hold: use an image, or an archive of the folder",
             share.path.display()
         ));
     }
-    if config.net {
+    if config.grants.net {
         return Err("it has a network, and every machine that were started from the snapshot would claim the one address \
                     that was leased to it: leave the network out"
             .into());
     }
-    if vsock::is_wanted(config) {
+    if config.vsock.is_some() {
         return Err("the engine cannot save a vsock device: leave vsock out, and ask for it when the snapshot is started from".into());
     }
-    if let Some(disk) = config.disks.first() {
+    if let Some(disk) = config.grants.disks.first() {
         return Err(format!(
             "the disk {} goes on changing outside of the snapshot: use a scratch disk, which is saved with it",
             disk.display()

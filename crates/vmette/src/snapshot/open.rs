@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use vmette_image::ImageConfig;
 
 use super::Digests;
 use super::manifest::{MACHINE, Manifest, SCRATCH, own};
 use crate::error::{Error, RestoreError};
-use crate::resolve::cache_of;
-use crate::{Config, RootfsKind};
+use crate::report::RootfsKind;
 
 /// A snapshot of a session, as [`Session::snapshot`](crate::Session::snapshot) or
-/// [`Config::build_snapshot`](crate::Config::build_snapshot) made it.
+/// [`SnapshotOptions::build`](crate::SnapshotOptions::build) made it.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub(super) folder: PathBuf,
@@ -89,6 +89,12 @@ impl Snapshot {
             shares: root.shares.iter().map(|share| share.tag.clone()).collect(),
             bytes: self.manifest.files.values().fold(0, |sum, content| sum.saturating_add(content.size)),
         }
+    }
+
+    /// How the image of its root wants to be run.
+    #[must_use]
+    pub fn image(&self) -> &ImageConfig {
+        &self.manifest.image
     }
 
     /// When it was made.
@@ -171,37 +177,4 @@ impl Snapshot {
 
 fn damaged(folder: &Path, reason: String) -> Error {
     RestoreError::Damaged { folder: folder.to_owned(), reason }.into()
-}
-
-impl Config {
-    /// A configuration that starts from the snapshot in `folder`: of its shape, with its image's wishes, and with no
-    /// grants.
-    ///
-    /// # Errors
-    /// As [`Snapshot::open`].
-    pub fn resume(folder: impl Into<PathBuf>) -> Result<Self, Error> {
-        let mut config = Self { resume_snapshot: Some(folder.into()), ..Self::default() };
-        config.take_shape_of_snapshot()?;
-        Ok(config)
-    }
-
-    /// Takes over the number of processors, the memory, the root's name, and how the image wants to be run, from the
-    /// snapshot that [`Config::resume_snapshot`] names, if it names one.
-    ///
-    /// # Errors
-    /// As [`Snapshot::open`].
-    pub fn take_shape_of_snapshot(&mut self) -> Result<(), Error> {
-        let Some(folder) = &self.resume_snapshot else { return Ok(()) };
-        let Manifest { machine, image, rootfs, .. } = Snapshot::open(folder)?.manifest;
-        self.vcpus = machine.vcpus;
-        self.mem_mib = machine.memory_mib;
-        self.image = image;
-        self.rootfs_name = Some(rootfs.name);
-        Ok(())
-    }
-
-    /// Where digests are remembered.
-    pub(crate) fn digests(&self) -> Result<Digests, Error> {
-        Ok(Digests::in_cache(&cache_of(self)?))
-    }
 }

@@ -15,7 +15,7 @@ use vmette_vmm::Machine;
 
 use super::relay::Relays;
 use super::{CONNECT_LIMIT, connect};
-use crate::VsockConnect;
+use crate::config::VsockConnect;
 use crate::error::{Error, VsockError};
 use crate::notice::Notices;
 

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use vmette_vmm::{Machine, VsockListener};
 
+use crate::config::Vsock;
 use crate::error::{Error, VsockError};
+use crate::identity;
 use crate::notice::Notices;
 use crate::report::{VsockGrant, VsockGrantForward};
-use crate::{Config, VsockPort, identity};
 use entrance::Entrance;
 use relay::Relays;
 
@@ -32,48 +33,21 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long a server of the host whose queue of connections is full may keep the guest's, and those behind it, waiting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Whether a session's machine has a vsock device.
-pub(crate) fn is_wanted(config: &Config) -> bool {
-    match config.vsock_port {
-        VsockPort::Disabled => false,
-        VsockPort::Auto => {
-            config.vsock || !config.vsock_forwards.is_empty() || !config.vsock_connects.is_empty()
-        }
-        VsockPort::Fixed(_) => true,
-    }
-}
-
-/// The port that the guest is told of.
-pub(crate) fn port_of(config: &Config) -> Result<Option<u32>, Error> {
-    match (config.vsock_port, config.vsock_forwards.first()) {
-        (VsockPort::Fixed(port), _) => Ok(Some(port)),
-        (VsockPort::Auto, Some(forward)) => Ok(Some(forward.port)),
-        (VsockPort::Auto, None) if config.vsock => random_port().map(Some),
-        (VsockPort::Auto | VsockPort::Disabled, _) => Ok(None),
-    }
-}
-
-fn random_port() -> Result<u32, Error> {
+/// A port that nobody has chosen.
+pub(crate) fn random_port() -> Result<u32, Error> {
     let count = AUTO_PORTS.end() - AUTO_PORTS.start() + 1;
     Ok(AUTO_PORTS.start() + u32::from_le_bytes(identity::random()?) % count)
 }
 
-/// For the report.
-pub(crate) fn grant(config: &Config, port: Option<u32>, runs: bool) -> Option<VsockGrant> {
-    if !is_wanted(config) {
-        return None;
-    }
+/// For the report. `runs`: there is a command, which the port answers to.
+pub(crate) fn grant(vsock: &Vsock, runs: bool) -> VsockGrant {
     let lead = |port, path: &Path| VsockGrantForward { port, host: path.display().to_string() };
-    Some(VsockGrant {
-        port,
-        echo: runs && echoes(config, port),
-        forwards: config.vsock_forwards.iter().map(|to| lead(to.port, &to.path)).collect(),
-        connects: config.vsock_connects.iter().map(|to| lead(to.port, &to.path)).collect(),
-    })
-}
-
-fn echoes(config: &Config, port: Option<u32>) -> bool {
-    config.vsock_echo && config.vsock_forwards.iter().all(|forward| Some(forward.port) != port)
+    VsockGrant {
+        port: vsock.port,
+        echo: runs && vsock.echo,
+        forwards: vsock.forwards.iter().map(|to| lead(to.port, &to.path)).collect(),
+        connects: vsock.connects.iter().map(|to| lead(to.port, &to.path)).collect(),
+    }
 }
 
 /// The ports that are open, and the connections through them. Dropped after its machine it waits a moment for what the
@@ -88,26 +62,23 @@ impl Open {
     /// Opens what the configuration asks for, before the first command runs. The ports close with the machine.
     pub(crate) fn new(
         machine: &Arc<dyn Machine>,
-        config: &Config,
-        port: Option<u32>,
+        vsock: Option<&Vsock>,
         runs: bool,
         notices: &Arc<Notices>,
     ) -> Result<Self, Error> {
         let mut open = Self::default();
-        if !is_wanted(config) {
-            return Ok(open);
-        }
-        for forward in &config.vsock_forwards {
+        let Some(vsock) = vsock else { return Ok(open) };
+        for forward in &vsock.forwards {
             let listener = machine.vsock_listen(forward.port)?;
             let path = std::path::absolute(&forward.path)?;
             open.serve(listener, move |stream, relays| to_socket(stream, &path, relays), notices)?;
         }
-        for connect in &config.vsock_connects {
+        for connect in &vsock.connects {
             open.entrances.push(Entrance::open(machine, connect, &open.relays, notices)?);
         }
-        if let Some(port) = port
+        if let Some(port) = vsock.port
             && runs
-            && echoes(config, Some(port))
+            && vsock.echo
         {
             let echo = echo::Echo::new(port, notices.clone());
             open.serve(

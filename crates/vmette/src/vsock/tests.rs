@@ -4,35 +4,18 @@ use std::sync::Mutex;
 
 use super::relay::RELAYS_MAX;
 use super::*;
-use crate::{Notice, VsockForward};
-
-fn config(port: VsockPort, forwards: &[u32]) -> Config {
-    let forward = |port: &u32| VsockForward { port: *port, path: "/s".into() };
-    Config { vsock_port: port, vsock_forwards: forwards.iter().map(forward).collect(), ..Config::default() }
-}
+use crate::config::VsockForward;
+use crate::notice::Notice;
 
 #[test]
-fn a_device_is_there_for_who_asks_and_the_port_is_who_asked_first() {
-    let of = |config: &Config| (is_wanted(config), port_of(config).unwrap());
-    assert_eq!(of(&config(VsockPort::Auto, &[])), (false, None));
-    assert_eq!(of(&config(VsockPort::Disabled, &[])), (false, None));
-    assert_eq!(of(&config(VsockPort::Auto, &[7, 8])), (true, Some(7)));
-    assert_eq!(of(&config(VsockPort::Fixed(9), &[7])), (true, Some(9)));
-    for _ in 0..100 {
-        let (wanted, port) = of(&Config { vsock: true, ..Config::default() });
-        assert!(wanted && AUTO_PORTS.contains(&port.unwrap()));
-    }
-}
-
-#[test]
-fn only_a_port_that_nobody_else_serves_echoes() {
-    let echo = |config: &Config, runs| grant(config, port_of(config).unwrap(), runs).unwrap().echo;
-    assert!(echo(&config(VsockPort::Fixed(9), &[7]), true));
-    assert!(!echo(&config(VsockPort::Fixed(9), &[7]), false), "without a command");
-    assert!(!echo(&config(VsockPort::Auto, &[7]), true));
-    assert!(!echo(&config(VsockPort::Fixed(7), &[7]), true));
-    assert!(!echo(&Config { vsock_echo: false, ..config(VsockPort::Fixed(9), &[]) }, true));
-    assert_eq!(grant(&config(VsockPort::Auto, &[]), None, true), None);
+fn a_port_echoes_for_a_command_only() {
+    let forwards = vec![VsockForward { port: 7, path: "/s".into() }];
+    let vsock = Vsock { port: Some(9), echo: true, forwards, connects: Vec::new() };
+    let granted = grant(&vsock, true);
+    assert!(granted.echo && granted.port == Some(9));
+    assert_eq!(granted.forwards, [VsockGrantForward { port: 7, host: "/s".into() }]);
+    assert!(!grant(&vsock, false).echo, "without a command");
+    assert!(!grant(&Vsock { echo: false, ..vsock }, true).echo);
 }
 
 /// A relay between two sockets, and their other ends.

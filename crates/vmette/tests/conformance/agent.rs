@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use vmette::{Config, Error, ExecOptions, ExitStatus, Session, WorkloadStrategy};
+use vmette::{Error, ExecOptions, ExitStatus, Session, WorkloadStrategy};
 
 use crate::suite::Bench;
 
@@ -13,7 +13,7 @@ const COMMANDS: usize = 24;
 const STREAMS: usize = 256;
 
 fn session(bench: &Bench) -> Session {
-    let config = Config { workload: WorkloadStrategy::Agent, ..bench.config() };
+    let config = bench.config().with(|c| c.command.workload = WorkloadStrategy::Agent);
     bench.start(&config).unwrap()
 }
 

@@ -8,7 +8,7 @@ use vmette::engine_api::{
     Capabilities, ControlStream, Device, DeviceId, Disk, Error, Frames, Hypervisor, Mac, Machine, MachineEnd,
     MachineSpec, Network, Result, SavedState, Share, Slot,
 };
-use vmette::{Config, ExecOptions, Session, ShareMount, VsockListener, VsockStream, WorkloadStrategy};
+use vmette::{ExecOptions, Session, ShareMount, VsockListener, VsockStream, WorkloadStrategy};
 use vmette_qemu::Qemu;
 
 use crate::suite::Bench;
@@ -103,7 +103,11 @@ fn session(keeps: Option<DeviceId>, shares: Vec<ShareMount>) -> (Session, Arc<dy
     let engine = Tapped { engine: Qemu::discover(), keeps, last: last.clone() };
     let bench = Bench::new(tempfile::tempdir().unwrap(), Some(Arc::new(engine)));
     let shared = Bench::new(tempfile::tempdir().unwrap(), None).config();
-    let config = Config { allow_snapshot: true, workload: WorkloadStrategy::Agent, shares, ..shared };
+    let config = shared.with(|c| {
+        c.snapshots.allow = true;
+        c.command.workload = WorkloadStrategy::Agent;
+        c.grants.shares = shares;
+    });
     let session = bench.start(&config).unwrap();
     let machine = last.lock().unwrap().take().unwrap();
     (session, machine)
@@ -161,7 +165,8 @@ fn a_machine_whose_memory_is_private_takes_no_share_and_says_why() {
     let engine = Tapped { engine: Qemu::discover(), keeps: None, last: last.clone() };
     let bench = Bench::new(tempfile::tempdir().unwrap(), Some(Arc::new(engine)));
     let shared = Bench::new(tempfile::tempdir().unwrap(), None).config();
-    let session = bench.start(&Config { workload: WorkloadStrategy::Agent, ..shared }).unwrap();
+    let config = shared.with(|c| c.command.workload = WorkloadStrategy::Agent);
+    let session = bench.start(&config).unwrap();
     let machine = last.lock().unwrap().take().unwrap();
     let share = Share { tag: "late".into(), path: "/".into(), read_only: true };
     let error = machine.attach(Device::Share(share)).unwrap_err();

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmette::engine_api::{Network, fake::FakeHypervisor};
-use vmette::{BlockFs, Config, Error, ExecOptions, Rootfs, RootfsBlock, Session, SessionEnd, StopHandle};
+use vmette::{
+    BlockFs, Config, Error, ExecOptions, Rootfs, RootfsBlock, Session, SessionEnd, Started, StopHandle,
+};
 use vmette_wire::streams::{ExitStatus, WINDOW};
 use vmette_wire::{Event, MachineRequest, Open, Reply, Request, RootRequest, frame};
 
@@ -23,7 +25,7 @@ fn bench() -> Bench {
         let world = vmette_guest::Hosted::new(&root).map_err(|e| e.to_string())?;
         vmette_guest::serve(OwnedFd::from(stream), world).map_err(|e| e.to_string())
     });
-    let config = Config { capture_output: true, ..config(dir.path()) };
+    let config = config(dir.path());
     Bench::with(dir, Some(Arc::new(engine)), config)
 }
 
@@ -33,13 +35,12 @@ suite::tests!(bench);
 fn config(dir: &Path) -> Config {
     let file = dir.join("file");
     std::fs::write(&file, b"\x7fELF").unwrap();
-    Config {
-        cache_dir: Some(dir.join("cache")),
-        kernel: file.clone(),
-        initramfs: file.clone(),
-        rootfs: Some(Rootfs::Block(RootfsBlock { path: file, fstype: BlockFs::Squashfs })),
-        ..Config::default()
-    }
+    Config::default().with(|c| {
+        c.host.cache_dir = Some(dir.join("cache"));
+        c.machine.kernel = Some(file.clone());
+        c.machine.initramfs = Some(file.clone());
+        c.root.rootfs = Some(Rootfs::Block(RootfsBlock { path: file, fstype: BlockFs::Squashfs }));
+    })
 }
 
 /// A guest that is whatever the test makes of it.
@@ -49,7 +50,7 @@ fn hostile(
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path());
     let engine = FakeHypervisor::new(move |stream, _| guest(stream).map_err(|e| e.to_string()));
-    Ok((Session::builder(&config).engine(Arc::new(engine)).start()?, dir))
+    Ok((Session::builder(&config).engine(Arc::new(engine)).captured().start()?.running()?, dir))
 }
 
 /// Answers `hello`, `boot` and the root, then hands each further request to `answer`.
@@ -247,7 +248,7 @@ fn a_guest_that_dies_wakes_every_waiter_with_the_cause() {
 #[test]
 fn the_longest_wait_is_one_without_a_limit() {
     let bench = bench();
-    let session = bench.start(&Config { exec_cmd: Some("exit 3".into()), ..bench.config() }).unwrap();
+    let session = bench.start(&bench.config().with(|c| c.command.shell = Some("exit 3".into()))).unwrap();
     let end = Some(SessionEnd::Exited(3));
     assert_eq!(session.stop_handle().wait_end(Duration::MAX), end);
     assert_eq!(Some(session.stop_gently(Duration::MAX)), end);
@@ -270,7 +271,7 @@ fn a_guest_that_takes_nothing_more_does_not_prolong_a_gentle_stop() {
     let engine = Arc::new(engine);
     let command = ExecOptions::argv(["cat"]).stdin(true);
     let builder = Session::builder(&config).engine(engine.clone()).piped();
-    let session = builder.start_with(Some(command)).unwrap();
+    let session = builder.start_with(Some(command)).unwrap().running().unwrap();
     let process = session.process().unwrap().clone();
     let stream = engine.host_end().expect("the machine was started");
     std::thread::spawn(move || while process.write_stdin(&[0; 1 << 14]).is_ok() {});
@@ -304,21 +305,20 @@ fn a_stop_during_the_start_ends_it_as_stopped() {
         for_guest.stop();
         stream.read_to_end(&mut Vec::new()).map(drop).map_err(|e| e.to_string())
     });
-    let session = Session::builder(&config).engine(Arc::new(engine)).stop_handle(&stop).start().unwrap();
-    assert_eq!(session.wait(), SessionEnd::Stopped);
-    assert!(session.ping().is_err());
+    let started = Session::builder(&config).engine(Arc::new(engine)).stop_handle(&stop).start().unwrap();
+    assert!(matches!(started, Started::Ended(SessionEnd::Stopped)), "{started:?}");
 }
 
 #[test]
 fn a_guest_that_never_answers_is_ended_by_the_timeout() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config { timeout_seconds: Some(0), ..config(dir.path()) };
+    let config = config(dir.path()).with(|c| c.machine.timeout_seconds = Some(0));
     let engine = FakeHypervisor::new(|mut stream, _| {
         stream.read_to_end(&mut Vec::new()).map(drop).map_err(|e| e.to_string())
     });
-    let session = Session::builder(&config).engine(Arc::new(engine)).start().unwrap();
-    assert_eq!(session.wait(), SessionEnd::TimedOut);
-    assert_eq!(session.wait().exit_code(), 124);
+    let started = Session::builder(&config).engine(Arc::new(engine)).start().unwrap();
+    assert!(matches!(started, Started::Ended(SessionEnd::TimedOut)), "{started:?}");
+    assert!(matches!(started.running(), Err(Error::Ended(end)) if end.exit_code() == 124));
 }
 
 #[test]
@@ -326,11 +326,13 @@ fn an_engine_that_saves_no_machines_says_so_before_anything_runs() {
     let bench = bench();
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("snapshot");
-    let config =
-        Config { exec_cmd: Some("true".into()), build_snapshot: Some(target.clone()), ..bench.config() };
+    let config = bench.config().with(|c| {
+        c.command.shell = Some("true".into());
+        c.snapshots.build = Some(target.clone());
+    });
     let error = bench.start(&config).unwrap_err();
     assert!(matches!(&error, Error::SaveFailed(reason) if reason.to_string().contains("fake")), "{error}");
-    let session = bench.start(&Config { allow_snapshot: true, ..bench.config() }).unwrap();
+    let session = bench.start(&bench.config().with(|c| c.snapshots.allow = true)).unwrap();
     let error = session.snapshot(&target).unwrap_err();
     assert!(matches!(&error, Error::SaveFailed(reason) if reason.to_string().contains("fake")), "{error}");
     session.ping().unwrap();
@@ -349,12 +351,12 @@ fn a_granted_network_reaches_the_engine_and_the_guest_and_the_report() {
             *spec.lock().unwrap() = Some((given.network.clone(), world.record()));
             vmette_guest::serve(OwnedFd::from(stream), world).map_err(|e| e.to_string())
         });
-        let config = Config { net, ..config.clone() };
-        let session = Session::builder(&config).engine(Arc::new(engine)).start().unwrap();
+        let config = config.clone().with(|c| c.grants.net = net);
+        let session = Session::builder(&config).engine(Arc::new(engine)).start().unwrap().running().unwrap();
         let (network, record) = told.lock().unwrap().clone().unwrap();
         assert!(matches!((network, net), (Network::Nat, true) | (Network::None, false)));
         assert_eq!(record.lock().unwrap().boot.as_ref().unwrap().network, net);
-        assert_eq!(session.report().unwrap().grants.network, net);
+        assert_eq!(session.report().grants.network, net);
     }
 }
 
@@ -362,8 +364,8 @@ fn a_granted_network_reaches_the_engine_and_the_guest_and_the_report() {
 fn an_engine_without_vsock_refuses_who_asks_for_it_and_nobody_else() {
     let bench = bench();
     for config in [
-        Config { vsock: true, ..bench.config() },
-        Config { vsock_port: vmette::VsockPort::Fixed(5), ..bench.config() },
+        bench.config().with(|c| c.vsock.device = true),
+        bench.config().with(|c| c.vsock.port = vmette::VsockPort::Fixed(5)),
     ] {
         let started = bench.start(&config);
         assert!(matches!(started, Err(vmette::Error::Vsock(_))));

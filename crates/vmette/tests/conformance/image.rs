@@ -19,12 +19,12 @@ fn strings(list: &[&str]) -> Vec<String> {
 }
 
 fn config(bench: &Bench, image: ImageConfig) -> Config {
-    Config { image, ..bench.config() }
+    bench.config().with(|c| c.root.image = image)
 }
 
 /// A session without a command of its own.
 fn idle(bench: &Bench, image: ImageConfig, change: impl FnOnce(&mut Config)) -> Session {
-    let mut config = Config { workload: WorkloadStrategy::Agent, ..config(bench, image) };
+    let mut config = config(bench, image).with(|c| c.command.workload = WorkloadStrategy::Agent);
     change(&mut config);
     bench.start(&config).unwrap()
 }
@@ -56,13 +56,12 @@ fn the_images_command_runs_in_its_surroundings() {
         (0, "hello /of/image cmd 65534 65534 /made/by/vmette\n")
     );
 
-    let own = Config {
-        argv: Some(strings(&["mine"])),
-        user: Some("7:8".into()),
-        cwd: Some("/srv".into()),
-        env: vec![("GREETING".into(), "bye".into())],
-        ..config(&bench, image)
-    };
+    let own = config(&bench, image).with(|c| {
+        c.command.argv = Some(strings(&["mine"]));
+        c.command.user = Some("7:8".into());
+        c.command.cwd = Some("/srv".into());
+        c.command.env = vec![("GREETING".into(), "bye".into())];
+    });
     let output = bench.start(&own).unwrap().wait_captured();
     assert_eq!(output.output, "bye /of/image mine 7 8 /srv\n");
 }
@@ -93,7 +92,7 @@ fn further_commands_inherit_all_but_the_entrypoint() {
         working_dir: Some("/var/tmp".into()),
         ..ImageConfig::default()
     };
-    let session = idle(&bench, image, |config| config.env = vec![("B".into(), "caller".into())]);
+    let session = idle(&bench, image, |config| config.command.env = vec![("B".into(), "caller".into())]);
     assert_eq!(shell(&session, "echo $A $B $(id -un) $(pwd)"), "image caller nobody /var/tmp\n");
     let own = ExecOptions::shell("echo $A $(id -un) $(pwd)").env("A", "own").user("0").cwd("/srv");
     assert_eq!(says(&session, &own), "own root /srv\n");
@@ -103,7 +102,7 @@ fn further_commands_inherit_all_but_the_entrypoint() {
 fn a_folder_that_only_the_caller_names_must_exist() {
     let bench = bench();
     let image = ImageConfig { cmd: strings(&["true"]), ..ImageConfig::default() };
-    let missing = Config { cwd: Some("/no/such".into()), ..config(&bench, image) };
+    let missing = config(&bench, image).with(|c| c.command.cwd = Some("/no/such".into()));
     let error = bench.start(&missing).unwrap_err().to_string();
     assert!(error.contains("/no/such"), "{error}");
 }
@@ -116,7 +115,7 @@ fn volumes_take_writes_in_a_read_only_root_and_keep_what_the_image_has() {
         working_dir: Some("/made".into()),
         ..ImageConfig::default()
     };
-    let session = idle(&bench, image.clone(), |config| config.rootfs_read_only = true);
+    let session = idle(&bench, image.clone(), |config| config.root.read_only = true);
     shell(&session, "! touch /touched 2>/dev/null && ! touch /srv/x 2>/dev/null");
     // What is there stays, is changed, and goes.
     shell(
@@ -133,7 +132,7 @@ fn volumes_take_writes_in_a_read_only_root_and_keep_what_the_image_has() {
     shell(&session, "! cut -d' ' -f2 /proc/mounts | grep vmette-volumes && ! test -e /run/.vmette-volumes");
 
     // The writes are gone with the machine.
-    let fresh = idle(&bench, image, |config| config.rootfs_read_only = true);
+    let fresh = idle(&bench, image, |config| config.root.read_only = true);
     shell(&fresh, "test -e /etc/group && ! test -e /new/volume/x");
     assert_ne!(shell(&fresh, "cat /etc/machine-id"), shell(&session, "cat /etc/machine-id"));
 }
@@ -144,7 +143,7 @@ fn volumes_of_a_writable_root_are_there() {
     let image = ImageConfig { volumes: strings(&["/data/a,b:c", "/data"]), ..ImageConfig::default() };
     let session = idle(&bench, image.clone(), |_| {});
     shell(&session, "touch /data/x '/data/a,b:c/x' /anywhere");
-    let session = idle(&bench, image, |config| config.rootfs_read_only = true);
+    let session = idle(&bench, image, |config| config.root.read_only = true);
     shell(&session, "touch /data/x '/data/a,b:c/x' && ! touch /anywhere 2>/dev/null");
 }
 
@@ -156,7 +155,10 @@ fn a_command_that_is_pid_1_has_its_volumes_too() {
         cmd: strings(&["sh", "-c", "touch /data/x && ! touch /x 2>/dev/null && echo $$"]),
         ..ImageConfig::default()
     };
-    let config = Config { switch_root: true, rootfs_read_only: true, ..config(&bench, image) };
+    let config = config(&bench, image).with(|c| {
+        c.command.switch_root = true;
+        c.root.read_only = true;
+    });
     let output = bench.start(&config).unwrap().wait_captured();
     assert_eq!((output.exit_code, output.output.as_str()), (0, "1\n"));
 }
@@ -177,8 +179,12 @@ fn a_share_takes_the_place_of_a_volume() {
     let image = ImageConfig { volumes: strings(&["/data", "/data/inner"]), ..ImageConfig::default() };
     let session = idle(&bench, image, |config| {
         let target = Some("/data".into());
-        config.shares.push(ShareMount { target, read_only: true, ..ShareMount::new("d", host.path()) });
-        config.rootfs_read_only = true;
+        config.grants.shares.push(ShareMount {
+            target,
+            read_only: true,
+            ..ShareMount::new("d", host.path())
+        });
+        config.root.read_only = true;
     });
     assert_eq!(shell(&session, "ls /data"), "of-host\n");
     shell(&session, "! touch /data/x 2>/dev/null");

@@ -67,7 +67,10 @@ impl Hypervisor for Networked {
 /// With the kernel and the built-in root of all tests with real machines.
 fn config() -> Config {
     let shared = Bench::new(tempfile::tempdir().unwrap(), None).config();
-    Config { net: true, workload: WorkloadStrategy::Agent, ..shared }
+    shared.with(|c| {
+        c.grants.net = true;
+        c.command.workload = WorkloadStrategy::Agent;
+    })
 }
 
 fn shell(session: &Session, script: &str) -> String {
@@ -92,8 +95,8 @@ fn a_granted_network_has_an_address_and_name_servers_and_carries_data() {
         let socket = dir.path().join("socket");
         let listener = UnixListener::bind(&socket).unwrap();
         let bench = Networked::bench(&closed_network(&socket));
-        let session = bench.start(&Config { rootfs_read_only: read_only, ..config() }).unwrap();
-        let report = session.report().unwrap();
+        let session = bench.start(&config().with(|c| c.root.read_only = read_only)).unwrap();
+        let report = session.report();
         assert_eq!((report.started_from, report.grants.network), (StartedFrom::Cold, true));
         let address = shell(&session, "ip -4 -o address show dev eth0");
         assert!(address.contains("inet 10.0.2.15/24"), "{address}");
@@ -132,7 +135,7 @@ fn a_network_without_a_server_is_an_error_of_the_run() {
 fn qemu_itself_grants_no_network_and_says_so_before_anything_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("cache");
-    let config = Config { cache_dir: Some(cache.clone()), ..config() };
+    let config = config().with(|c| c.host.cache_dir = Some(cache.clone()));
     let error = Session::start(&config).expect_err("refused");
     assert!(
         matches!(&error, Error::InvalidConfig(ConfigError::NoNetwork { reason }) if !reason.is_empty()),

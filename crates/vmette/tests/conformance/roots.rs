@@ -4,8 +4,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use vmette::WorkloadStrategy;
 use vmette::engine_api::{Capabilities, ControlStream, Hypervisor, Machine, MachineSpec, Result};
-use vmette::{Config, WorkloadStrategy};
 use vmette_qemu::Qemu;
 use vmette_wire::handshake::{ENTROPY_LEN, PROTOCOL_VERSION};
 use vmette_wire::root::{Base, Overlay};
@@ -49,14 +49,13 @@ fn spec() -> (MachineSpec, vmette::Session) {
     let spec = Arc::new(Mutex::new(None));
     let watched = Watched { qemu: Qemu::discover(), spec: spec.clone() };
     let shared = Bench::new(tempfile::tempdir().unwrap(), None).config();
-    let config = Config {
-        template: false,
-        scratch_mib: Some(64),
-        workload: WorkloadStrategy::Agent,
-        capture_output: true,
-        ..shared
-    };
-    let session = vmette::Session::builder(&config).engine(Arc::new(watched)).start().unwrap();
+    let config = shared.with(|c| {
+        c.machine.template = Some(false);
+        c.root.scratch_mib = Some(64);
+        c.command.workload = WorkloadStrategy::Agent;
+    });
+    let session =
+        vmette::Session::builder(&config).engine(Arc::new(watched)).start().unwrap().running().unwrap();
     let spec = spec.lock().unwrap().take().unwrap();
     // The session holds its image and its disk; its own machine is not needed.
     session.stop();

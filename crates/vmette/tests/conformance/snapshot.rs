@@ -18,13 +18,13 @@ fn bench() -> Bench {
 }
 
 fn allowed(bench: &Bench) -> Config {
-    Config { allow_snapshot: true, ..bench.config() }
+    bench.config().with(|c| c.snapshots.allow = true)
 }
 
 /// The configuration of a session that starts from the snapshot.
 fn resumed(bench: &Bench, folder: &Path) -> Config {
     let base = bench.config();
-    Config { cache_dir: base.cache_dir, ..Config::resume(folder).unwrap() }
+    Config::resume(folder).with(|c| c.host.cache_dir = base.host.cache_dir)
 }
 
 /// A folder with room for snapshots, on a disk and not in memory.
@@ -58,7 +58,7 @@ fn a_session_goes_on_and_its_copies_begin_where_it_was() {
 
     let copies: Vec<Session> = (0..2).map(|_| bench.start(&resumed(&bench, &path)).unwrap()).collect();
     for copy in &copies {
-        assert_eq!(copy.report().unwrap().started_from, StartedFrom::Snapshot);
+        assert_eq!(copy.report().started_from, StartedFrom::Snapshot);
         assert_eq!(say(copy, "cat /file; kill -0 $(cat /pid) && echo runs"), "before\nruns");
     }
     let identity = "hostname; cat /etc/machine-id; head -c 16 /dev/urandom | od -A n -t x1";
@@ -79,7 +79,7 @@ fn a_copy_can_be_saved_again() {
     let session = bench.start(&allowed(&bench)).unwrap();
     session.snapshot(&path).unwrap();
     session.stop();
-    let copy = bench.start(&Config { allow_snapshot: true, ..resumed(&bench, &path) }).unwrap();
+    let copy = bench.start(&resumed(&bench, &path).with(|c| c.snapshots.allow = true)).unwrap();
     say(&copy, "echo second > /file");
     let again = dir.path().join("again");
     copy.snapshot(&again).unwrap();
@@ -112,7 +112,7 @@ fn a_session_keeps_its_shares_and_a_copy_has_those_that_it_names() {
     fs::write(mine.path().join("name"), "mine").unwrap();
     fs::write(other.path().join("name"), "other\n").unwrap();
     let shares = vec![ShareMount { target: Some("/data".into()), ..ShareMount::new("data", mine.path()) }];
-    let session = bench.start(&Config { shares: shares.clone(), ..allowed(&bench) }).unwrap();
+    let session = bench.start(&allowed(&bench).with(|c| c.grants.shares = shares.clone())).unwrap();
     let busy = session.exec(&ExecOptions::shell("cd /data; cat").stdin(true)).unwrap();
     say(&session, "until ls -l /proc/*/cwd 2>/dev/null | grep -q /data; do :; done");
     let error = session.snapshot(&path).unwrap_err().to_string();
@@ -128,7 +128,7 @@ fn a_session_keeps_its_shares_and_a_copy_has_those_that_it_names() {
     assert_eq!(say(&bare, "ls /data | wc -l"), "0", "nothing is implied");
     drop(bare);
     let shares = vec![ShareMount { path: other.path().to_owned(), read_only: true, ..shares[0].clone() }];
-    let copy = bench.start(&Config { shares, ..resumed(&bench, &path) }).unwrap();
+    let copy = bench.start(&resumed(&bench, &path).with(|c| c.grants.shares = shares)).unwrap();
     assert_eq!(
         say(&copy, "cat /data/name; echo x 2>/dev/null > /data/new || echo refused"),
         "other\nrefused"
@@ -153,7 +153,7 @@ fn nothing_that_is_written_to_a_share_is_lost_while_a_machine_is_saved() {
     let (_dir, path) = folder();
     let (mine, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let shares = vec![ShareMount { target: Some("/data".into()), ..ShareMount::new("data", mine.path()) }];
-    let session = bench.start(&Config { shares: shares.clone(), ..allowed(&bench) }).unwrap();
+    let session = bench.start(&allowed(&bench).with(|c| c.grants.shares = shares.clone())).unwrap();
     // The share is in use now and then only: what was written, and not where, is what the process knows.
     let writer = "i=0; until [ -e /stop ]; do i=$((i+1)); read name < /proc/sys/kernel/hostname; \
                   echo $i > /data/$i && echo $i | tee -a /written >> /written.$name; usleep 5000; done; touch /stopped";
@@ -175,7 +175,7 @@ fn nothing_that_is_written_to_a_share_is_lost_while_a_machine_is_saved() {
     drop(session);
 
     let shares = vec![ShareMount { path: other.path().to_owned(), ..shares[0].clone() }];
-    let copy = bench.start(&Config { shares, ..resumed(&bench, &path) }).unwrap();
+    let copy = bench.start(&resumed(&bench, &path).with(|c| c.grants.shares = shares)).unwrap();
     say(&copy, all);
     // As the machine that it is now.
     let written = numbers(&say(&copy, "cat /written.$(hostname)"));
@@ -189,7 +189,7 @@ fn a_session_that_cannot_have_its_shares_back_does_not_go_on_without_them() {
     let (_dir, path) = folder();
     let mine = tempfile::tempdir().unwrap();
     let shares = vec![ShareMount { target: Some("/data".into()), ..ShareMount::new("data", mine.path()) }];
-    let session = bench.start(&Config { shares, ..allowed(&bench) }).unwrap();
+    let session = bench.start(&allowed(&bench).with(|c| c.grants.shares = shares)).unwrap();
     drop(mine);
     session.snapshot(&path).unwrap_err();
     assert!(!path.exists());
@@ -228,7 +228,10 @@ fn a_pid_1_of_the_users_divides_its_control_group_and_commands_run_beside_it() {
     let init = "{ mount -t cgroup2 none /mnt && mkdir /mnt/init.scope && echo 1 > /mnt/init.scope/cgroup.procs && \
                 echo +pids +memory > /mnt/cgroup.subtree_control && cat /proc/self/cgroup; } > /tried 2>&1; \
                 mv /tried /ready; while :; do sleep 1000; done";
-    let config = Config { switch_root: true, exec_cmd: Some(init.into()), ..allowed(&bench) };
+    let config = allowed(&bench).with(|c| {
+        c.command.switch_root = true;
+        c.command.shell = Some(init.into());
+    });
     let session = bench.start(&config).unwrap();
     assert_eq!(say(&session, "until [ -e /ready ]; do :; done; cat /ready"), "0::/init.scope");
     session.snapshot(&path).unwrap();
@@ -242,7 +245,7 @@ fn a_copy_has_vsock_when_it_asks_for_it() {
     let bench = bench();
     let (_dir, path) = folder();
     for read_only in [false, true] {
-        let config = Config { rootfs_read_only: read_only, ..allowed(&bench) };
+        let config = allowed(&bench).with(|c| c.root.read_only = read_only);
         let session = bench.start(&config).unwrap();
         assert!(matches!(session.vsock_listen(5000), Err(Error::Vsock(_))));
         session.snapshot(&path).unwrap();
@@ -251,8 +254,10 @@ fn a_copy_has_vsock_when_it_asks_for_it() {
         assert!(matches!(without.vsock_listen(5000), Err(Error::Vsock(_))), "nothing is implied");
         drop(without);
         // Two at once: the ports of each are its own.
-        let config =
-            Config { vsock_port: VsockPort::Fixed(5000), vsock_echo: false, ..resumed(&bench, &path) };
+        let config = resumed(&bench, &path).with(|c| {
+            c.vsock.port = VsockPort::Fixed(5000);
+            c.vsock.echo = Some(false);
+        });
         let copies: Vec<Session> = (0..2).map(|_| bench.start(&config).unwrap()).collect();
         for (number, copy) in copies.iter().enumerate() {
             let listener = copy.vsock_listen(5000).unwrap();
@@ -272,7 +277,7 @@ fn a_copy_has_vsock_when_it_asks_for_it() {
         drop(copies);
         fs::remove_dir_all(&path).unwrap();
     }
-    let config = Config { vsock: true, ..allowed(&bench) };
+    let config = allowed(&bench).with(|c| c.vsock.device = true);
     let error = bench.start(&config).unwrap().snapshot(&path).unwrap_err().to_string();
     assert!(error.contains("cannot save a vsock device"), "{error}");
 }

@@ -35,7 +35,9 @@ impl Bench {
             Some(_) => self.dir.path().join("cache"),
             None => PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cache"),
         };
-        Config { cache_dir: Some(cache), capture_output: true, ..Config::default() }
+        Config::default().with(|c| {
+            c.host.cache_dir = Some(cache);
+        })
     }
 
     pub(crate) fn start(&self, config: &Config) -> Result<Session, Error> {
@@ -44,10 +46,10 @@ impl Bench {
 
     /// Starts a session that `stop` ends.
     pub(crate) fn start_with(&self, config: &Config, stop: &StopHandle) -> Result<Session, Error> {
-        let builder = Session::builder(config).stop_handle(stop);
+        let builder = Session::builder(config).captured().stop_handle(stop);
         match &self.engine {
-            Some(engine) => builder.engine(engine.clone()).start(),
-            None => builder.start(),
+            Some(engine) => builder.engine(engine.clone()).start()?.running(),
+            None => builder.start()?.running(),
         }
     }
 
@@ -56,7 +58,7 @@ impl Bench {
     }
 
     fn shell(&self, command: &str) -> Session {
-        self.start(&Config { exec_cmd: Some(command.into()), ..self.config() }).unwrap()
+        self.start(&self.config().with(|c| c.command.shell = Some(command.into()))).unwrap()
     }
 }
 
@@ -82,7 +84,8 @@ macro_rules! tests {
             a_dropped_command_is_killed_and_the_session_goes_on,
             a_timeout_ends_the_session,
             stopping_is_idempotent_and_final,
-            clients_and_handles_work_from_other_threads,
+            handles_do_everything_from_other_threads_until_the_end,
+            a_handle_does_not_keep_its_session,
             the_report_says_what_the_session_had,
         );
     };
@@ -334,7 +337,10 @@ pub(crate) fn a_dropped_command_is_killed_and_the_session_goes_on(bench: &Bench)
 }
 
 pub(crate) fn a_timeout_ends_the_session(bench: &Bench) {
-    let config = Config { exec_cmd: Some("sleep 1000".into()), timeout_seconds: Some(2), ..bench.config() };
+    let config = bench.config().with(|c| {
+        c.command.shell = Some("sleep 1000".into());
+        c.machine.timeout_seconds = Some(2);
+    });
     let session = bench.start(&config).unwrap();
     assert_eq!(session.wait(), SessionEnd::TimedOut);
     assert_eq!(session.wait_captured().exit_code, 124);
@@ -350,24 +356,42 @@ pub(crate) fn stopping_is_idempotent_and_final(bench: &Bench) {
     assert!(session.exec(&ExecOptions::argv(["true"])).is_err());
 }
 
-pub(crate) fn clients_and_handles_work_from_other_threads(bench: &Bench) {
+pub(crate) fn handles_do_everything_from_other_threads_until_the_end(bench: &Bench) {
     let session = bench.session();
-    let client = session.client();
-    let stop = session.stop_handle();
+    let (handle, stop) = (session.handle(), session.stop_handle());
     let thread = thread::spawn(move || {
-        let answer = client.request(&Action::Wait { ms: 1 });
+        handle.ping().unwrap();
+        assert!(handle.request(&Action::Wait { ms: 1 }).unwrap().0.ok);
+        assert_eq!(handle.exec(&ExecOptions::argv(["true"])).unwrap().wait().unwrap(), ExitStatus::Code(0));
+        let path = "/tmp/handle";
+        assert_eq!(handle.put(path, 0o600, &mut &b"by handle"[..]).unwrap(), 9);
+        let mut back = Vec::new();
+        handle.get(path, &mut back).unwrap();
+        assert_eq!(back, b"by handle");
         stop.stop();
-        // After the end every request fails at once.
-        assert!(client.request(&Action::Wait { ms: 1 }).is_err());
-        answer.unwrap().0.ok
+        // After the end every request fails at once, with the end.
+        let ended = |error| matches!(error, Error::Ended(SessionEnd::Stopped));
+        assert!(ended(handle.request(&Action::Wait { ms: 1 }).unwrap_err()));
+        assert!(ended(handle.exec(&ExecOptions::argv(["true"])).err().unwrap()));
+        assert!(ended(handle.ping().unwrap_err()));
     });
     assert_eq!(session.wait(), SessionEnd::Stopped);
-    assert!(thread.join().unwrap());
+    thread.join().unwrap();
+}
+
+pub(crate) fn a_handle_does_not_keep_its_session(bench: &Bench) {
+    let session = bench.session();
+    let handle = session.handle();
+    handle.clone().ping().unwrap();
+    drop(session);
+    assert_eq!(handle.wait(), SessionEnd::Stopped);
+    assert!(matches!(handle.ping(), Err(Error::Ended(SessionEnd::Stopped))));
+    assert!(matches!(handle.vsock_connect(1), Err(Error::Ended(SessionEnd::Stopped))));
 }
 
 pub(crate) fn the_report_says_what_the_session_had(bench: &Bench) {
     let session = bench.session();
-    let report = session.report().unwrap();
+    let report = session.report();
     assert!(!report.engine.is_empty() && !report.reasons.is_empty());
     assert_eq!(report.isolation, report.accelerator.isolation());
     assert!(report.grants.shares.is_empty() && report.grants.disks.is_empty() && !report.grants.network);

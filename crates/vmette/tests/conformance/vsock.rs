@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vmette::{
-    Config, Error, ExecOptions, Notice, Observer, Process, Session, VsockForward, VsockListener, VsockPort,
+    Error, ExecOptions, Notice, Observer, Process, Session, VsockForward, VsockListener, VsockPort,
     WorkloadStrategy, engine_api,
 };
 
@@ -26,7 +26,10 @@ fn bench() -> Bench {
 
 /// A machine with a vsock device and no command.
 fn session(bench: &Bench) -> Session {
-    let config = Config { vsock: true, workload: WorkloadStrategy::Agent, ..bench.config() };
+    let config = bench.config().with(|c| {
+        c.vsock.device = true;
+        c.command.workload = WorkloadStrategy::Agent;
+    });
     bench.start(&config).unwrap()
 }
 
@@ -65,16 +68,16 @@ fn ended(stream: &mut UnixStream) -> Vec<u8> {
 fn without_being_asked_for_there_is_no_device() {
     let bench = bench();
     let script = "echo \"[$VMETTE_VSOCK_PORT]\"; ls /sys/bus/virtio/drivers/vmw_vsock_virtio_transport | grep -c virtio";
-    let config = Config { exec_cmd: Some(format!("{script}; sleep 600")), ..bench.config() };
+    let config = bench.config().with(|c| c.command.shell = Some(format!("{script}; sleep 600")));
     let session = bench.start(&config).unwrap();
     assert_eq!(session.vsock_port(), None);
-    assert!(session.report().unwrap().grants.vsock.is_none());
+    assert!(session.report().grants.vsock.is_none());
     assert!(matches!(session.vsock_listen(5000), Err(Error::Vsock(_))));
     assert!(matches!(session.vsock_connect(5000), Err(Error::Vsock(_))));
     assert_eq!(two_lines(&session), "[]\n0\n");
 
     // The guest would see one.
-    let session = bench.start(&Config { vsock_port: VsockPort::Fixed(1025), ..config }).unwrap();
+    let session = bench.start(&config.with(|c| c.vsock.port = VsockPort::Fixed(1025))).unwrap();
     assert_eq!(two_lines(&session), "[1025]\n1\n");
 }
 
@@ -151,13 +154,13 @@ fn an_observer_is_let_go_with_its_session_also_when_a_server_hangs() {
     let server = UnixListener::bind(&path).unwrap();
     rustix::net::listen(&server, 0).unwrap();
     let _full = UnixStream::connect(&path).unwrap();
-    let config = Config {
-        vsock_forwards: vec![VsockForward { port: 5000, path }],
-        workload: WorkloadStrategy::Agent,
-        ..bench.config()
-    };
+    let config = bench.config().with(|c| {
+        c.vsock.forwards = vec![VsockForward { port: 5000, path }];
+        c.command.workload = WorkloadStrategy::Agent;
+    });
     let observer: Observer = Arc::new(|_: &Notice| ());
-    let session = Session::builder(&config).observer(observer.clone()).start().unwrap();
+    let session =
+        Session::builder(&config).observer(observer.clone()).captured().start().unwrap().running().unwrap();
     let _guest = shell(&session, "vsock-runner 5000 81");
     // It serves once it has connected.
     let mut host = connected(&session, 81);
@@ -303,14 +306,13 @@ fn a_guest_that_floods_half_closes_or_never_reads_costs_a_bounded_amount_of_memo
 #[test]
 fn the_guest_is_told_of_the_port_that_was_asked_for() {
     let bench = bench();
-    let config = Config {
-        vsock_port: VsockPort::Fixed(1025),
-        exec_cmd: Some("echo $VMETTE_VSOCK_PORT; echo ping | vsock-send $VMETTE_VSOCK_PORT".into()),
-        ..bench.config()
-    };
+    let config = bench.config().with(|c| {
+        c.vsock.port = VsockPort::Fixed(1025);
+        c.command.shell = Some("echo $VMETTE_VSOCK_PORT; echo ping | vsock-send $VMETTE_VSOCK_PORT".into());
+    });
     let session = bench.start(&config).unwrap();
     assert_eq!(session.vsock_port(), Some(1025));
-    let grant = session.report().unwrap().grants.vsock.clone().unwrap();
+    let grant = session.report().grants.vsock.clone().unwrap();
     assert!(grant.echo && grant.port == Some(1025) && grant.forwards.is_empty());
     assert_eq!(session.wait_captured().output, "1025\nping\n");
 }

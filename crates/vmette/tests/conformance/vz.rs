@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use vmette::{
     Accelerator, Config, Error, ExecOptions, ExitStatus, Isolation, Rootfs, RootfsShare, Session, SessionEnd,
-    ShareMount, StartedFrom, StopHandle, VsockForward, WorkloadStrategy,
+    ShareMount, Started, StartedFrom, StopHandle, VsockForward, WorkloadStrategy,
 };
 
 use crate::suite::{self, Bench};
@@ -35,15 +35,13 @@ fn config(dir: &Path, words: &str) -> Config {
     fs::create_dir_all(&root).unwrap();
     fs::write(dir.join("initramfs"), "x").unwrap();
     let rootfs = RootfsShare { path: root.clone(), read_only: false };
-    Config {
-        kernel: guest(),
-        initramfs: dir.join("initramfs"),
-        cmdline: format!("console=hvc0 quiet root={} {words}", root.display()),
-        rootfs: Some(Rootfs::Share(rootfs)),
-        cache_dir: Some(dir.join("cache")),
-        capture_output: true,
-        ..Config::default()
-    }
+    Config::default().with(|c| {
+        c.machine.kernel = Some(guest());
+        c.machine.initramfs = Some(dir.join("initramfs"));
+        c.machine.cmdline = Some(format!("console=hvc0 quiet root={} {words}", root.display()));
+        c.root.rootfs = Some(Rootfs::Share(rootfs));
+        c.host.cache_dir = Some(dir.join("cache"));
+    })
 }
 
 fn bench() -> Bench {
@@ -54,8 +52,12 @@ fn bench() -> Bench {
 
 suite::tests!(bench);
 
+fn start(config: &Config) -> Result<Session, Error> {
+    Session::builder(config).captured().start()?.running()
+}
+
 fn shell(dir: &Path, words: &str, command: &str) -> Result<Session, Error> {
-    Session::start(&Config { exec_cmd: Some(command.into()), ..config(dir, words) })
+    start(&config(dir, words).with(|c| c.command.shell = Some(command.into())))
 }
 
 fn open_files() -> usize {
@@ -65,8 +67,8 @@ fn open_files() -> usize {
 #[test]
 fn the_library_has_picked_vz() {
     let dir = tempfile::tempdir().unwrap();
-    let session = Session::start(&config(dir.path(), "")).unwrap();
-    let report = session.report().unwrap();
+    let session = start(&config(dir.path(), "")).unwrap();
+    let report = session.report();
     assert!(report.engine.starts_with("Virtualization.framework"), "{}", report.engine);
     assert_eq!((report.accelerator, report.isolation), (Accelerator::Hvf, Isolation::Hardware));
     assert_eq!(report.started_from, StartedFrom::Cold);
@@ -88,7 +90,7 @@ fn a_guest_that_stops_with_an_error_ends_the_session_with_its_last_words() {
     assert!(error.contains("stopped unexpectedly") && error.contains("last words"), "{error}");
     let dir = tempfile::tempdir().unwrap();
     // The agent is the parent of its commands.
-    let session = Session::start(&config(dir.path(), "")).unwrap();
+    let session = start(&config(dir.path(), "")).unwrap();
     let _killer = session.exec(&ExecOptions::shell("kill -9 $PPID"));
     let end = session.wait();
     assert!(matches!(&end, SessionEnd::Error(cause) if cause.contains("stopped unexpectedly")), "{end:?}");
@@ -98,9 +100,8 @@ fn a_guest_that_stops_with_an_error_ends_the_session_with_its_last_words() {
 #[test]
 fn a_timeout_ends_a_guest_that_never_comes_up() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config { timeout_seconds: Some(1), ..config(dir.path(), "guest=silent") };
-    let session = Session::start(&config).unwrap();
-    assert_eq!(session.wait(), SessionEnd::TimedOut);
+    let config = config(dir.path(), "guest=silent").with(|c| c.machine.timeout_seconds = Some(1));
+    assert!(matches!(start(&config), Err(Error::Ended(SessionEnd::TimedOut))));
 }
 
 #[test]
@@ -111,7 +112,7 @@ fn a_stop_during_the_start_ends_it_as_stopped() {
     thread::scope(|scope| {
         let starter = scope.spawn(|| Session::builder(&config).stop_handle(&stop).start());
         stop.stop();
-        assert_eq!(starter.join().unwrap().unwrap().wait(), SessionEnd::Stopped);
+        assert!(matches!(starter.join().unwrap().unwrap(), Started::Ended(SessionEnd::Stopped)));
     });
 }
 
@@ -121,17 +122,16 @@ fn grants_reach_the_machine_as_they_were_given() {
     let disk = dir.path().join("disk");
     fs::write(&disk, vec![0; 1 << 20]).unwrap();
     let share = ShareMount { read_only: true, ..ShareMount::new("in", dir.path()) };
-    let config = Config {
-        shares: vec![share, ShareMount::new("work", dir.path())],
-        disks: vec![disk.clone()],
-        scratch_mib: Some(16),
-        net: true,
-        vcpus: 3,
-        mem_mib: 384,
-        ..config(dir.path(), "")
-    };
-    let session = Session::start(&config).unwrap();
-    assert!(session.report().unwrap().grants.network);
+    let config = config(dir.path(), "").with(|c| {
+        c.grants.shares = vec![share, ShareMount::new("work", dir.path())];
+        c.grants.disks = vec![disk.clone()];
+        c.root.scratch_mib = Some(16);
+        c.grants.net = true;
+        c.machine.vcpus = Some(3);
+        c.machine.mem_mib = Some(384);
+    });
+    let session = start(&config).unwrap();
+    assert!(session.report().grants.network);
     let given = fs::read_to_string(dir.path().join("root/machine")).unwrap();
     for line in [
         "cpus=3".to_owned(),
@@ -152,23 +152,26 @@ fn a_session_with_a_network_boots_cold_and_is_not_saved() {
     let image = dir.path().join("image");
     fs::write(&image, vec![0; 4096]).unwrap();
     let rootfs = vmette::RootfsBlock { path: image, fstype: vmette::BlockFs::Squashfs };
-    let bare = Config { rootfs: Some(Rootfs::Block(rootfs)), ..config(dir.path(), "") };
-    let config = Config { net: true, ..bare.clone() };
-    let session = Session::start(&Config { allow_snapshot: true, ..config.clone() }).unwrap();
-    let report = session.report().unwrap();
+    let bare = config(dir.path(), "").with(|c| c.root.rootfs = Some(Rootfs::Block(rootfs)));
+    let config = bare.clone().with(|c| c.grants.net = true);
+    let session = start(&config.clone().with(|c| c.snapshots.allow = true)).unwrap();
+    let report = session.report();
     assert_eq!((report.started_from, report.grants.network), (StartedFrom::Cold, true));
     let saved = dir.path().join("saved");
     let error = session.snapshot(&saved).unwrap_err();
     assert!(matches!(&error, Error::SaveFailed(reason) if reason.to_string().contains("network")), "{error}");
-    let build = Config { build_snapshot: Some(saved.clone()), ..config.clone() };
-    let error = Session::start(&build).expect_err("refused before it boots");
+    let build = config.clone().with(|c| c.snapshots.build = Some(saved.clone()));
+    let error = start(&build).expect_err("refused before it boots");
     assert!(matches!(&error, Error::SaveFailed(reason) if reason.to_string().contains("network")), "{error}");
     assert!(!saved.exists());
     // One that was saved without a network does not get one when it is resumed.
-    let session = Session::start(&Config { allow_snapshot: true, ..bare }).unwrap();
+    let session = start(&bare.with(|c| c.snapshots.allow = true)).unwrap();
     session.snapshot(&saved).unwrap();
-    let resume = Config { resume_snapshot: Some(saved), rootfs: None, ..config };
-    let error = Session::start(&resume).expect_err("refused before it starts").to_string();
+    let resume = config.with(|c| {
+        c.snapshots.resume = Some(saved);
+        c.root.rootfs = None;
+    });
+    let error = start(&resume).expect_err("refused before it starts").to_string();
     assert!(error.contains("has no network"), "{error}");
 }
 
@@ -209,10 +212,10 @@ fn sessions_start_from_a_template() {
     let image = dir.path().join("image");
     fs::write(&image, vec![0; 4096]).unwrap();
     let rootfs = vmette::RootfsBlock { path: image.clone(), fstype: vmette::BlockFs::Squashfs };
-    let config = Config { rootfs: Some(Rootfs::Block(rootfs)), ..config(dir.path(), "") };
+    let config = config(dir.path(), "").with(|c| c.root.rootfs = Some(Rootfs::Block(rootfs)));
     for _ in 0..2 {
-        let session = Session::start(&config).unwrap();
-        let report = session.report().unwrap();
+        let session = start(&config).unwrap();
+        let report = session.report();
         assert_eq!(report.started_from, StartedFrom::Template, "{:?}", report.notes);
         let all = session.exec(&ExecOptions::shell("echo restored")).unwrap().collect(KEEP).unwrap();
         assert_eq!((all.stdout.as_slice(), all.status), (&b"restored\n"[..], ExitStatus::Code(0)));
@@ -271,11 +274,11 @@ fn concurrent_first_runs_share_a_template_and_none_fails() {
     let image = dir.path().join("image");
     fs::write(&image, vec![0; 4096]).unwrap();
     let rootfs = vmette::RootfsBlock { path: image, fstype: vmette::BlockFs::Squashfs };
-    let config = Arc::new(Config { rootfs: Some(Rootfs::Block(rootfs)), ..config(dir.path(), "") });
+    let config = Arc::new(config(dir.path(), "").with(|c| c.root.rootfs = Some(Rootfs::Block(rootfs))));
     let runs: Vec<_> = (0..4)
         .map(|_| {
             let config = config.clone();
-            thread::spawn(move || Session::start(&config).unwrap().report().unwrap().started_from)
+            thread::spawn(move || start(&config).unwrap().report().started_from)
         })
         .collect();
     for run in runs {
@@ -289,35 +292,34 @@ fn a_session_is_saved_goes_on_and_is_resumed_as_often_as_wanted() {
     let image = dir.path().join("image");
     fs::write(&image, vec![0; 4096]).unwrap();
     let rootfs = vmette::RootfsBlock { path: image, fstype: vmette::BlockFs::Squashfs };
-    let config = Config { rootfs: Some(Rootfs::Block(rootfs)), ..config(dir.path(), "") };
+    let config = config(dir.path(), "").with(|c| c.root.rootfs = Some(Rootfs::Block(rootfs)));
     let saved = dir.path().join("saved");
-    let session = Session::start(&Config { allow_snapshot: true, ..config.clone() }).unwrap();
+    let session = start(&config.clone().with(|c| c.snapshots.allow = true)).unwrap();
     session.snapshot(&saved).unwrap();
     session.ping().unwrap();
     session.stop();
     let resumed = |change: &dyn Fn(&mut Config)| {
-        let mut config = Config {
-            resume_snapshot: Some(saved.clone()),
-            exec_cmd: Some("echo resumed; exit 5".into()),
-            rootfs: None,
-            ..config.clone()
-        };
+        let mut config = config.clone().with(|c| {
+            c.snapshots.resume = Some(saved.clone());
+            c.command.shell = Some("echo resumed; exit 5".into());
+            c.root.rootfs = None;
+        });
         change(&mut config);
-        Session::start(&config)
+        start(&config)
     };
     for _ in 0..2 {
         let output = resumed(&|_| ()).unwrap().wait_captured();
         assert_eq!((output.exit_code, output.output.as_str()), (5, "resumed\n"));
     }
     let error =
-        resumed(&|c| c.shares = vec![ShareMount::new("in", dir.path())]).expect_err("no place for it");
+        resumed(&|c| c.grants.shares = vec![ShareMount::new("in", dir.path())]).expect_err("no place for it");
     assert!(error.to_string().contains("shares or disks"), "{error}");
 }
 
 #[test]
 fn a_session_with_a_share_says_why_it_is_not_saved() {
     let dir = tempfile::tempdir().unwrap();
-    let session = Session::start(&Config { allow_snapshot: true, ..config(dir.path(), "") });
+    let session = start(&config(dir.path(), "").with(|c| c.snapshots.allow = true));
     let error = session
         .and_then(|session| session.snapshot(dir.path().join("saved")))
         .expect_err("a share is its root");
@@ -338,11 +340,10 @@ fn vsock_goes_both_ways_and_to_sockets_of_the_host() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let behind = UnixListener::bind(&path).unwrap();
-    let session = Session::start(&Config {
-        vsock_forwards: vec![VsockForward { port: 5000, path }],
-        workload: WorkloadStrategy::Agent,
-        ..config(dir.path(), "")
-    })
+    let session = start(&config(dir.path(), "").with(|c| {
+        c.vsock.forwards = vec![VsockForward { port: 5000, path }];
+        c.command.workload = WorkloadStrategy::Agent;
+    }))
     .unwrap();
     let exchange = |caller: UnixStream, mut accepted: UnixStream| {
         let (mut caller, mut text) = (caller, String::new());

@@ -4,19 +4,19 @@ use vmette_cache::CacheRoot;
 use vmette_image::{Context, Reporter, RootfsArtifact};
 use vmette_work::Work;
 
-use crate::assets;
-use crate::launch::asset_options;
-use crate::{Config, Error, StopHandle};
+use crate::assets::{self, AssetOptions};
+use crate::config::HostOptions;
+use crate::end::StopHandle;
+use crate::error::Error;
 
 /// Resolves a spec such as `python:3.12-alpine`, `./rootfs` or `tar+file:///srv/rootfs.tar.gz`, in the cache and under
-/// the rules of `config`: [`Config::offline`], [`Config::pull`], [`Config::network`]. Hand the result to
-/// [`Config::set_rootfs_artifact`]. `reporter` is told what goes on. [`Config::timeout_seconds`] is the machine's and
-/// has no part in this.
+/// the rules of `host`. Hand the result to [`RootOptions::set_artifact`](crate::RootOptions::set_artifact). `reporter` is
+/// told what goes on. A machine's time limit has no part in this.
 ///
 /// # Errors
 /// The spec has no known form, or what it names is missing, damaged, or over a limit.
-pub fn resolve_rootfs(spec: &str, config: &Config, reporter: Reporter) -> Result<RootfsArtifact, Error> {
-    resolve(spec, config, reporter, None)
+pub fn resolve_rootfs(spec: &str, host: &HostOptions, reporter: Reporter) -> Result<RootfsArtifact, Error> {
+    resolve(spec, host, reporter, None)
 }
 
 /// As [`resolve_rootfs`], given up soon after `stop` is used. What was downloaded until then is resumed the next time.
@@ -25,52 +25,52 @@ pub fn resolve_rootfs(spec: &str, config: &Config, reporter: Reporter) -> Result
 /// As [`resolve_rootfs`], and [`ProviderError::Cancelled`](vmette_image::ProviderError::Cancelled).
 pub fn resolve_rootfs_until(
     spec: &str,
-    config: &Config,
+    host: &HostOptions,
     reporter: Reporter,
     stop: &StopHandle,
 ) -> Result<RootfsArtifact, Error> {
-    resolve(spec, config, reporter, Some(stop))
+    resolve(spec, host, reporter, Some(stop))
 }
 
-/// The context in which `config` resolves specs and works on images, for those who use
+/// The context in which specs are resolved and images worked on under the rules of `host`, for those who use
 /// [`provider`](crate::provider) themselves.
 ///
 /// # Errors
 /// There is no cache, or it is not the user's own.
-pub fn provider_context(config: &Config, reporter: Reporter, stop: &StopHandle) -> Result<Context, Error> {
-    context(config, reporter, Some(stop))
+pub fn provider_context(host: &HostOptions, reporter: Reporter, stop: &StopHandle) -> Result<Context, Error> {
+    context(host, reporter, Some(stop))
 }
 
 fn resolve(
     spec: &str,
-    config: &Config,
+    host: &HostOptions,
     reporter: Reporter,
     stop: Option<&StopHandle>,
 ) -> Result<RootfsArtifact, Error> {
-    let context = context(config, reporter, stop)?;
+    let context = context(host, reporter, stop)?;
     let busybox = if spec == vmette_image::BUILTIN_SPEC {
-        let cache = cache_of(config)?;
-        Some(assets::busybox(&asset_options(config, &cache), context.work())?)
+        let options = AssetOptions { offline: host.offline, ..AssetOptions::from_env(cache_of(host)?) };
+        Some(assets::busybox(&options, context.work())?)
     } else {
         None
     };
     Ok(vmette_image::default_registry(busybox).resolve(spec, &context)?)
 }
 
-fn context(config: &Config, reporter: Reporter, stop: Option<&StopHandle>) -> Result<Context, Error> {
-    let cache = cache_of(config)?;
+fn context(host: &HostOptions, reporter: Reporter, stop: Option<&StopHandle>) -> Result<Context, Error> {
+    let cache = cache_of(host)?;
     cache.ensure()?;
     let context = Context::new(cache.path())
-        .offline(config.offline)
-        .with_pull_policy(config.pull)
-        .with_network(config.network.clone());
+        .offline(host.offline)
+        .with_pull_policy(host.pull)
+        .with_network(host.network.clone());
     let cancel = stop.map(|stop| stop.shared.cancel().clone()).unwrap_or_default();
     Ok(context.with_work(Work::new(cancel).reporting(reporter)))
 }
 
-/// The cache that a configuration names, or the user's.
-pub(crate) fn cache_of(config: &Config) -> Result<CacheRoot, Error> {
-    match &config.cache_dir {
+/// The cache that is named, or the user's.
+pub(crate) fn cache_of(host: &HostOptions) -> Result<CacheRoot, Error> {
+    match &host.cache_dir {
         Some(dir) => Ok(CacheRoot::at(std::path::absolute(dir)?)),
         None => Ok(CacheRoot::from_env()?),
     }
@@ -90,27 +90,27 @@ mod tests {
         let mut tar = std::process::Command::new("tar");
         let made = tar.arg("-cf").arg(&archive).arg("-C").arg(dir.path()).arg("file").status().unwrap();
         assert!(made.success());
-        let config = Config { cache_dir: Some(dir.path().join("cache")), ..Config::default() };
+        let host = HostOptions { cache_dir: Some(dir.path().join("cache")), ..HostOptions::default() };
         let spec = format!("tar+file://{}", archive.display());
         let stop = StopHandle::new();
         stop.stop();
-        let error = resolve_rootfs_until(&spec, &config, Arc::new(|_| {}), &stop).unwrap_err();
+        let error = resolve_rootfs_until(&spec, &host, Arc::new(|_| {}), &stop).unwrap_err();
         assert!(matches!(error, Error::Rootfs(ProviderError::Cancelled)), "{error}");
     }
 
     #[test]
-    fn the_configurations_rules_are_the_contexts() {
+    fn the_hosts_rules_are_the_contexts() {
         let dir = tempfile::tempdir().unwrap();
         let network = crate::NetworkOptions { plain_http: vec!["a".into()], ..Default::default() };
-        let config = Config {
+        let host = HostOptions {
             cache_dir: Some(dir.path().join("cache")),
             pull: crate::PullPolicy::Always,
             network: network.clone(),
-            ..Config::default()
+            ..HostOptions::default()
         };
-        let context = provider_context(&config, Arc::new(|_| {}), &StopHandle::new()).unwrap();
+        let context = provider_context(&host, Arc::new(|_| {}), &StopHandle::new()).unwrap();
         assert_eq!((context.pull_policy(), context.network()), (crate::PullPolicy::Always, &network));
-        let offline = Config { offline: true, ..config };
+        let offline = HostOptions { offline: true, ..host };
         let context = provider_context(&offline, Arc::new(|_| {}), &StopHandle::new()).unwrap();
         assert!(context.is_offline() && context.pull_policy() == crate::PullPolicy::Never);
     }
