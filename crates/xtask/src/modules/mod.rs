@@ -51,8 +51,6 @@ const TOLERATED: &[(&str, &str)] = &[
         "crates/image/src/lib.rs",
         "store::budget store::document store::hold store::layers store::names store::prune store::record store::self",
     ),
-    ("crates/guest/src/lib.rs", "programs::exchange programs::runner programs::self"),
-    ("crates/guest/src/lib.rs", "sys::report sys::spawn"),
     ("crates/qemu/src/lib.rs", "args plan"),
     ("crates/qemu/src/lib.rs", "boot shares"),
     ("crates/cli/src/main.rs", "args image"),
