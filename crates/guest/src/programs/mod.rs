@@ -60,6 +60,7 @@ fn listen(args: &[OsString]) -> io::Result<i32> {
 
 #[cfg(test)]
 mod tests {
+    use super::words::USAGE;
     use super::*;
 
     fn run_as(args: &[&str]) -> Option<i32> {

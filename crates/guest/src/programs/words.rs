@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{self, Write};
 
 /// Exit status for a wrong command line.
-const USAGE: i32 = 2;
+pub(super) const USAGE: i32 = 2;
 
 /// A port or a context, in decimal.
 pub(super) fn number(text: &OsStr) -> Option<u32> {
