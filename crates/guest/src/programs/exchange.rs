@@ -7,7 +7,7 @@ use std::thread;
 
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 
-use super::complain;
+use super::words::complain;
 use crate::sys;
 
 /// Bytes that are moved at once: what a packet has room for. The kernel's own ways of moving data between descriptors

@@ -1,23 +1,23 @@
 //! Programs for vsock that a workload can use without having them in its image: this binary under other names.
 
 mod exchange;
+mod listening;
 mod runner;
+mod words;
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::path::Path;
 
 use crate::sys::{self, VsockAddr};
+use listening::{accept, listen_on};
+use words::{complain, number, usage};
 
 /// Their folder, below a workload's root.
 pub(crate) const FOLDER: &str = "usr/local/bin";
 
 /// All of them.
 pub(crate) const NAMES: [&str; 3] = ["vsock-send", "vsock-listen", "vsock-runner"];
-
-/// Exit status for a wrong command line.
-const USAGE: i32 = 2;
 
 /// Runs the program that the first argument names, and returns its exit status; `None` when it names none of them.
 pub fn run(args: impl Iterator<Item = OsString>) -> Option<i32> {
@@ -58,34 +58,9 @@ fn listen(args: &[OsString]) -> io::Result<i32> {
     exchange::with_stdio(accept(&listen_on(port)?)?)
 }
 
-/// Listens on a port, for one connection at a time.
-fn listen_on(port: u32) -> io::Result<OwnedFd> {
-    sys::vsock_listen(VsockAddr { cid: sys::CID_ANY, port }, 1)
-}
-
-/// Waits until somebody has connected, from wherever.
-fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
-    Ok(sys::vsock_accept(listener)?.0)
-}
-
-/// A port or a context, in decimal.
-fn number(text: &OsStr) -> Option<u32> {
-    text.to_str()?.parse().ok()
-}
-
-fn usage(form: &str) -> i32 {
-    // Nobody to tell: the status says it.
-    let _ = writeln!(io::stderr(), "usage: {form}");
-    USAGE
-}
-
-fn complain(name: &str, error: &io::Error) {
-    // Nobody to tell: the status says it.
-    let _ = writeln!(io::stderr(), "{name}: {error}");
-}
-
 #[cfg(test)]
 mod tests {
+    use super::words::USAGE;
     use super::*;
 
     fn run_as(args: &[&str]) -> Option<i32> {

@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use rustix::net::{Shutdown, shutdown};
 
-use super::{accept, listen_on, number, usage};
+use super::listening::{accept, listen_on};
+use super::words::{number, usage};
 use crate::sys::{self, CID_HOST, VsockAddr};
 
 /// Longest command, in bytes.

@@ -15,8 +15,8 @@ use rustix::process::Pid;
 
 pub(crate) use ioctl::{add_entropy, interface_up};
 pub(crate) use packet::{LinkAddr, packet_send, packet_socket};
-pub(crate) use report::{Outcome, Report};
-pub(crate) use spawn::{Credentials, Launch, SpawnError, Step, spawn, spawn_beside};
+pub(crate) use report::{Outcome, Report, SpawnError, Step};
+pub(crate) use spawn::{Credentials, Launch, spawn, spawn_beside};
 pub(crate) use vsock::{CID_ANY, CID_HOST, VsockAddr, vsock_accept, vsock_connect, vsock_listen};
 
 /// A child that was made by [`fork`] or [`spawn`].

@@ -9,8 +9,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{Errno, read};
 
-use super::{SpawnError, Step};
-
 /// Bytes of a record: two numbers.
 const RECORD_LEN: usize = 8;
 
@@ -19,6 +17,57 @@ const RECORDS_MAX: usize = 2;
 
 /// Highest error number of Linux.
 const ERRNO_MAX: i32 = 4095;
+
+/// The step at which the child failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub(crate) enum Step {
+    /// No process could be made.
+    Clone,
+    /// Blocking signals, a session of its own, the standard descriptors.
+    Setup,
+    /// Joining the workload's control group.
+    Group,
+    /// Entering the workload's mount namespace.
+    Namespace,
+    /// Mounting `/proc` of the new PID namespace.
+    Proc,
+    /// Making the terminal the controlling one.
+    Terminal,
+    /// Changing the working directory.
+    Chdir,
+    /// Changing user and groups.
+    User,
+    /// Executing the program.
+    Exec,
+}
+
+impl Step {
+    const ALL: [Self; 9] = [
+        Self::Clone,
+        Self::Setup,
+        Self::Group,
+        Self::Namespace,
+        Self::Proc,
+        Self::Terminal,
+        Self::Chdir,
+        Self::User,
+        Self::Exec,
+    ];
+
+    /// The step of that number, if there is one.
+    pub(crate) fn of(number: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| *step as i32 == number)
+    }
+}
+
+/// A program that does not run.
+#[derive(Debug, thiserror::Error)]
+#[error("{step:?}: {source}")]
+pub(crate) struct SpawnError {
+    pub(crate) step: Step,
+    pub(crate) source: io::Error,
+}
 
 /// One of the things a child says.
 #[derive(Debug, Clone, Copy)]

@@ -15,7 +15,7 @@ use rustix::io::ioctl_fionbio;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 
-use super::report::{Record, Report};
+use super::report::{Record, Report, SpawnError, Step};
 use super::{Forked, close_all_but, exit_now, fork_with, set_pid_namespace_for_children};
 
 /// The child's stack until it execs. It calls nothing deep; a signal cannot arrive, they are all blocked.
@@ -63,57 +63,6 @@ pub(crate) struct Launch<'a> {
     pub(crate) descriptor_limit: Option<u64>,
     /// Gives up the agent's protection from the kernel's out-of-memory killer.
     pub(crate) reset_oom_score: bool,
-}
-
-/// The step at which the child failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(i32)]
-pub(crate) enum Step {
-    /// No process could be made.
-    Clone,
-    /// Blocking signals, a session of its own, the standard descriptors.
-    Setup,
-    /// Joining the workload's control group.
-    Group,
-    /// Entering the workload's mount namespace.
-    Namespace,
-    /// Mounting `/proc` of the new PID namespace.
-    Proc,
-    /// Making the terminal the controlling one.
-    Terminal,
-    /// Changing the working directory.
-    Chdir,
-    /// Changing user and groups.
-    User,
-    /// Executing the program.
-    Exec,
-}
-
-impl Step {
-    const ALL: [Self; 9] = [
-        Self::Clone,
-        Self::Setup,
-        Self::Group,
-        Self::Namespace,
-        Self::Proc,
-        Self::Terminal,
-        Self::Chdir,
-        Self::User,
-        Self::Exec,
-    ];
-
-    /// The step of that number, if there is one.
-    pub(crate) fn of(number: i32) -> Option<Self> {
-        Self::ALL.into_iter().find(|step| *step as i32 == number)
-    }
-}
-
-/// A program that does not run.
-#[derive(Debug, thiserror::Error)]
-#[error("{step:?}: {source}")]
-pub(crate) struct SpawnError {
-    pub(crate) step: Step,
-    pub(crate) source: io::Error,
 }
 
 /// Memory that parent and child share, or that the child has a copy of. The parent is suspended while the child uses it.

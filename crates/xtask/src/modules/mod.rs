@@ -38,8 +38,6 @@ const TOLERATED: &[(&str, &str)] = &[
     ("crates/vmette/src/lib.rs", "assets::image assets::kernel assets::self"),
     ("crates/vmette/src/lib.rs", "launch::bring_up launch::prepare launch::saving launch::self"),
     ("crates/vmette/src/lib.rs", "vsock::entrance vsock::self"),
-    ("crates/guest/src/lib.rs", "programs::exchange programs::runner programs::self"),
-    ("crates/guest/src/lib.rs", "sys::report sys::spawn"),
 ];
 
 /// True if two of the tolerated modules are still in one circle, be it a larger one.
