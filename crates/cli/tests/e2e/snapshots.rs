@@ -246,7 +246,7 @@ fn a_copy_is_as_good_and_damage_is_found() {
             fs::write(dir.join("manifest.json"), text.replacen(&from, &to, 1)).unwrap();
         }
     };
-    damaged(&rewritten("\"format\": 1", "\"format\": 99"), "format 99");
+    damaged(&rewritten("\"format\": 2", "\"format\": 99"), "format 99");
     let arch = format!("\"arch\": \"{}\"", std::env::consts::ARCH);
     damaged(&rewritten(&arch, "\"arch\": \"m68k\""), "for m68k");
     damaged(&rewritten("\"fingerprint\": \"QEMU ", "\"fingerprint\": \"QEMU 1."), "another engine or host");
