@@ -1,4 +1,4 @@
-//! What is kept on disk: private folders, locks, keys, stamps, and how a file gets there whole or not at all.
+//! Everything that is kept on disk: private folders, locks, keys, stamps, and files that get there whole or not at all.
 //!
 //! | to | use |
 //! |---|---|

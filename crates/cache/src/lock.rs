@@ -23,7 +23,7 @@ const NOTE_MAX: u64 = 16;
 /// A lock that is held. The kernel takes it from a process that dies.
 ///
 /// The lock is on a file that holds its holder's process id and is removed on release, so that no file stays behind.
-/// Whoever had the removed file open finds that it has lost its name, and starts again.
+/// A waiter that had the removed file open finds that it has lost its name, and starts again.
 #[derive(Debug)]
 pub struct FileLock {
     path: PathBuf,
@@ -83,7 +83,7 @@ impl Drop for FileLock {
     }
 }
 
-/// Whether the path still leads to this file or folder.
+/// True if the path still leads to this file or folder.
 pub(crate) fn is_named(path: &Path, file: &File) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     file.metadata()

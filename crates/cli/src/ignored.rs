@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Whether `signal` was ignored when this process was started, as long as nothing was done about it since.
+/// True if `signal` was ignored when this process was started, as long as nothing has changed that since.
 pub(crate) fn is_ignored(signal: i32) -> bool {
     // To ask the system itself takes unsafe code; Linux also writes it down.
     fs::read_to_string("/proc/self/status")
@@ -19,7 +19,7 @@ pub(crate) fn is_ignored(signal: i32) -> bool {
         )
 }
 
-/// What the kernel's account of a process says.
+/// Reads it from the kernel's account of a process.
 fn ignored_in(status: &str, signal: i32) -> Option<bool> {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
     let mask = u64::from_str_radix(mask.trim(), 16).ok()?;

@@ -1,4 +1,4 @@
-//! What resolving tells, on a terminal and elsewhere: a bar for each download, or a plain line.
+//! Shows the progress of resolving, on a terminal and elsewhere: a bar for each download, or a plain line.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,13 +60,13 @@ impl Display {
         Arc::new(Self { verbosity, bars })
     }
 
-    /// What a context tells.
+    /// The reporter to be given to a context.
     pub(crate) fn reporter(self: &Arc<Self>) -> Reporter {
         let display = self.clone();
         Arc::new(move |progress| display.tell(progress))
     }
 
-    /// Takes the bars away for good: work that was called off may go on telling for a moment.
+    /// Takes the bars away for good: cancelled work may go on telling for a moment.
     pub(crate) fn clear(&self) {
         if let Some(bars) = &self.bars {
             bars.clear();
@@ -117,7 +117,7 @@ impl Bars {
             Progress::Started { item, done, total } => {
                 let name = title(item);
                 let bar = self.all.add(bar(*total).with_prefix(name.clone()));
-                // What was there before was not fetched just now, and has no part in the speed.
+                // Bytes that were there before were not fetched just now, and have no part in the speed.
                 bar.set_position(*done);
                 bar.reset_eta();
                 if let Some(before) = self.lock().insert(name, bar) {

@@ -9,7 +9,7 @@ use rustix::termios::tcgetwinsize;
 
 /// Rows and columns of a terminal that does not tell.
 const DEFAULT_SIZE: (u16, u16) = (24, 80);
-/// What a terminal is called that cannot move its cursor.
+/// The name of a terminal that cannot move its cursor.
 const DUMB: &str = "dumb";
 
 /// A terminal whose cursor rests at the beginning of the last line drawn.
@@ -24,7 +24,7 @@ pub(crate) struct Screen<W> {
 
 struct Buffered<W> {
     to: W,
-    /// What has not been flushed: the screen changes at once.
+    /// Text that was not flushed yet: the screen changes at once.
     pending: String,
 }
 
@@ -40,7 +40,7 @@ fn can_draw(terminal: String) -> bool {
     !terminal.is_empty() && terminal != DUMB
 }
 
-/// Of stderr's terminal, whose window may change its size at any time.
+/// The size of stderr's terminal, whose window may change at any time.
 pub(crate) fn size() -> (u16, u16) {
     match tcgetwinsize(rustix::stdio::stderr()) {
         Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row, size.ws_col),

@@ -33,7 +33,7 @@ pub(crate) fn stderr() -> Waiting<Stderr> {
 }
 
 /// Feeds this process's stdin to the command until either ends. The thread is left to itself: a blocked read of a
-/// terminal cannot be called off, and ends with the process.
+/// terminal cannot be interrupted, and ends with the process.
 pub(crate) fn forward_stdin(process: &Arc<Process>) -> io::Result<()> {
     let process = Arc::downgrade(process);
     std::thread::Builder::new().name("stdin".into()).spawn(move || {

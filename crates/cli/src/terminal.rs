@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// What a terminal of unknown size gets.
+/// The size for a terminal of unknown size.
 const DEFAULT_SIZE: (u16, u16) = (24, 80);
 
 /// Rows and columns of the caller's terminal.

@@ -63,7 +63,7 @@ pub(crate) fn host(text: &str) -> Result<String, String> {
     Ok(text.to_ascii_lowercase())
 }
 
-/// What takes the place of an image's entrypoint: nothing, a program, or a program and its first arguments.
+/// The replacement of an image's entrypoint: nothing, a program, or a program and its first arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entrypoint(pub(crate) Vec<String>);
 
@@ -130,7 +130,7 @@ fn access(text: &str) -> (&str, bool) {
     (text.strip_suffix(":rw").unwrap_or(text), false)
 }
 
-/// What `-v` names.
+/// The value of `-v`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Volume {
     pub(crate) host: PathBuf,

@@ -77,7 +77,7 @@ impl Child {
         self.process.pidfd.as_fd()
     }
 
-    /// As [`Helper::try_wait`].
+    /// See [`Helper::try_wait`].
     pub(crate) fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.process.try_wait()
     }

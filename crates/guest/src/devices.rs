@@ -47,7 +47,7 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> DeviceError {
 pub(crate) struct Uevents(OwnedFd);
 
 impl Uevents {
-    /// As [`Uevents::subscribe`], with an error that says what for.
+    /// Does what [`Uevents::subscribe`] does, with an error that names the purpose.
     pub(crate) fn of_kernel() -> Result<Self, DeviceError> {
         Self::subscribe().map_err(failed("listen for devices"))
     }

@@ -91,7 +91,7 @@ impl Freezer {
     }
 
     /// Hands the machine's controllers to the groups of a root, so that a PID 1 can limit what it starts. Not before there is one: a
-    /// controller that is in use here is none that older programs could have in a hierarchy of their own.
+    /// controller that is in use here is missing for older programs with a hierarchy of their own.
     ///
     /// # Errors
     /// The kernel's, when the controllers cannot be listed.

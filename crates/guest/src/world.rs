@@ -58,7 +58,7 @@ pub trait World {
     /// Begins to unmount shares of a root, the last one first.
     ///
     /// # Errors
-    /// As [`World::attach`].
+    /// See [`World::attach`].
     fn detach(&mut self, detach: &Detach) -> Result<Changing, WorldError>;
 
     /// Takes the report of a change that was [`Changing::Pending`], once it is readable.

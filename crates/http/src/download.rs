@@ -186,7 +186,7 @@ impl Download {
         let (from, to) = span.split_once('-').ok_or_else(wrong)?;
         let (from, to): (u64, u64) = (from.parse().map_err(|_| wrong())?, to.parse().map_err(|_| wrong())?);
         let total: Option<u64> = if total == "*" { None } else { Some(total.parse().map_err(|_| wrong())?) };
-        // A range that ends early is one more cut; one that ends beyond the end is none.
+        // A range that ends early is one more cut; one that ends beyond the end is an error.
         let fits = from == self.done && to >= from && total.is_none_or(|total| to < total);
         if fits { Ok(total) } else { Err(wrong()) }
     }

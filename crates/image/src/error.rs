@@ -108,7 +108,7 @@ pub enum ProviderError {
     /// A limit of the environment is malformed.
     #[error(transparent)]
     Limit(#[from] BadLimit),
-    /// The image that was made is none.
+    /// The file that was made is no image.
     #[error(transparent)]
     Made(Box<dyn std::error::Error + Send + Sync>),
     /// Anything else.

@@ -65,7 +65,7 @@ impl Files for Outer {
 /// The headers of an archive, one after the other.
 struct Headers<'a> {
     file: &'a File,
-    /// Of the file.
+    /// The length of the file, in bytes.
     len: u64,
     at: u64,
     entries: BTreeMap<String, Entry>,
@@ -73,7 +73,7 @@ struct Headers<'a> {
     names: usize,
 }
 
-/// What extended headers say of the entry that follows them.
+/// The fields of extended headers about the entry that follows them.
 #[derive(Default)]
 struct Said {
     name: Option<Vec<u8>>,
@@ -123,7 +123,7 @@ impl<'a> Headers<'a> {
         if header.as_bytes().iter().all(|&byte| byte == 0) {
             return if self.at == 0 { Err(not_tar()) } else { Ok(None) };
         }
-        // Of all bytes, with the sum's own counted as blanks.
+        // The sum of all bytes, with its own counted as blanks.
         let bytes = header.as_bytes();
         let sum = bytes[..148].iter().chain(&bytes[156..]).map(|&byte| u32::from(byte)).sum::<u32>() + 8 * 32;
         if header.cksum().ok() != Some(sum) {

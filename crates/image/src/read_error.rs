@@ -23,7 +23,7 @@ pub(crate) enum ReadError {
     Store(StoreError),
     #[error(transparent)]
     Tool(ToolError),
-    /// A compressed stream that is none.
+    /// A stream that is not compressed as it says.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error("{path} comes to more than {limit} bytes; if you trust it, raise {variable}", path = .path.display())]

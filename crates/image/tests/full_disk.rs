@@ -59,7 +59,7 @@ fn a_full_disk() {
         Archive::default().file("f", &(0..bytes).map(|_| next()).collect::<Vec<_>>()).end()
     };
     fs::write(place.root.path().join("content-does-not-fit"), noise((DISK + 1) << 20)).unwrap();
-    // What is put aside may be given back before the image is complete: the content alone has just enough room, and the
+    // The spill file may be removed before the image is complete: the content alone has just enough room, and the
     // image, which has tables beside it, has not.
     let page = 4096;
     fs::write(place.root.path().join("image-does-not-fit"), noise((DISK << 20) - page)).unwrap();

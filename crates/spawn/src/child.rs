@@ -15,7 +15,8 @@ use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use vmette_work::Slot;
 
-use crate::{AtOurEnd, Command, Limits};
+use crate::command::{AtOurEnd, Command};
+use crate::limits::Limits;
 
 /// A child process, and the process group that it leads. Dropping it kills the group and reaps the child.
 #[derive(Debug)]
@@ -28,6 +29,16 @@ pub struct Child {
 /// `None` once it was reaped: from then on its number may belong to a stranger and must not be signalled.
 #[derive(Debug)]
 struct Leader(Mutex<Option<process::Child>>);
+
+impl Command {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The program is missing or cannot be executed, or the host has no room for one more process.
+    pub fn spawn(self) -> io::Result<Child> {
+        Child::spawn(self)
+    }
+}
 
 impl Child {
     /// Starts it. The child leads a session of its own, so that the terminal's Ctrl-C reaches only its owner.
@@ -214,7 +225,7 @@ fn end_with_owner(_at_our_end: AtOurEnd, _owner: Pid) -> io::Result<()> {
 }
 
 /// Marks every descriptor for closing: a program that embeds this library may have opened files without that mark, and
-/// they are none of the child's business.
+/// the child must not have them.
 #[cfg(target_os = "linux")]
 fn close_on_exec() {
     // SAFETY: a system call on plain numbers; with this flag it closes nothing now. Kernels before 5.11 refuse it, and

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use crate::{Child, Limits, SYSTEM_PATH};
+use crate::{Limits, SYSTEM_PATH};
 
 /// Variables that name the way to the network, for [`Command::pass_on`].
 pub const NETWORK_VARIABLES: &[&str] = &[
@@ -153,13 +152,5 @@ impl Command {
     pub fn at_our_end(mut self, end: AtOurEnd) -> Self {
         self.at_our_end = end;
         self
-    }
-
-    /// Starts it.
-    ///
-    /// # Errors
-    /// The program is missing or cannot be executed, or the host has no room for one more process.
-    pub fn spawn(self) -> io::Result<Child> {
-        Child::spawn(self)
     }
 }

@@ -12,6 +12,7 @@
 
 mod child;
 mod command;
+mod error;
 mod find;
 mod limits;
 mod running;
@@ -20,8 +21,9 @@ mod tool;
 
 pub use child::Child;
 pub use command::{AtOurEnd, Command, NETWORK_VARIABLES};
+pub use error::Error;
 pub use find::{SYSTEM_PATH, find};
 pub use limits::Limits;
 pub use running::{Running, Stream};
 pub use tail::last_words;
-pub use tool::{Error, Outcome, Tool};
+pub use tool::{Outcome, Tool};

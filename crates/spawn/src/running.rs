@@ -8,8 +8,50 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmette_work::{OnCancel, Slot, Work};
 
-use crate::tool::{Error, Tool, deadline};
-use crate::{Child, tail};
+use crate::child::Child;
+use crate::error::Error;
+use crate::tail;
+use crate::tool::{Outcome, Tool};
+
+impl Tool {
+    /// Starts it. Its standard input and output are those of the command.
+    ///
+    /// # Errors
+    /// [`Error::Start`].
+    pub fn start(self, work: &Work) -> Result<Running, Error> {
+        Running::start(self, work)
+    }
+
+    /// Starts it, and reads its standard output as it comes.
+    ///
+    /// # Errors
+    /// [`Error::Start`].
+    pub fn stream(self, work: &Work) -> Result<Stream, Error> {
+        Stream::start(self, work)
+    }
+
+    /// Runs it to its end, and keeps the first `max` bytes of its standard output; the rest is read and dropped.
+    ///
+    /// # Errors
+    /// [`Error::Start`], [`Error::TimedOut`], [`Error::Read`], [`Error::Cancelled`]. A bad end is no error here.
+    pub fn outcome(self, max: usize, work: &Work) -> Result<Outcome, Error> {
+        let mut stream = self.stream(work)?;
+        let (mut output, mut rest) = (Vec::new(), 0);
+        stream.copy_to_end(max, &mut output, &mut rest)?;
+        let (status, message) = stream.end()?;
+        Ok(Outcome { status, output, truncated: rest > 0, message })
+    }
+
+    /// Does what [`outcome`](Self::outcome) does, and takes a bad end for an error.
+    ///
+    /// # Errors
+    /// Those, and [`Error::Failed`].
+    pub fn output(self, max: usize, work: &Work) -> Result<Vec<u8>, Error> {
+        let tool = self.name.clone();
+        let Outcome { status, output, message, .. } = self.outcome(max, work)?;
+        if status.success() { Ok(output) } else { Err(Error::Failed { tool, status, message }) }
+    }
+}
 
 /// A tool that runs. Dropped before its end, it is ended, with everything that it has started.
 #[derive(Debug)]
@@ -187,6 +229,41 @@ impl Stream {
     fn unreadable(&self, source: io::Error) -> Error {
         Error::Read { tool: self.running.tool.clone(), source }
     }
+}
+
+impl Stream {
+    /// Keeps the first `max` bytes, and counts the others.
+    fn copy_to_end(&mut self, max: usize, kept: &mut Vec<u8>, rest: &mut u64) -> Result<(), Error> {
+        let mut chunk = vec![0; 64 << 10];
+        loop {
+            match self.read_some(&mut chunk)? {
+                0 => return Ok(()),
+                read => {
+                    let keep = read.min(max - kept.len());
+                    kept.extend_from_slice(&chunk[..keep]);
+                    *rest += (read - keep) as u64;
+                }
+            }
+        }
+    }
+}
+
+/// A stream that ends only when the tool has ended well: output of one that failed is not whole.
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.has_ended() || buffer.is_empty() {
+            return Ok(0);
+        }
+        match self.read_some(buffer).map_err(io::Error::other)? {
+            0 => self.finish().map(|()| 0).map_err(io::Error::other),
+            read => Ok(read),
+        }
+    }
+}
+
+/// The deadline of a tool that starts now; `None` when its limit is longer than the clock goes.
+fn deadline(limit: Duration) -> Option<Instant> {
+    Instant::now().checked_add(limit)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What makes a clone a machine of its own.
+//! The identity that makes a clone a machine of its own.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -49,7 +49,7 @@ const EVENT_IDX: u64 = 1 << 29;
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 type Chain = DescriptorChain<GuestMemoryLoadGuard<GuestMemoryMmap>>;
 
-/// The backend, as the vhost-user library drives it: on one thread, but for changes of the memory.
+/// The backend, as the vhost-user library drives it: on one thread, except for changes of the memory.
 pub(crate) struct Queues {
     memory: Memory,
     device: Device,

@@ -60,7 +60,7 @@ pub fn encode<T: Serialize>(id: u32, header: &T, payload: &[u8]) -> Result<Vec<u
 /// Encodes one frame whose header is already JSON text.
 ///
 /// # Errors
-/// As [`encode`].
+/// See [`encode`].
 pub fn encode_raw(id: u32, header: &[u8], payload: &[u8]) -> Result<Vec<u8>, FrameError> {
     let prefix = Prefix { id, header: header.len(), payload: payload.len() };
     let mut out = Vec::with_capacity(PREFIX_LEN + header.len() + payload.len());
@@ -73,7 +73,7 @@ pub fn encode_raw(id: u32, header: &[u8], payload: &[u8]) -> Result<Vec<u8>, Fra
 /// Writes one frame. See [`encode`].
 ///
 /// # Errors
-/// As [`encode`], or the writer's error.
+/// Those of [`encode`], or the writer's.
 pub fn write_frame<W: Write, T: Serialize>(
     writer: &mut W,
     id: u32,

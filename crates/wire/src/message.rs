@@ -64,7 +64,7 @@ impl Reply {
 /// Encodes the frame of the desktop's answer; `header.payload_len` is set here.
 ///
 /// # Errors
-/// As [`frame::encode`].
+/// See [`frame::encode`].
 pub fn encode_response(id: u32, header: &ResponseHeader, payload: &[u8]) -> Result<Vec<u8>, FrameError> {
     let payload_len =
         u32::try_from(payload.len()).map_err(|_| FrameError::PayloadLength(payload.len() as u64))?;

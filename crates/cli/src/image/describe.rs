@@ -55,7 +55,7 @@ fn one(image: &ImageDetails) -> String {
     text
 }
 
-/// As JSON, which shows where one word ends.
+/// Formats them as JSON, which shows where one word ends.
 fn words(words: &[String]) -> String {
     if words.is_empty() { String::new() } else { serde_json::json!(words).to_string() }
 }

@@ -163,7 +163,7 @@ impl Running {
         self.outputs.retain(|output| output.event != event);
     }
 
-    /// `signal` from the host; a number that is none, or a group that has ended, is not the stream's business.
+    /// `signal` from the host. A number that is no signal's, or a group that has ended, is not the stream's business.
     fn signal(&self, signal: i32) {
         if (1..=64).contains(&signal) && self.exit.is_none() {
             let _ = self.child.signal(signal);

@@ -169,7 +169,7 @@ impl Links {
         self.order(message)
     }
 
-    /// Takes an address away, and the routes that depend on it. One that the interface does not have (any more) is none.
+    /// Takes an address away, and the routes that depend on it. Succeeds if the interface does not have it.
     pub(crate) fn remove_address(&mut self, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
         let message = Message::new(libc::RTM_DELADDR, libc::NLM_F_ACK, &addressed(index, prefix))?
             .attribute(libc::IFA_LOCAL, &address.octets())?;

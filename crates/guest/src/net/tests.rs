@@ -178,7 +178,7 @@ fn without_a_server_there_is_an_error_when_the_time_is_up() {
     });
 }
 
-/// What a client has sent, as far as servers look at it.
+/// A client's message, as far as servers look at it.
 #[derive(Debug, Clone)]
 struct Asked {
     kind: u8,

@@ -63,7 +63,7 @@ fn cover_here(i: usize, volume: &str) -> Result<(), Error> {
     // By the current folder: a path in the options could hold their separators.
     let data = std::ffi::CString::new(format!("lowerdir=.,upperdir={upper},workdir={work}"))
         .map_err(|e| Error::io(failed())(std::io::Error::from(e)))?;
-    // As the root itself: what the image has in it works as it does elsewhere.
+    // Without options, like the root itself: the image's files work as they do elsewhere.
     mount("overlay", ".", "overlay", MountFlags::empty(), data.as_c_str()).map_err(Error::io(failed()))
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn fork(namespaces: Namespaces) -> io::Result<Option<Forked>> {
     fork_with(flags)
 }
 
-/// As [`fork`], with these namespaces of `clone(2)`.
+/// Does what [`fork`] does, with these namespaces of `clone(2)`.
 fn fork_with(namespaces: libc::c_int) -> io::Result<Option<Forked>> {
     let flags = libc::CLONE_PIDFD | libc::SIGCHLD | namespaces;
     let mut pidfd: libc::c_int = -1;

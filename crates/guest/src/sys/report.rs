@@ -2,7 +2,7 @@
 //! failure is the program's beginning: nothing else than executing it, or the child's own end, closes the child's side.
 //!
 //! A privileged process of the workload can reach into a child that has not become its program yet, and write to the pipe
-//! or hold it open. So what comes is read up to a limit, and checked.
+//! or hold it open. So the report is read up to a limit, and checked.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! Starting a program as `posix_spawn` does, but with the namespaces, the terminal and the user that a workload needs.
+//! Starting a program as `posix_spawn` does, with the namespaces, the terminal and the user that a workload needs.
 //!
 //! There are two ways. [`spawn`] has the child borrow the agent's memory until it execs (`CLONE_VM | CLONE_VFORK`), so that
 //! no page table is copied; the agent stands still for so long. But a child is born among the workload's processes, and any

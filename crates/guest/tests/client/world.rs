@@ -14,7 +14,7 @@ use vmette_wire::handshake::ENTROPY_LEN;
 use vmette_wire::root::{Attach, Detach};
 use vmette_wire::{Boot, Hello, Root, RootName};
 
-/// [`Hosted`], but for what is set.
+/// [`Hosted`], except for the fields that are set.
 pub(crate) struct Altered {
     pub(crate) hosted: Hosted,
     pub(crate) crowd: Option<Crowd>,

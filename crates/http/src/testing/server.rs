@@ -32,7 +32,7 @@ impl Received {
     }
 }
 
-/// What is sent after a header.
+/// The part of a reply after its header.
 #[derive(Debug, Clone)]
 pub enum Then {
     Bytes(Vec<u8>),
@@ -83,7 +83,7 @@ impl Reply {
         self
     }
 
-    /// As a good server answers a request for a file, or for a part of it.
+    /// A good server's reply to a request for a file, or for a part of it.
     pub fn file(request: &Received, content: &[u8]) -> Self {
         match request.from() {
             0 => Self::ok(content),
@@ -309,7 +309,7 @@ fn receive(stream: &mut impl Read) -> io::Result<Option<Received>> {
             return Ok(None);
         }
         head.push(byte[0]);
-        // What is no HTTP is answered as common servers do.
+        // Bytes that are no HTTP are answered as common servers do.
         if head.len() == 1 && !head[0].is_ascii_uppercase() {
             return Ok(None);
         }

@@ -12,7 +12,7 @@ use crate::testing::{Received, Reply, Server, Then, impatient};
 use crate::{Client, Download, Error, Kind, NetworkError, Policy, Request, Result, Url};
 use vmette_work::Cancel;
 
-/// Of which no two parts are equal.
+/// Content of which no two parts are equal.
 fn content() -> Vec<u8> {
     (0..50_000u32).flat_map(u32::to_le_bytes).collect()
 }

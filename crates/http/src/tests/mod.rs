@@ -1,4 +1,4 @@
-//! What servers may do, and what must come of it.
+//! Servers' behaviour, and the client's answer to it.
 
 mod download;
 mod exchange;

@@ -29,7 +29,7 @@ impl Images {
     /// its content. The image needs the file no longer, and is never removed but by name.
     ///
     /// # Errors
-    /// [`ProviderError::InvalidSpec`] for a malformed name and for what is none of these; what is wrong with it.
+    /// [`ProviderError::InvalidSpec`] for a malformed name and for a file of none of these kinds; otherwise its defect.
     pub fn import(&self, path: &Path, name: &str) -> Result<ImageDetails> {
         let name = Reference::of_local(name)?.to_string();
         let path = path.canonicalize().map_err(ProviderError::io("cannot open", path))?;

@@ -282,13 +282,13 @@ mod tests {
         )
     }
 
-    /// What comes out of a list of these.
+    /// The list that comes back for these.
     fn back(given: &[(String, Record)]) -> Vec<(String, Record)> {
         let dir = tempfile::tempdir().unwrap();
         let mut spill = SpillWriter::new(dir.path()).unwrap();
         let mut records = EntryLog::default();
         for (path, record) in given {
-            // As a file's content would lie between them.
+            // The place of a file's content, between them.
             spill.append(b"content").unwrap();
             records.push(path.as_bytes(), record.clone(), &mut spill).unwrap();
         }

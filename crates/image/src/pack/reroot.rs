@@ -17,7 +17,7 @@ use crate::superblock::{ROOT_INODE_AT, Superblock, SuperblockError};
 const UNCOMPRESSED: u16 = 1 << 15;
 /// Header of a metadata block.
 const BLOCK_HEADER: u64 = 2;
-/// Content of a metadata block, but for a table's last one.
+/// Content of a metadata block, except a table's last one.
 const BLOCK_LEN: u64 = 8192;
 /// A basic directory's type, and its inode's length.
 const DIRECTORY: u16 = 1;

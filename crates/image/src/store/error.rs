@@ -19,7 +19,7 @@ pub enum StoreError {
     /// The cache cannot be used.
     #[error(transparent)]
     Cache(vmette_cache::Error),
-    /// A new image is none.
+    /// A new image is broken.
     #[error("the image that was just made {source}: {path}", path = .path.display())]
     Damaged {
         /// The image, which is removed.

@@ -151,7 +151,7 @@ impl Place {
         TarProvider::with_limits(limits).provide(&spec, &self.context()).map(|artifact| image(&artifact))
     }
 
-    /// Names below the root, but for images.
+    /// Names below the root, except images.
     pub fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
         let mut dirs = vec![self.root.path().to_owned()];

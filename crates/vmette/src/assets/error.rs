@@ -1,4 +1,4 @@
-//! What can go wrong before there is a machine.
+//! Errors from before there is a machine.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,20 +17,20 @@ pub enum AssetError {
     /// `VMETTE_ASSETS_DIR` names something that is not there.
     #[error("VMETTE_ASSETS_DIR={path}: {source}; unset it or name a folder that exists", path = .path.display())]
     AssetsDir {
-        /// What it holds.
+        /// The file that it holds.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// A file that is to be booted cannot be used.
     #[error("{what} {path}: {source}", path = .path.display())]
     File {
-        /// What the file is for: `kernel`, `initramfs`, `busybox`, `kernel module`.
+        /// The file's purpose: `kernel`, `initramfs`, `busybox`, `kernel module`.
         what: &'static str,
         /// Which file.
         path: PathBuf,
-        /// What the system, or the decoder, says.
+        /// The error of the system, or of the decoder.
         #[source]
         source: io::Error,
     },
@@ -75,13 +75,13 @@ pub enum AssetError {
     Modules {
         /// The module tree.
         tree: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
     /// More modules are wanted, and the initramfs is a given one.
     #[error("the modules {modules} cannot be added to a given initramfs ({path})", path = .path.display())]
     GivenInitramfs {
-        /// What was wanted.
+        /// The modules that were wanted.
         modules: String,
         /// The given initramfs.
         path: PathBuf,
@@ -101,13 +101,13 @@ pub enum AssetError {
     Package {
         /// Which package.
         package: String,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
 }
 
 impl AssetError {
-    /// Whether a tool or a package is at fault, so that another way may lead to the same.
+    /// True if a tool or a package is at fault, so that another way may lead to the same.
     pub(super) fn is_of_packages(&self) -> bool {
         matches!(self, Self::Tool(_) | Self::Package { .. })
     }

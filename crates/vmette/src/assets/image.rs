@@ -1,4 +1,4 @@
-//! What a kernel image says about itself, and the uncompressed kernel inside of an x86 one.
+//! The header of a kernel image, and the uncompressed kernel inside of an x86 one.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -110,7 +110,7 @@ impl Head {
     }
 }
 
-/// Whether the text can be a kernel's or a package's version, and so a folder's name: it comes out of a file.
+/// True if the text can be a kernel's or a package's version, and so a folder's name: it comes out of a file.
 pub(super) fn is_version(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= MAX_VERSION
@@ -134,7 +134,7 @@ pub fn vmlinux_of(vmlinuz: &Path, cache: &CacheRoot, work: &Work) -> Result<Opti
     Ok((length > 0).then_some(path))
 }
 
-/// The PVH kernel in the image. Only reading can fail; what cannot be unpacked is none.
+/// The PVH kernel in the image. Only reading can fail; `None` if no such kernel can be unpacked.
 fn extract(vmlinuz: &Path) -> io::Result<Option<Vec<u8>>> {
     let Some((offset, length)) = Head::read(vmlinuz)?.payload() else { return Ok(None) };
     let mut image = Vec::new();

@@ -149,7 +149,7 @@ fn installed(host: &Path) -> Option<Kernel> {
     found.max_by(|a, b| by_version(&a.version, &b.version))
 }
 
-/// What the image says, or what its name says. An image that cannot be read, or is none, is an error.
+/// The version that the image's header gives, or else its name. An unreadable image, or a file that is no image, is an error.
 fn version_of(image: &Path) -> Result<String, AssetError> {
     let head = Head::read(image).map_err(AssetError::file("kernel", image))?;
     let name = image.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('-'));

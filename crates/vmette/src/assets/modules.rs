@@ -24,7 +24,7 @@ const fn optional(name: &'static str) -> Wanted {
     Wanted { name, required: false }
 }
 
-/// What the machines have devices for, and what root file systems are made of.
+/// Drivers for the machines' devices, and the file systems of roots.
 pub(super) const WANTED: [Wanted; 11] = [
     required("virtio_pci"),
     optional("virtio_mmio"),
@@ -39,7 +39,7 @@ pub(super) const WANTED: [Wanted; 11] = [
     optional("vmw_vsock_virtio_transport"),
 ];
 
-/// What a machine with a network needs besides; the others boot without.
+/// Further modules for a machine with a network; the others boot without.
 pub(super) const NETWORK: [Wanted; 2] = [optional("virtio_net"), optional("af_packet")];
 
 /// A distribution's whole tree has 5,000 modules; one with more files is no module tree.
@@ -60,7 +60,7 @@ pub(super) struct Module {
     pub(super) content: Vec<u8>,
 }
 
-/// What a guest loads, in load order.
+/// The modules that a guest loads, in load order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Modules {
     /// When it boots.
@@ -107,7 +107,7 @@ impl Tree {
         let mut tree = Self { root: root.to_owned(), files: BTreeMap::new(), builtin: BTreeSet::new() };
         let mut found = Vec::new();
         walk(root, 0, &mut found).map_err(AssetError::file("kernel modules", root))?;
-        // As for modprobe, a module in `updates` replaces one of the same name.
+        // A module in `updates` replaces one of the same name, as it does for modprobe.
         let updates = root.join("updates");
         found.sort_by_key(|path| (!path.starts_with(&updates), path.clone()));
         for path in found {
@@ -201,7 +201,7 @@ impl Order<'_> {
     }
 }
 
-/// What is to be loaded before a module.
+/// A module to be loaded before another one.
 #[derive(Debug, PartialEq, Eq)]
 enum Dependency {
     /// It has symbols that the module uses.

@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration.
+//! Mistakes in a configuration.
 
 use std::fmt;
 use std::io;
@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use vmette_wire::devices::{self, DeviceError};
 
-/// What is wrong with a configuration: one mistake, the first that was found.
+/// A mistake in a configuration: the first that was found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// A number is out of its range.
     #[error("{}: choose {min} to {max}", .what.of(*.value))]
     OutOfRange {
-        /// What is counted.
+        /// The counted things.
         what: Quantity,
         /// How many were asked for.
         value: u64,
@@ -35,17 +35,17 @@ pub enum ConfigError {
     /// A text is not what it has to be.
     #[error("{what} {value:?}: {problem}")]
     Malformed {
-        /// What it is for: `share tag`.
+        /// Its purpose: `share tag`.
         what: &'static str,
         /// The text.
         value: String,
-        /// What it has to be.
+        /// The rule that it breaks.
         problem: String,
     },
     /// Two things have a name that only one can have.
     #[error("{what} {name} is named twice")]
     Twice {
-        /// What is named: `disk`, `vsock port`.
+        /// The kind of the thing that is named: `disk`, `vsock port`.
         what: &'static str,
         /// The name.
         name: String,
@@ -53,22 +53,22 @@ pub enum ConfigError {
     /// A file or folder of the host cannot be used.
     #[error("{what} {path}: {source}", path = .path.display())]
     File {
-        /// What it is for: `share`, `disk`.
+        /// Its purpose: `share`, `disk`.
         what: &'static str,
         /// Which one.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// A file or folder of the host is of another kind than is needed.
     #[error("{what} {path}: {problem}", path = .path.display())]
     WrongFile {
-        /// What it is for: `share`, `disk`.
+        /// Its purpose: `share`, `disk`.
         what: &'static str,
         /// Which one.
         path: PathBuf,
-        /// What it is not.
+        /// The kind of file that it should be and is not.
         problem: &'static str,
     },
     /// Two things that cannot be had together are asked for.

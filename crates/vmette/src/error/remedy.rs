@@ -1,4 +1,4 @@
-//! What can be done about an error, as data: each program says it in its own words.
+//! Remedies of errors, as data: each program says them in its own words.
 
 use serde::Serialize;
 use vmette_image::{NetworkError, ProviderError};
@@ -6,7 +6,7 @@ use vmette_image::{NetworkError, ProviderError};
 use super::{ConfigError, Error, StartError};
 use crate::assets::AssetError;
 
-/// What the caller can do about an error. Programs turn it into a flag, a field of a request or a button.
+/// The caller's remedy for an error. Programs turn it into a flag, a field of a request or a button.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 #[non_exhaustive]
@@ -20,7 +20,7 @@ pub enum Remedy {
     TrustCertificates,
     /// Fetch the image first.
     PullImage {
-        /// As it was asked for.
+        /// The name that was asked for.
         name: String,
     },
     /// Look which images there are.
@@ -45,7 +45,7 @@ pub enum Remedy {
 }
 
 impl Error {
-    /// What can be done about it. `None`: what the text says, or nothing.
+    /// The remedy. `None` if the text tells it, or there is none.
     #[must_use]
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
@@ -60,7 +60,7 @@ impl Error {
 }
 
 impl Remedy {
-    /// What can be done about an error of the image store or of a provider.
+    /// The remedy for an error of the image store or of a provider.
     #[must_use]
     pub fn of_provider(error: &ProviderError) -> Option<Self> {
         match error {

@@ -1,4 +1,4 @@
-//! What can be wrong with a saved state.
+//! Errors of a saved state.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ pub enum RestoreError {
     Refused {
         /// The snapshot.
         folder: PathBuf,
-        /// What does not fit, and what to do.
+        /// The mismatch and its remedy.
         reason: String,
     },
     /// The snapshot was never finished, was changed since, or may be changed by others.
@@ -19,7 +19,7 @@ pub enum RestoreError {
     Damaged {
         /// The snapshot.
         folder: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
     /// The saved state is not what its maker has written.

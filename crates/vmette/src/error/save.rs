@@ -1,4 +1,4 @@
-//! What can keep a session from being saved.
+//! Errors that keep a session from being saved.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub enum SaveError {
     File {
         /// Which one.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },

@@ -1,4 +1,4 @@
-//! What can keep a machine from coming up, once there is one.
+//! Errors that keep a machine from coming up, once there is one.
 
 use crate::end::SessionEnd;
 

@@ -1,4 +1,4 @@
-//! What can keep host and guest from talking over vsock.
+//! Errors that keep host and guest from talking over vsock.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub enum VsockError {
     Socket {
         /// Where it was to be.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },

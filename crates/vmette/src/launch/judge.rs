@@ -1,8 +1,8 @@
-//! What it says about a template that a machine did not start from it.
+//! Judges a template from which a machine did not start.
 
 use crate::Error;
 
-/// Who is to blame.
+/// The culprit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The caller's own files: they are as wrong in a cold boot, which says so.

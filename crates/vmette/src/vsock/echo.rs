@@ -15,7 +15,7 @@ const PIECE: usize = 4 << 10;
 /// Most that is shown of one session's connections, in bytes: a guest may send without end. It is echoed all the same.
 const SHOWN_MAX: usize = 64 << 10;
 
-/// What a line costs beside its text, so that the number of lines is bounded too.
+/// The cost of a line beside its text, in bytes, so that the number of lines is bounded too.
 const LINE_COST: usize = 64;
 
 /// The listener of one session.

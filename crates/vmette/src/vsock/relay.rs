@@ -29,7 +29,7 @@ struct State {
     /// Directions that run, and those of them that lead to the host.
     running: usize,
     to_host: usize,
-    /// What runs, to be ended.
+    /// The sockets of the relays that run, to be shut down.
     sockets: Vec<Weak<UnixStream>>,
     over: bool,
 }

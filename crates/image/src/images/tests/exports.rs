@@ -115,7 +115,7 @@ fn an_oci_archive_says_what_the_image_says() {
     assert!(bytes(&back.path) == bytes(&source.path));
 }
 
-/// What other programs make of an exported image.
+/// Other programs read an exported image.
 #[test]
 fn skopeo_and_umoci_read_an_exported_image() {
     let place = place();

@@ -1,4 +1,4 @@
-//! What people see and do of a store, with images of a few kilobytes.
+//! The user's view of a store, with images of a few kilobytes.
 
 mod builds;
 mod exports;

@@ -129,7 +129,7 @@ fn pack(blocks: &[Block], ended: bool) -> Vec<u8> {
     out
 }
 
-/// What packing relies on.
+/// Checks everything that packing relies on.
 pub(super) fn check(
     applied: &Applied,
     id: InodeId,

@@ -1,4 +1,4 @@
-//! What a tree holds, for comparison.
+//! The content of a tree, for comparison.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -79,7 +79,7 @@ fn walk(
     }
 }
 
-/// Of a directory of the host.
+/// The listing of a directory of the host.
 pub(super) fn of_dir(root: &Path) -> Listing {
     let mut listing = Listing::new();
     walk_dir(root, String::new(), &mut HashMap::new(), &mut listing);

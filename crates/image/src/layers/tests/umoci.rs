@@ -134,7 +134,7 @@ fn unpacked(layers: &[Vec<u8>], umoci: &Path) -> Option<Listing> {
 /// Times that entries here have are below; those of the present are directories' that umoci made, or made one in.
 const PRESENT: i64 = 1000;
 
-/// As comparable with ours: with our times where it has none that an entry gave.
+/// Makes it comparable with ours: with our times where no entry gave one.
 fn comparable(mut theirs: Listing, ours: &Listing) -> Listing {
     for (path, fact) in &mut theirs {
         let Some(our) = ours.get(path) else { continue };
@@ -164,7 +164,7 @@ proptest! {
         drawn in proptest::collection::vec(proptest::collection::vec(changes(), 0..9), 1..5),
     ) {
         let umoci = vmette_spawn::find("umoci").expect("`scripts/setup test` installs it");
-        // What is refused is left out, once umoci has refused the first such change as well.
+        // Refused changes are left out, once umoci has refused the first of them as well.
         let mut stack: Vec<Vec<Change>> = Vec::new();
         let mut refused = false;
         for changes in drawn {

@@ -66,7 +66,7 @@ pub(crate) fn build(options: &BuildOptions, ctx: &Context, staging: &Path) -> Re
     Ok(Description { platform: Some(Platform::of_guest()), config, ..described })
 }
 
-/// apt's errors, such as of a package that is not there, and mmdebstrap's own, but for those that only say that there
+/// apt's errors, such as of a package that is not there, and mmdebstrap's own, except those that only say that there
 /// were some.
 fn is_cause(line: &str) -> bool {
     let hollow = ["setup failed", "mmdebstrap failed to run", "apt-get ", "Some index files failed"];
@@ -77,7 +77,7 @@ fn command(program: &Path, options: &BuildOptions) -> Command {
     // Killed, it would leave its folder, and everything that it has mounted there.
     let command =
         Command::new(program).at_our_end(AtOurEnd::Terminate).pass_on(&["TMPDIR"]).pass_on(NETWORK_VARIABLES);
-    // Of its modes these two give files their real owners. The others are not fallen back to.
+    // Two of its modes give files their real owners; there is no fallback to the others.
     let mode = if rustix::process::geteuid().is_root() { "root" } else { "unshare" };
     let listed =
         |flag: &str, words: &[String]| (!words.is_empty()).then(|| format!("--{flag}={}", words.join(",")));

@@ -1,4 +1,4 @@
-//! What images are called.
+//! The names of images.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,90 +1,41 @@
 //! Debian's `docker-registry`, filled by `skopeo`, as a counterpart that was not made to fit.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
+
+use vmette_testing::authority::Identity;
+use vmette_testing::registry::{self as counterpart, PASSWORD, USER};
 
 use super::*;
 
-/// `ann` with the password `s3cret`, as `htpasswd -nbB` writes it.
-const PASSWORDS: &str = "ann:$2y$05$4yVlgUOMpi0P34g2CLeVyOcT6VffI/.ZwuhZziyQyVqDRSI2mOGIK\n";
 const BLOB: usize = 300_000;
 
 /// Ended when dropped.
 struct Counterpart {
-    child: Child,
-    host: String,
+    server: counterpart::Registry,
     dir: tempfile::TempDir,
 }
 
-impl Drop for Counterpart {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Counterpart {
-    fn start(tls: Option<&Authority>, passwords: bool) -> Self {
-        // A port that is free now may be taken a moment later, by another test: then there is another one.
-        (0..10).find_map(|_| Self::try_start(tls, passwords)).unwrap()
+    fn start(authority: Option<&Authority>, passwords: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let pem = authority.map(Authority::certificate);
+        let tls = pem.as_ref().map(|(certificate, key)| Identity { certificate, key });
+        let server =
+            counterpart::Registry::start(dir.path(), counterpart::Access { tls, passwords }).unwrap();
+        Self { server, dir }
     }
 
-    fn try_start(tls: Option<&Authority>, passwords: bool) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name).display().to_string();
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let host = format!("127.0.0.1:{port}");
-        let mut config = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
-            at("storage")
-        );
-        if let Some(authority) = tls {
-            let (certificate, key) = authority.certificate();
-            fs::write(at("cert.pem"), certificate).unwrap();
-            fs::write(at("key.pem"), key).unwrap();
-            config += &format!("  tls:\n    certificate: {}\n    key: {}\n", at("cert.pem"), at("key.pem"));
-        }
-        if passwords {
-            fs::write(at("htpasswd"), PASSWORDS).unwrap();
-            config += &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", at("htpasswd"));
-        }
-        fs::write(at("config.yml"), config).unwrap();
-        let mut child = Command::new("docker-registry")
-            .args(["serve", &at("config.yml")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (listening, log) = (mpsc::channel(), child.stderr.take().unwrap());
-        thread::spawn(move || {
-            for line in BufReader::new(log).lines().map_while(|line| line.ok()) {
-                if line.contains("listening on") {
-                    let _ = listening.0.send(());
-                }
-            }
-        });
-        let counterpart = Self { child, host, dir };
-        listening.1.recv_timeout(Duration::from_secs(30)).ok().map(|()| counterpart)
+    fn host(&self) -> &str {
+        self.server.host()
     }
 
     /// With an image of one layer that has these bytes.
-    fn fill(&self, layer: &[u8], tls: bool) {
+    fn fill(&self, layer: &[u8]) {
         let layout = self.dir.path().join("layout");
         write_layout(&layout, layer);
-        let mut skopeo = Command::new("skopeo");
-        skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
-        if tls {
-            skopeo.args(["--dest-creds", "ann:s3cret"]);
-        }
-        let source = format!("oci:{}:latest", layout.display());
-        let status =
-            skopeo.args([source, format!("docker://{}/owner/name:latest", self.host)]).status().unwrap();
+        let status = self.server.push(&layout, "latest", "owner/name:latest", &[]).status().unwrap();
         assert!(status.success());
     }
 }
@@ -129,7 +80,7 @@ fn pull(registry: &Registry, from: usize) -> Vec<u8> {
     bytes
 }
 
-/// What does not compress, so that `skopeo` has no reason to.
+/// Bytes that do not compress, so that `skopeo` has no reason to.
 fn layer() -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(7);
     std::iter::repeat_with(|| random.u8(..)).take(BLOB).collect()
@@ -138,8 +89,8 @@ fn layer() -> Vec<u8> {
 #[test]
 fn a_registry_without_anything() {
     let counterpart = Counterpart::start(None, false);
-    counterpart.fill(&layer(), false);
-    let registry = registry(&counterpart.host, &anybody());
+    counterpart.fill(&layer());
+    let registry = registry(counterpart.host(), &anybody());
     let whole = pull(&registry, 0);
     assert_eq!(pull(&registry, 100_000), whole[100_000..]);
     is_told_to_be_missing(&registry, "other");
@@ -149,13 +100,13 @@ fn a_registry_without_anything() {
 fn a_registry_with_tls_and_passwords() {
     let authority = Authority::new();
     let counterpart = Counterpart::start(Some(&authority), true);
-    counterpart.fill(&layer(), true);
-    let host = &counterpart.host;
-    let right = with_authority(&authority).with_credentials(host, "ann", "s3cret");
+    counterpart.fill(&layer());
+    let host = counterpart.host();
+    let right = with_authority(&authority).with_credentials(host, USER, PASSWORD);
     let whole = pull(&registry(host, &right), 0);
     assert_eq!(pull(&registry(host, &right), 100_000), whole[100_000..]);
 
-    let wrong = with_authority(&authority).with_credentials(host, "ann", "wr0ng");
+    let wrong = with_authority(&authority).with_credentials(host, USER, "wr0ng");
     let e = network(registry(host, &wrong).manifest(&tag()).unwrap_err());
     assert!(
         matches!(e, NetworkError::Denied { status: 401, .. }) && e.to_string().contains("user ann"),

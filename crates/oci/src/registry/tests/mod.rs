@@ -1,4 +1,4 @@
-//! What registries may do, and who gets which credentials.
+//! Registries' behaviour, and the credentials that each gets.
 
 mod counterpart;
 

@@ -124,7 +124,7 @@ fn a_refused_layer_ends_the_wait_for_its_rest() {
     assert_eq!(asked, 1, "a client with the usual patience asks again when nothing comes");
 }
 
-/// What a registry says and what it sends differ: refused as what it is, without a trace, and the truth is taken later.
+/// A registry that sends something else than it promised is refused for that, without a trace, and the truth is taken later.
 #[test]
 fn lies_are_refused_by_name_and_leave_nothing() {
     let sample = Sample::new("1");
@@ -147,7 +147,7 @@ fn lies_are_refused_by_name_and_leave_nothing() {
         // Found out by the compression already, before the digest is known.
         (wrong(large, &flipped(large, NOISE / 2)), "layer 1 of 2"),
         (wrong(small, &flipped(small, 12)), "layer 2"),
-        // As long as it should be, and another image's.
+        // Right in length, and another image's.
         (wrong(small, &other.layers[1]), "its layer 2"),
         (wrong(small, &sample.layers[1][..40]), "bytes"),
         (wrong(config, &flipped(config, 5)), "its configuration"),

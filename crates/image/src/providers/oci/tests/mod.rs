@@ -33,7 +33,7 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const NAME: &str = "owner/name";
 
-/// Of what the largest layer of a sample holds, in bytes: more than goes into the buffers on the way, and more than one
+/// Size of the largest layer of a sample, in bytes: more than goes into the buffers on the way, and more than one
 /// step of the progress that is told.
 const NOISE: usize = 900_000;
 
@@ -85,7 +85,7 @@ impl Sample {
         format!("/v2/{NAME}/blobs/{}", Digest::of(&self.layers[index]))
     }
 
-    /// As a good registry without credentials answers.
+    /// A good registry's answer, without credentials.
     fn serve(&self, request: &Received) -> Reply {
         let blobs = self.layers.iter().chain([&self.config]);
         let blob =
@@ -153,7 +153,7 @@ impl Place {
         std::mem::take(&mut *self.told.lock().unwrap())
     }
 
-    /// Names of files of images and layers but for locks, each with what its name ends with only.
+    /// Names of files of images and layers except locks, each by its name's ending.
     fn files(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for dir in ["images", "layers"] {
@@ -194,7 +194,7 @@ fn pull_by(client: fn(&Policy, &Cancel) -> Client, ctx: &Context, host: &str) ->
     pull::obtain(&format!("{host}/{NAME}"), ctx, 1 << 30, &connect)
 }
 
-/// Of a file of an image, as another program reads it.
+/// The content of a file of an image, as another program reads it.
 fn content(image: &Path, name: &str) -> Vec<u8> {
     let output = Command::new("unsquashfs").arg("-cat").args([image, Path::new(name)]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

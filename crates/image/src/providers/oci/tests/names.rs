@@ -1,4 +1,4 @@
-//! What a name stands for, now and later, and when its registry is asked.
+//! The image that a name stands for, now and later, and when its registry is asked.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 

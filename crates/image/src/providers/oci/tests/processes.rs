@@ -141,7 +141,7 @@ fn those_who_wait_for_a_killed_process_go_on() {
     place.holds(1, 2);
 }
 
-/// As root only, who can make a small disk: it is one of the child's own. It is full, then larger.
+/// Runs as root only, who can make a small disk: it is one of the child's own. It is full, then larger.
 #[test]
 fn a_full_disk_is_told_and_more_space_is_all_that_it_takes() {
     if !rustix::process::geteuid().is_root() {

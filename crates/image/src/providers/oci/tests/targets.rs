@@ -1,4 +1,4 @@
-//! What is fuzzed of images and their names.
+//! Fuzz targets of images and their names.
 
 use std::io::Write;
 
@@ -56,7 +56,7 @@ pub(crate) fn spec(input: &[u8]) -> String {
         Err(e) => {
             let message = e.to_string();
             assert!(!message.contains(|c: char| c.is_control()), "{message:?}");
-            // What it repeats of the spec is not what came of it.
+            // The part that repeats the spec is not the outcome.
             message.rsplit('"').next().unwrap_or_default().to_owned()
         }
     };
@@ -128,7 +128,7 @@ pub(crate) fn manifest_seeds() -> Vec<Vec<u8>> {
     vec![sample.manifest, index.to_string().into_bytes(), schema_1.to_string().into_bytes()]
 }
 
-/// What it says of how to run it can be handed to a system that ends strings with a NUL.
+/// Its settings can be handed to a system that ends strings with a NUL.
 pub(crate) fn configuration(input: &[u8]) -> String {
     match parse_configuration(input) {
         Ok(configuration) => {
