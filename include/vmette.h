@@ -390,8 +390,10 @@ VmetteStatus vmette_config_add_vsock_connect(vmette_config_t *config,
                                              uint32_t port,
                                              const char *path);
 
-// The guest's vsock port for snapshots; 1025 unless set.
-VmetteStatus vmette_config_set_guest_vsock_port(vmette_config_t *config, uint32_t port);
+// Of no use any more: snapshots need no vsock port of the guest. Only 1025, which programs for the original say, is taken;
+// InvalidConfig for another one.
+VmetteStatus vmette_config_set_guest_vsock_port(vmette_config_t *config,
+                                                uint32_t port);
 
 // Folder with CA certificates (`*.pem`, `*.crt`, `*.cer`) that the workload trusts; NULL for none.
 VmetteStatus vmette_config_set_ca_certs(vmette_config_t *config, const char *path);
