@@ -198,7 +198,7 @@ fn a_cache_without_room_for_the_kernel_is_a_clear_error() {
     Vmette::run(["--", "true"])
         .cache(disk.0.path())
         .exits(1)
-        .said(["No space left", disk.0.path().to_str().unwrap()]);
+        .said(["no space is left", disk.0.path().to_str().unwrap()]);
 }
 
 #[test]

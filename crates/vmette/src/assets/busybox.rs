@@ -28,7 +28,7 @@ pub fn busybox(options: &AssetOptions, work: &Work) -> Result<PathBuf, AssetErro
 }
 
 fn find_on(options: &AssetOptions, host: &Path) -> Result<Option<PathBuf>, AssetError> {
-    if let Some(folder) = options.assets_for_arch()? {
+    if let Some(folder) = options.for_arch()? {
         let path = folder.join("busybox");
         if path.exists() {
             // It was put there for this purpose: a wrong one is an error, not a reason to look further.

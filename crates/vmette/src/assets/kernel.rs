@@ -100,7 +100,7 @@ fn explicit(image: &Path, options: &AssetOptions, host: &Path) -> Result<Kernel,
 }
 
 fn in_assets(options: &AssetOptions) -> Result<Option<Kernel>, AssetError> {
-    let Some(folder) = options.assets_for_arch()? else { return Ok(None) };
+    let Some(folder) = options.for_arch()? else { return Ok(None) };
     let Some(image) = IMAGE_NAMES.iter().map(|name| folder.join(name)).find(|path| path.exists()) else {
         return Ok(None);
     };

@@ -1,6 +1,8 @@
+use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use vmette_work::Progress;
+use vmette_work::{Progress, Work};
 
 use super::modules::tests::{built_in, kernel, module, put};
 use super::*;

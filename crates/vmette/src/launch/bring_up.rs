@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 use vmette_vmm::{Capabilities, Machine, MachineEnd, MachineSpec, Origin};
 use vmette_wire::{Hello, RootName};
 
-use super::Launcher;
 use super::judge::{Verdict, verdict};
+use super::launcher::Launcher;
 use super::prepare::{Prepared, base_spec};
 use crate::connection::{Connection, RootHandle};
 use crate::error::{Error, StartError};

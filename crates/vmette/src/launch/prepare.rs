@@ -10,8 +10,10 @@ use vmette_wire::devices::{self, ROOTFS_TAG, SCRATCH_SERIAL};
 use vmette_wire::root::{Base, Overlay};
 use vmette_wire::{Boot, Root};
 
+use super::held::Held;
+use super::image;
+use super::launcher::Launcher;
 use super::scratch::Scratch;
-use super::{Launcher, image};
 use crate::assets::{self, AssetOptions};
 use crate::ca;
 use crate::config::{Machine, Rootfs, RootfsBlock};
@@ -22,13 +24,6 @@ use crate::snapshot::BaseImage;
 
 /// The image of a root was there when the configuration was checked.
 const GONE: &str = "it was removed meanwhile: run again to get it anew";
-
-/// What has to outlive the machine.
-#[derive(Default)]
-pub(crate) struct Held {
-    pub(super) scratch: Option<Scratch>,
-    pub(super) rootfs: Option<vmette_image::StoreHold>,
-}
 
 /// Everything that was resolved before the first machine is made.
 pub(super) struct Prepared {

@@ -9,9 +9,11 @@ use vmette_wire::root::Attach;
 use vmette_wire::{Root, RootRequest};
 
 use super::bring_up::{RESTORE_TIMEOUT, ROOT_TIMEOUT, Ready};
-use super::prepare::{Held, Prepared};
+use super::held::Held;
+use super::image;
+use super::launcher::Launcher;
+use super::prepare::Prepared;
 use super::scratch::Scratch;
-use super::{Launcher, image};
 use crate::assets::{self, AssetOptions};
 use crate::ca;
 use crate::error::{Error, StartError};

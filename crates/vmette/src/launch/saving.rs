@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use vmette_vmm::{Capabilities, SavedState};
 use vmette_wire::handshake::PROTOCOL_VERSION;
 
-use super::Launcher;
 use super::bring_up::Up;
+use super::launcher::Launcher;
 use super::prepare::Prepared;
 use super::scratch::Scratch;
 use crate::config::Rootfs;

@@ -13,8 +13,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmette_vmm::Machine;
 
+use super::connect::{CONNECT_LIMIT, connect};
 use super::relay::Relays;
-use super::{CONNECT_LIMIT, connect};
 use crate::config::VsockConnect;
 use crate::error::{Error, VsockError};
 use crate::notice::Notices;

@@ -1,6 +1,7 @@
 //! What a session does with its vsock device by itself: ports that lead to UNIX sockets of the host, sockets that lead to
 //! ports of the guest, and the port that answers with what it is sent.
 
+mod connect;
 mod echo;
 mod entrance;
 mod relay;
@@ -18,6 +19,7 @@ use crate::error::{Error, VsockError};
 use crate::identity;
 use crate::notice::Notices;
 use crate::report::{VsockGrant, VsockGrantForward};
+use connect::{CONNECT_LIMIT, connect};
 use entrance::Entrance;
 use relay::Relays;
 
@@ -29,9 +31,6 @@ const ATTEMPTS: usize = 100;
 
 /// How long what the guest has sent may take to reach its sockets once the machine has ended.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// How long a server of the host whose queue of connections is full may keep the guest's, and those behind it, waiting.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// A port that nobody has chosen.
 pub(crate) fn random_port() -> Result<u32, Error> {
@@ -118,37 +117,6 @@ fn to_socket(guest: UnixStream, path: &Path, relays: &Arc<Relays>) -> std::io::R
     let host = connect(path, CONNECT_LIMIT)
         .map_err(|e| std::io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
     relays.start(guest, host)
-}
-
-/// Connects to a server, which has to take the connection in time: one that hangs must not hold up whoever comes next,
-/// nor outlive the session.
-#[cfg(target_os = "linux")]
-fn connect(path: &Path, limit: Duration) -> std::io::Result<UnixStream> {
-    use rustix::io::Errno;
-    use rustix::net::sockopt::{Timeout, set_socket_timeout};
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
-    let address = SocketAddrUnix::new(path)?;
-    loop {
-        match rustix::net::connect(&socket, &address) {
-            Ok(()) => break,
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                let hangs = format!("its server has not taken the connection within {} s", limit.as_secs());
-                return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, hangs));
-            }
-            Err(e) => return Err(e.into()),
-        }
-    }
-    set_socket_timeout(&socket, Timeout::Send, None)?;
-    Ok(socket.into())
-}
-
-/// Where a full queue refuses at once.
-#[cfg(not(target_os = "linux"))]
-fn connect(path: &Path, _limit: Duration) -> std::io::Result<UnixStream> {
-    UnixStream::connect(path)
 }
 
 /// Opens a port: that one, or for 0 any that is free.

@@ -181,13 +181,12 @@ fn a_save_that_fails_half_way_leaves_nothing() {
     let image = dir.path().join("image");
     fs::write(&image, vec![0; 4096]).unwrap();
     let rootfs = vmette::RootfsBlock { path: image, fstype: vmette::BlockFs::Squashfs };
-    let config = Config {
-        rootfs: Some(Rootfs::Block(rootfs)),
-        allow_snapshot: true,
-        ..config(dir.path(), "standin.save=fail")
-    };
-    let session = Session::start(&config).unwrap();
-    let report = session.report().unwrap();
+    let config = config(dir.path(), "standin.save=fail").with(|c| {
+        c.root.rootfs = Some(Rootfs::Block(rootfs));
+        c.snapshots.allow = true;
+    });
+    let session = Session::start(&config).unwrap().running().unwrap();
+    let report = session.report();
     assert_eq!(report.started_from, StartedFrom::Cold, "no template could be saved");
     assert!(report.notes.iter().any(|note| note.contains("failed to save")), "{:?}", report.notes);
     let in_folder = |path: &Path| fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
