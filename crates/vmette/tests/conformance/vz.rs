@@ -185,7 +185,7 @@ fn a_save_that_fails_half_way_leaves_nothing() {
         c.root.rootfs = Some(Rootfs::Block(rootfs));
         c.snapshots.allow = true;
     });
-    let session = Session::start(&config).unwrap().running().unwrap();
+    let session = start(&config).unwrap();
     let report = session.report();
     assert_eq!(report.started_from, StartedFrom::Cold, "no template could be saved");
     assert!(report.notes.iter().any(|note| note.contains("failed to save")), "{:?}", report.notes);
