@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use vmette_backend::{VIRTIOFSD, VSOCKD};
-use vmette_spawn::find;
+use vmette_spawn::find_on_path;
 use vmette_vmm::{Device, Error, Result};
 
 use crate::ENGINE;
@@ -36,7 +36,7 @@ pub(crate) fn qemu(option: Option<&Path>) -> Result<PathBuf> {
             Err(unavailable(format!("{} ({by}) is not a program that can be run", path.display())))
         }
         Some((path, _)) => std::path::absolute(path).map_err(Error::io("make a path absolute")),
-        None => find(QEMU)
+        None => find_on_path(QEMU)
             .ok_or_else(|| unavailable(format!("{QEMU} is not on PATH: install it with `{QEMU_REMEDY}`"))),
     }
 }
@@ -93,7 +93,7 @@ fn server(name: &str, task: &str, option: Option<&Path>, installed_at: Option<&P
         ),
     };
     let found = places.iter().find(|path| is_program(path)).cloned();
-    let found = found.or_else(|| option.is_none().then(|| find(name)).flatten());
+    let found = found.or_else(|| option.is_none().then(|| find_on_path(name)).flatten());
     let Some(found) = found else {
         let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
         return Err(Error::Unavailable {

@@ -22,7 +22,7 @@ mod tool;
 pub use child::Child;
 pub use command::{AtOurEnd, Command, NETWORK_VARIABLES};
 pub use error::Error;
-pub use find::{SYSTEM_PATH, find};
+pub use find::{SYSTEM_PATH, find, find_on_path};
 pub use limits::Limits;
 pub use running::{Running, Stream};
 pub use tail::last_words;

@@ -28,7 +28,7 @@ int main(int argc, char **argv) {
     vmette_session_t *session = NULL;
     CHECK(vmette_session_start(config, NULL, &session) == Ok);
     CHECK(vmette_session_snapshot(session, path) == SaveFailed);
-    CHECK_SAID("allow_snapshot");
+    CHECK_SAID("allow snapshots");
     vmette_session_free(session);
 
     CHECK(vmette_config_set_allow_snapshot(config, true) == Ok);

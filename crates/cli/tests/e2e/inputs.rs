@@ -92,7 +92,7 @@ fn a_share_tag_is_a_plain_name() {
     for tag in ["ctl", "rootfs", "certs"] {
         fails(&["--share", &format!("{tag}=/tmp")], [tag, "reserved"]);
     }
-    fails(&["--share", "a=/tmp", "--share", "a=/var"], ["\"a\"", "twice"]);
+    fails(&["--share", "a=/tmp", "--share", "a=/var"], ["share tag a", "twice"]);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_shares_place_in_the_guest_is_a_plain_path() {
     for target in ["/", "/proc", "/dev", "/a/../b", "/a/./b"] {
         fails(&["-v", &format!("/tmp:{target}")], ["share target"]);
     }
-    fails(&["-v", "/tmp:/x", "-v", "/var:/x"], ["two shares at /x"]);
+    fails(&["-v", "/tmp:/x", "-v", "/var:/x"], ["share target /x", "twice"]);
 }
 
 #[test]

@@ -289,7 +289,7 @@ fn only_who_said_so_beforehand_is_saved() {
     let session = bench.start(&bench.config()).unwrap();
     let error = session.snapshot(&path).unwrap_err();
     assert!(
-        matches!(&error, Error::SaveFailed(reason) if reason.to_string().contains("allow_snapshot")),
+        matches!(&error, Error::SaveFailed(reason) if reason.to_string().contains("allow snapshots")),
         "{error}"
     );
     session.stop();
