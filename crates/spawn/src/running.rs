@@ -361,7 +361,8 @@ mod tests {
         let mut stream = tool.stream(&Work::quiet()).unwrap();
         stream.read_exact(&mut [0; 2]).unwrap();
         drop(stream);
-        assert_eq!(lines.iter().collect::<Vec<_>>(), ["cleaned up"]);
+        // Before that the shell may say of its `sleep` that it was terminated: the request is the whole group's.
+        assert_eq!(lines.iter().last().as_deref(), Some("cleaned up"));
     }
 
     #[test]
