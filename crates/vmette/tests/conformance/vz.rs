@@ -172,7 +172,7 @@ fn a_session_with_a_network_boots_cold_and_is_not_saved() {
         c.root.rootfs = None;
     });
     let error = start(&resume).expect_err("refused before it starts").to_string();
-    assert!(error.contains("has no network"), "{error}");
+    assert!(error.contains("a machine that starts from a snapshot has none"), "{error}");
 }
 
 #[test]

@@ -88,9 +88,12 @@ pub(crate) fn wait_closed(mut stream: impl Read) {
 /// The agent answers a `ping`.
 pub(crate) fn assert_answers(stream: &UnixStream) {
     stream.set_read_timeout(Some(LIMIT)).unwrap();
-    let header = br#"{"op":"ping"}"#;
+    let header = br#"{"machine":"ping"}"#;
     let mut frame = 7u32.to_le_bytes().to_vec();
-    frame.extend(u32::try_from(header.len()).unwrap().to_le_bytes());
+    // Without a payload.
+    for len in [u32::try_from(header.len()).unwrap(), 0] {
+        frame.extend(len.to_le_bytes());
+    }
     frame.extend(header);
     (&*stream).write_all(&frame).unwrap();
     let mut id = [0; 4];
