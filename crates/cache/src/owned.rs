@@ -17,11 +17,8 @@ const RANDOM: usize = 12;
 const ATTEMPTS: u32 = 100;
 
 /// The system's folders for temporary files, in which anyone may make some.
-const SYSTEMS: &[&str] = if cfg!(target_os = "linux") {
-    &["/tmp", "/var/tmp", "/dev/shm"]
-} else {
-    &["/tmp", "/var/tmp"]
-};
+const SYSTEMS: &[&str] =
+    if cfg!(target_os = "linux") { &["/tmp", "/var/tmp", "/dev/shm"] } else { &["/tmp", "/var/tmp"] };
 
 /// Entries of the parent that one sweep looks at: `/tmp` may be anyone's dump.
 const SWEEP_MAX: usize = 10_000;
@@ -179,13 +176,21 @@ mod tests {
         fs::write(&file, "").unwrap();
         let place = |path: &Path, variable| Place { path: path.to_owned(), variable };
         let missing = || place(&parent.path().join("missing"), Some("XDG_RUNTIME_DIR"));
-        let made =
-            OwnedFolder::new_in_one_of(&[missing(), place(&file, Some("TMPDIR")), place(parent.path(), None)], "v");
+        let made = OwnedFolder::new_in_one_of(
+            &[missing(), place(&file, Some("TMPDIR")), place(parent.path(), None)],
+            "v",
+        );
         assert_eq!(made.unwrap().path().parent(), Some(parent.path()));
         let error = OwnedFolder::new_in_one_of(&[missing(), place(&file, Some("TMPDIR"))], "v").unwrap_err();
         let text = error.to_string();
-        assert!(text.contains(&format!("XDG_RUNTIME_DIR={}/missing: No such", parent.path().display())), "{text}");
-        assert!(text.contains(&format!("TMPDIR={}: Not a dir", file.display())) && text.ends_with("of yours"), "{text}");
+        assert!(
+            text.contains(&format!("XDG_RUNTIME_DIR={}/missing: No such", parent.path().display())),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("TMPDIR={}: Not a dir", file.display())) && text.ends_with("of yours"),
+            "{text}"
+        );
     }
 
     #[test]

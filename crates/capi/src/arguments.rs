@@ -40,7 +40,9 @@ impl Text {
     /// The string, which need not be UTF-8: a path of the host or a variable. NULL is an error.
     pub(crate) fn required_os(&self, name: &str) -> Result<&OsStr, Failure> {
         // SAFETY: the type's promise.
-        unsafe { bytes(self.0) }.map(|bytes| OsStr::from_bytes(bytes.to_bytes())).ok_or_else(|| Failure::null(name))
+        unsafe { bytes(self.0) }
+            .map(|bytes| OsStr::from_bytes(bytes.to_bytes()))
+            .ok_or_else(|| Failure::null(name))
     }
 
     /// The string; NULL stands for none.

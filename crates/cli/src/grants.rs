@@ -33,9 +33,7 @@ pub(crate) fn share(text: &OsStr) -> Result<ShareMount, String> {
     let (tag, path) = (&text.as_bytes()[..at], &text.as_bytes()[at + 1..]);
     let tag = str::from_utf8(tag).map_err(|_| "expects TAG=PATH; the tag is not UTF-8")?;
     let (path, read_only) = match path.iter().rposition(|b| *b == b':') {
-        Some(colon) if is_all_options(&path[colon + 1..]) => {
-            (&path[..colon], read_only(&path[colon + 1..])?)
-        }
+        Some(colon) if is_all_options(&path[colon + 1..]) => (&path[..colon], read_only(&path[colon + 1..])?),
         _ => (path, false),
     };
     if path.is_empty() {
@@ -192,7 +190,8 @@ mod tests {
         for text in ["/a:/b:ro", "/a:/b:ro,z", "/a:/b:Z,ro", "/a:/b:cached,ro,rprivate"] {
             assert!(is_read_only(text), "{text}");
         }
-        let writable = ["rw", "z", "Z", "cached", "delegated", "consistent", "nocopy", "private", "rbind", "exec"];
+        let writable =
+            ["rw", "z", "Z", "cached", "delegated", "consistent", "nocopy", "private", "rbind", "exec"];
         for option in writable {
             assert!(!is_read_only(&format!("/a:/b:{option}")), "{option}");
         }
@@ -200,7 +199,8 @@ mod tests {
 
     #[test]
     fn an_option_that_cannot_be_honoured_is_an_error_and_never_a_part_of_the_path() {
-        for option in ["foo", "", "ro,", "RO", "ro,rw", "rslave", "shared", "O", "U", "copy", "noexec", "c/d"] {
+        for option in ["foo", "", "ro,", "RO", "ro,rw", "rslave", "shared", "O", "U", "copy", "noexec", "c/d"]
+        {
             let error = parsed(&format!("/a:/b:{option}")).expect_err(option);
             assert!(error.contains("option") || error.contains("exclude"), "{option}: {error}");
         }

@@ -36,7 +36,7 @@ pub(crate) fn run(request: Request) -> u8 {
         Some(_) => 0,
         None => DEFAULT_MEM_MIB,
     });
-    if let Some(reason) = limits::in_the_way(mem_mib) {
+    if let Some(reason) = limits::in_the_way(mem_mib, !request.config.grants.shares.is_empty()) {
         say(&format!("error: {reason}"));
         return exit::FAILURE;
     }

@@ -49,7 +49,8 @@ struct Input {
 impl Input {
     fn new() -> Self {
         let fd = rustix::stdio::stdin();
-        let is_file = fstat(fd).is_ok_and(|meta| FileType::from_raw_mode(meta.st_mode) == FileType::RegularFile);
+        let is_file =
+            fstat(fd).is_ok_and(|meta| FileType::from_raw_mode(meta.st_mode) == FileType::RegularFile);
         let place = is_file.then(|| rustix::fs::tell(fd).ok()).flatten();
         Self { stdin: Waiting::new(io::stdin()), is_terminal: io::stdin().is_terminal(), place }
     }
@@ -82,7 +83,8 @@ impl Given {
         // The guest's word counts as far as it can be true.
         let consumed = process.stdin_consumed().map_or(forwarded, |consumed| consumed.min(forwarded));
         // What could be told its place can be given one.
-        let _ = rustix::fs::seek(rustix::stdio::stdin(), SeekFrom::Start(self.start.saturating_add(consumed)));
+        let _ =
+            rustix::fs::seek(rustix::stdio::stdin(), SeekFrom::Start(self.start.saturating_add(consumed)));
     }
 }
 

@@ -7,7 +7,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Settings of the network, which docker and podman give every container that has a network namespace of its own: anyone
 /// may listen on port 80, and anyone may open an ICMP socket, with which `ping` works without capabilities.
-const NETWORK: [(&str, &str); 2] = [("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647")];
+const NETWORK: [(&str, &str); 2] =
+    [("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647")];
 
 const FOLDER: &str = "/proc/sys/net/ipv4";
 

@@ -173,8 +173,19 @@ fn spawner() -> io::Result<Sender<Request>> {
 }
 
 fn start(command: Command) -> io::Result<process::Child> {
-    let Command { program, args, environment, folder, inherit, stdin, stdout, stderr, limits, umask, at_our_end } =
-        command;
+    let Command {
+        program,
+        args,
+        environment,
+        folder,
+        inherit,
+        stdin,
+        stdout,
+        stderr,
+        limits,
+        umask,
+        at_our_end,
+    } = command;
     if inherit.iter().any(|fd| fd.as_raw_fd() <= libc::STDERR_FILENO) {
         // A program that embeds this library has closed its standard streams; the child's would take the same numbers.
         return Err(io::Error::other(

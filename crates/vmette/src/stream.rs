@@ -31,9 +31,11 @@ pub(crate) enum Kind {
 impl Kind {
     fn has(self, event: &Event) -> bool {
         match event {
-            Event::Started { .. } | Event::Stdout | Event::Stderr | Event::Consumed { .. } | Event::Exited(_) => {
-                self == Self::Exec
-            }
+            Event::Started { .. }
+            | Event::Stdout
+            | Event::Stderr
+            | Event::Consumed { .. }
+            | Event::Exited(_) => self == Self::Exec,
             Event::File { .. } | Event::Data => self == Self::Get,
             Event::Credit { .. } => self != Self::Get,
             Event::Done => self != Self::Exec,

@@ -37,9 +37,11 @@ impl Scratch {
     /// A disk with the content of `source`, unless it is given up meanwhile.
     pub(super) fn copy_of(cache: &CacheRoot, source: &File, cancel: &Cancel) -> Result<Self, Error> {
         let (folder, disk) = Self::empty(cache)?;
-        sparse::duplicate(source, &disk.file()?, || Ok(cancel.check()?)).map_err(|e| match cancel.check() {
-            Ok(()) => Error::from(failed(&folder)(e)),
-            Err(_) => e.into(),
+        sparse::duplicate(source, &disk.file()?, || Ok(cancel.check()?)).map_err(|e| {
+            match cancel.check() {
+                Ok(()) => Error::from(failed(&folder)(e)),
+                Err(_) => e.into(),
+            }
         })?;
         Ok(disk)
     }
