@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use vmette_cache::OwnedFolder;
 use vmette_spawn::{Child, Command};
 use vmette_vmm::console::LastLines;
-use vmette_vmm::{Device, DeviceId, Error, Result};
+use vmette_vmm::{Device, DeviceId, Error, Owner, Result};
 
 use crate::locate::Programs;
 use crate::vsock::Vsock;
@@ -56,6 +56,9 @@ pub(crate) fn start(
         // The guest's kernel has taken its process's mask off already, and the mask of whoever started vmette is not for it.
         command = command.umask(0);
         command = command.args(share.read_only.then_some("--readonly"));
+        if let Some(Owner { uid, gid }) = share.owner {
+            command = command.args(["--owner", &format!("{uid}:{gid}")]);
+        }
     } else {
         let failed = "connect to the vsock server";
         let (ours, theirs) = UnixStream::pair().map_err(Error::io(failed))?;
