@@ -237,7 +237,7 @@ fn declared_sizes() {
             .end()
     };
     refused(&sparse_1(b"0\n", b"1099511627776"), "VMETTE_TAR_MAX_BYTES");
-    refused(&sparse_1(b"0\n", b"18446744073709551615"), "VMETTE_TAR_MAX_BYTES");
+    refused(&sparse_1(b"0\n", b"9223372036854775807"), "VMETTE_TAR_MAX_BYTES");
     refused(&sparse_1(b"1\n0\n10\n", b"5"), "outside of the file");
     refused(&sparse_1(b"2\n0\n0\n18446744073709551615\n5\n", b"9"), "outside of the file");
     refused(&sparse_1(b"1\n0\n3\n", b"5"), "not the size of the content");
