@@ -6,33 +6,27 @@ use flate2::bufread::GzDecoder;
 
 /// Decompresses the members of a gzip file one after the other, as one stream. Zeros may follow the last one: tapes and
 /// `dd` fill their blocks up so, and gzip passes over them. Anything else that is no member is an error.
-pub(super) struct Members<R>(State<R>);
-
-enum State<R> {
-    Member(GzDecoder<R>),
-    End,
-}
+pub(super) struct Members<R>(Option<GzDecoder<R>>);
 
 impl<R: BufRead> Members<R> {
     pub(super) fn of(input: R) -> Self {
-        Self(State::Member(GzDecoder::new(input)))
+        Self(Some(GzDecoder::new(input)))
     }
 }
 
 impl<R: BufRead> Read for Members<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let State::Member(member) = &mut self.0 else { return Ok(0) };
+            let Some(member) = &mut self.0 else { return Ok(0) };
             let read = member.read(buffer)?;
             if read > 0 || buffer.is_empty() {
                 return Ok(read);
             }
-            let State::Member(member) = std::mem::replace(&mut self.0, State::End) else { return Ok(0) };
-            let mut rest = member.into_inner();
+            let Some(mut rest) = self.0.take().map(GzDecoder::into_inner) else { return Ok(0) };
             match first_byte(&mut rest)? {
                 None => {}
                 Some(0) => zeros_only(&mut rest)?,
-                Some(_) => self.0 = State::Member(GzDecoder::new(rest)),
+                Some(_) => self.0 = Some(GzDecoder::new(rest)),
             }
         }
     }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use vmette_cache::{Digest, Key};
-use vmette_oci::{Configuration, ImageError, listed};
+use vmette_oci::{Configuration, ImageError};
 use vmette_work::Work;
 
 use crate::error::{ProviderError, Result};
@@ -72,13 +72,7 @@ impl Image<'_> {
                     self.convert(&attempt, max_bytes, staging)?
                 }
             };
-            let mut notes = converted.notes;
-            if !self.configuration.dropped.is_empty() {
-                let dropped = listed(self.configuration.dropped.iter().cloned());
-                notes.push(format!(
-                    "entries of its environment that are not NAME=VALUE were left out: {dropped}"
-                ));
-            }
+            let notes = [self.configuration.notes.clone(), converted.notes].concat();
             Ok(Description {
                 kind: ImageKind::Oci,
                 source: self.source.clone(),
