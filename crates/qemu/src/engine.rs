@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(engine.fingerprint(&MachineSpec { rootfs: Some("/x".into()), ..spec() }).unwrap(), base);
         assert_ne!(engine.fingerprint(&MachineSpec { vcpus: 2, ..spec() }).unwrap(), base);
         assert_ne!(engine.fingerprint(&MachineSpec { memory_mib: 512, ..spec() }).unwrap(), base);
-        let share = vmette_vmm::Share { tag: "a".into(), path: "/".into(), read_only: true };
+        let share = vmette_vmm::Share { tag: "a".into(), path: "/".into(), read_only: true, owner: None };
         let one = MachineSpec { shares: vec![share.clone()], ..spec() };
         assert_eq!(engine.fingerprint(&one).unwrap(), base);
         let five = (0..5).map(|_| share.clone()).collect();

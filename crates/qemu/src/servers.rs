@@ -14,7 +14,7 @@ use vmette_backend::VIRTIOFSD;
 use vmette_cache::OwnedFolder;
 use vmette_spawn::{Child, Command, Tool};
 use vmette_vmm::console::LastLines;
-use vmette_vmm::{Device, DeviceId, Error, Result};
+use vmette_vmm::{Device, DeviceId, Error, Owner, Result};
 use vmette_work::Work;
 
 use crate::locate::Programs;
@@ -96,6 +96,9 @@ pub(crate) fn start(
         // The guest's kernel has taken its process's mask off already, and the mask of whoever started vmette is not for it.
         command = command.umask(0);
         command = command.args(share.read_only.then_some("--readonly"));
+        if let Some(Owner { uid, gid }) = share.owner {
+            command = command.args(["--owner", &format!("{uid}:{gid}")]);
+        }
     } else {
         let failed = "connect to the vsock server";
         let (ours, theirs) = UnixStream::pair().map_err(Error::io(failed))?;

@@ -186,10 +186,15 @@ impl Ids {
         }
     }
 
-    pub(crate) fn translation(&self) -> Vec<IdMap> {
+    /// Whose files are whose: those of an ordinary user show as `owner`'s in the guest, whose kernel would keep that user
+    /// from using them otherwise. On the host all of the guest's users are the one in any case.
+    pub(crate) fn translation(&self, owner: u32) -> Vec<IdMap> {
         match self {
             Self::Same => Vec::new(),
-            Self::One { .. } => vec![IdMap::SquashGuest { from_guest: 0, to_host: 0, count: u32::MAX }],
+            Self::One { .. } => vec![
+                IdMap::SquashGuest { from_guest: 0, to_host: 0, count: u32::MAX },
+                IdMap::Host { from_host: 0, to_guest: owner, count: 1 },
+            ],
         }
     }
 }

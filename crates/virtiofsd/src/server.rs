@@ -126,8 +126,8 @@ fn serve(share: &Share) -> Result<(), Error> {
         announce_submounts: false,
         inode_file_handles: InodeFileHandlesMode::Never,
         readdirplus: true,
-        uid_map: Some(ids.translation()),
-        gid_map: Some(ids.translation()),
+        uid_map: Some(ids.translation(share.owner.0)),
+        gid_map: Some(ids.translation(share.owner.1)),
         guest_fd_limit: guest_fds,
         ..Config::default()
     };

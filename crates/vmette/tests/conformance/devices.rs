@@ -128,7 +128,7 @@ fn shares_disks_and_networks_come_and_go() {
     let (session, machine) = session(None, Vec::new());
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("name"), "shared").unwrap();
-    let share = Share { tag: "late".into(), path: dir.path().to_owned(), read_only: true };
+    let share = Share { tag: "late".into(), path: dir.path().to_owned(), read_only: true, owner: None };
     let before = machine.processes().len();
     for _ in 0..2 {
         let id = machine.attach(Device::Share(share.clone())).unwrap();
@@ -172,7 +172,7 @@ fn a_machine_whose_memory_is_private_takes_no_share_and_says_why() {
     let config = shared.with(|c| c.command.workload = WorkloadStrategy::Agent);
     let session = bench.start(&config).unwrap();
     let machine = last.lock().unwrap().take().unwrap();
-    let share = Share { tag: "late".into(), path: "/".into(), read_only: true };
+    let share = Share { tag: "late".into(), path: "/".into(), read_only: true, owner: None };
     let error = machine.attach(Device::Share(share)).unwrap_err();
     assert!(matches!(&error, Error::Unsupported { engine: "QEMU", .. }), "{error}");
     session.ping().unwrap();

@@ -57,7 +57,7 @@ pub(crate) fn build(options: &BuildOptions, ctx: &Context, staging: &Path) -> Re
     };
     let rules = Rules { whiteouts: false, max_bytes, max_bytes_variable: TAR_MAX_VARIABLE };
     let converted = layers::convert(vec![archive], rules, &work, staging)?;
-    let described = Description::of_rootfs(ImageKind::Debian, options.source(), converted.unpacked);
+    let described = converted.describe(ImageKind::Debian, options.source());
     let config = ImageConfig {
         env: vec![("PATH".to_owned(), PATH.to_owned())],
         cmd: vec!["bash".to_owned()],
