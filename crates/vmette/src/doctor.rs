@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use vmette_cache::CacheRoot;
+use vmette_vmm::Support;
 
 use crate::assets::Kernel;
 use crate::config::Config;
@@ -26,6 +27,9 @@ const TOOLS: [(&str, &str, &str, bool); 2] = [
     ("mksquashfs", "squashfs-tools", "roots cannot be converted to images", true),
     ("mke2fs", "e2fsprogs", "a root's writes cannot go to a scratch disk", false),
 ];
+
+/// The finding that only runs with shared folders depend on.
+const SHARES: &str = "shares";
 
 /// Everything that was looked at.
 #[derive(Debug, Clone, Serialize)]
@@ -81,13 +85,18 @@ pub fn examine(config: &Config) -> Diagnosis {
         Err(e) => findings.push(Finding::bad("cache", e)),
     }
     findings.push(memory(resolved.machine.mem_mib, fs::read_to_string("/proc/meminfo").ok().as_deref()));
-    Diagnosis { ok: findings.iter().all(|f| f.ok), findings }
+    // A run that asks for no shared folder works without.
+    Diagnosis { ok: findings.iter().all(|f| f.ok || f.name == SHARES), findings }
 }
 
 fn engine_findings(config: &Resolved, cache: &CacheRoot) -> Vec<Finding> {
     let spec = bare_spec(config);
-    match engine::for_this_host(&config.host, cache).and_then(|engine| Ok(engine.probe(&spec)?)) {
-        Ok(capabilities) => {
+    let probed = engine::for_this_host(&config.host, cache).and_then(|engine| {
+        let capabilities = engine.probe(&spec)?;
+        Ok((engine, capabilities))
+    });
+    match probed {
+        Ok((engine, capabilities)) => {
             let accelerator = capabilities.accelerator;
             let mut finding =
                 Finding::good("accelerator", format!("{accelerator}: {}", accelerator.isolation()));
@@ -95,11 +104,7 @@ fn engine_findings(config: &Resolved, cache: &CacheRoot) -> Vec<Finding> {
             finding
                 .details
                 .extend(capabilities.snapshots.refusal().map(|reason| format!("no templates: {reason}")));
-            let mut shares = Finding::good("shares", "host folders can be shared");
-            if let Some(reason) = capabilities.shares.refusal() {
-                // A run without shares works all the same.
-                shares.value = format!("host folders cannot be shared: {reason}");
-            }
+            let shares = shares(engine.try_shares());
             let mut vsock = Finding::good("vsock", "guests can talk to the host");
             if let Some(reason) = capabilities.vsock.refusal() {
                 vsock.value = format!("guests cannot talk to the host: {reason}");
@@ -111,6 +116,20 @@ fn engine_findings(config: &Resolved, cache: &CacheRoot) -> Vec<Finding> {
             vec![Finding::good("engine", capabilities.engine), finding, shares, vsock, network]
         }
         Err(e) => vec![Finding::bad("engine", e)],
+    }
+}
+
+/// Runs without shared folders work all the same, but those that ask for one fail.
+fn shares(tried: Support) -> Finding {
+    match tried {
+        Support::Yes => Finding::good(SHARES, "host folders can be shared"),
+        Support::No(reason) => {
+            let mut finding = Finding::bad(SHARES, reason);
+            finding.details.push(
+                "runs without shared folders, and with an image instead of a folder as root, work".into(),
+            );
+            finding
+        }
     }
 }
 
@@ -207,6 +226,14 @@ mod tests {
             assert_eq!((missing.name, missing.ok), (name, !tool.3));
             assert!(missing.value.ends_with(&format!("install {package}")), "{}", missing.value);
         }
+    }
+
+    #[test]
+    fn a_host_that_can_share_nothing_is_told_so() {
+        assert!(shares(Support::Yes).ok);
+        let finding = shares(Support::No("user.max_user_namespaces is 0".into()));
+        assert!(!finding.ok && finding.value.contains("user.max_user_namespaces"));
+        assert!(finding.details[0].contains("runs without shared folders"));
     }
 
     #[test]

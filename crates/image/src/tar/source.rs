@@ -1,6 +1,6 @@
 //! The archive's decompressed bytes, counted.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Seek};
 
 use super::budget::Budget;
 use super::error::ArchiveError;
@@ -19,6 +19,17 @@ pub(crate) struct Source<'a, R> {
     offset: u64,
     /// The mark of the archive's end was there.
     is_marked: bool,
+}
+
+impl<R: BufRead + Seek> Source<'_, R> {
+    /// Passes over content of `len` bytes, which are there, and its padding, without reading them.
+    pub(crate) fn jump(&mut self, len: u64) -> Result<()> {
+        let len = len.checked_next_multiple_of(BLOCK as u64).ok_or_else(|| self.truncated())?;
+        let by = i64::try_from(len).map_err(|_| self.truncated())?;
+        self.inner.seek_relative(by).map_err(ArchiveError::Read)?;
+        self.offset += len;
+        self.budget.bytes(len)
+    }
 }
 
 impl<'a, R: BufRead> Source<'a, R> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use vmette::engine_api::{
     Capabilities, ControlStream, Device, DeviceId, Disk, Error, Frames, Hypervisor, Mac, Machine, MachineEnd,
-    MachineSpec, Network, Result, SavedState, Share, Slot,
+    MachineSpec, Network, Result, SavedState, Share, Slot, Support,
 };
 use vmette::{ExecOptions, Session, ShareMount, VsockListener, VsockStream, WorkloadStrategy};
 use vmette_qemu::Qemu;
@@ -25,6 +25,10 @@ struct Tapped {
 impl Hypervisor for Tapped {
     fn probe(&self, spec: &MachineSpec) -> Result<Capabilities> {
         self.engine.probe(spec)
+    }
+
+    fn try_shares(&self) -> Support {
+        self.engine.try_shares()
     }
 
     fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {

@@ -429,7 +429,8 @@ fn capabilities_say_what_this_mac_offers() {
     assert!(capabilities.engine.contains("macOS Version 14.5"), "{}", capabilities.engine);
     assert_eq!(capabilities.snapshots, Support::Yes);
     assert_eq!(capabilities.max_vcpus, 8);
-    for support in [capabilities.shares, capabilities.vsock, capabilities.nat, capabilities.frames] {
+    assert_eq!(bench.engine.try_shares(), Support::Yes);
+    for support in [capabilities.vsock, capabilities.nat, capabilities.frames] {
         assert_eq!(support, Support::Yes);
     }
     let kvm = MachineSpec { accelerator: AcceleratorChoice::Kvm, ..bench.spec("") };
