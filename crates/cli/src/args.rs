@@ -50,6 +50,11 @@ pub(crate) enum Command {
         /// For this shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages into a folder
+    Man {
+        /// It is made if it is not there
+        folder: PathBuf,
+    },
     /// Print the version
     #[command(hide = true)]
     Version,

@@ -7,6 +7,7 @@ mod exit;
 mod ignored;
 mod image;
 mod interruptible;
+mod man;
 mod network_args;
 mod progress;
 mod providers;
@@ -56,6 +57,7 @@ fn dispatch(arguments: &[OsString]) -> Result<u8, clap::Error> {
             stdio::print_out(&format!("vmette {}\n", env!("CARGO_PKG_VERSION")));
             Ok(0)
         }
+        Command::Man { folder } => Ok(man::man(&folder)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vmette", &mut script);
