@@ -10,8 +10,9 @@
 // - A function either succeeds or says why not: it returns a VmetteStatus, or NULL for a handle. Then
 //   vmette_last_error_message() has a text for the person at the terminal and vmette_last_error_code() a name for programs.
 //   Where a result goes is left alone on failure, unless it says otherwise.
-// - NULL for what must be there is the status NullArg, a string that is no UTF-8 the status InvalidUtf8. Other pointers
-//   that are not valid are a mistake that no function can notice.
+// - NULL for what must be there is the status VMETTE_STATUS_NULL_ARG, a string that is no UTF-8 the status
+//   VMETTE_STATUS_INVALID_UTF8 (paths of shares and variables may be any bytes). Other pointers that are not valid are a
+//   mistake that no function can notice.
 // - Every call blocks until it is done. Sessions, processes, listeners and stop handles may be used from any thread, by
 //   several at once; configurations, commands and outputs by one at a time. No handle may be freed while a call uses it.
 // - Callbacks may call any function but those that free or change what the running call uses. They return: they must
@@ -33,51 +34,52 @@
 #include <stdint.h>
 
 // What a call came to. vmette_last_error_message() has the text. There may be more in a later version.
+//
 enum VmetteStatus
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : int32_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
   // Done.
-  Ok = 0,
+  VMETTE_STATUS_OK = 0,
   // No machine can be like that.
-  InvalidConfig = 1,
+  VMETTE_STATUS_INVALID_CONFIG = 1,
   // The machine did not come up.
-  StartFailed = 2,
+  VMETTE_STATUS_START_FAILED = 2,
   // A saved state could not be restored.
-  RestoreFailed = 3,
+  VMETTE_STATUS_RESTORE_FAILED = 3,
   // A state could not be saved.
-  SaveFailed = 4,
+  VMETTE_STATUS_SAVE_FAILED = 4,
   // This version, or this engine, has no snapshots of sessions.
-  SnapshotUnsupported = 5,
+  VMETTE_STATUS_SNAPSHOT_UNSUPPORTED = 5,
   // No answer in time.
-  Timeout = 6,
+  VMETTE_STATUS_TIMEOUT = 6,
   // No vsock of that kind.
-  Vsock = 7,
+  VMETTE_STATUS_VSOCK = 7,
   // Another system error.
-  Io = 8,
+  VMETTE_STATUS_IO = 8,
   // A pointer that must not be NULL is NULL.
-  NullArg = 9,
+  VMETTE_STATUS_NULL_ARG = 9,
   // A string is no UTF-8.
-  InvalidUtf8 = 10,
+  VMETTE_STATUS_INVALID_UTF8 = 10,
   // The engine refused: it is not there, too old, has no such accelerator, or cannot use a file.
-  EngineFailed = 11,
+  VMETTE_STATUS_ENGINE_FAILED = 11,
   // The kernel, the initramfs or the cache folder.
-  AssetsFailed = 12,
+  VMETTE_STATUS_ASSETS_FAILED = 12,
   // The root file system could not be resolved.
-  RootfsFailed = 13,
+  VMETTE_STATUS_ROOTFS_FAILED = 13,
   // The guest refused one request; the session goes on. For a command, vmette_last_error_exit_code() says why.
-  RequestFailed = 14,
+  VMETTE_STATUS_REQUEST_FAILED = 14,
   // The connection to the guest is gone, or the session has ended.
-  AgentLost = 15,
+  VMETTE_STATUS_AGENT_LOST = 15,
   // The session ended because the machine or the connection to it failed.
-  SessionFailed = 16,
+  VMETTE_STATUS_SESSION_FAILED = 16,
   // It was called off with a vmette_stop_t.
-  Cancelled = 17,
+  VMETTE_STATUS_CANCELLED = 17,
   // A mistake of vmette's own. The handles of the call must not be used any more, except to free them.
-  InternalError = 18,
+  VMETTE_STATUS_INTERNAL_ERROR = 18,
   // None of the others.
-  OtherError = 19,
+  VMETTE_STATUS_OTHER_ERROR = 19,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -298,8 +300,8 @@ VmetteStatus vmette_config_set_argv(vmette_config_t *config,
 VmetteStatus vmette_config_set_entrypoint(vmette_config_t *config,
                                           const char *const *entrypoint);
 
-// Adds an environment variable, after the image's; a later one of the same name wins. The name must be one that
-// shells take.
+// Adds an environment variable, after the image's; a later one of the same name wins. A name is not empty and has no
+// `=`. Neither of them need be UTF-8.
 VmetteStatus vmette_config_add_env(vmette_config_t *config,
                                    const char *key,
                                    const char *value);
@@ -598,7 +600,8 @@ vmette_command_t *vmette_command_new_shell(const char *line);
 // Frees it; a process that was started with it goes on. NULL is ignored.
 void vmette_command_free(vmette_command_t *command);
 
-// Adds an environment variable; a later one of the same name wins.
+// Adds an environment variable; a later one of the same name wins. A name is not empty and has no `=`. Neither of them
+// need be UTF-8.
 VmetteStatus vmette_command_add_env(vmette_command_t *command,
                                     const char *key,
                                     const char *value);
@@ -724,6 +727,56 @@ VmetteStatus vmette_doctor(const vmette_config_t *config,
 
 // Frees a string that vmette stored. NULL is ignored.
 void vmette_string_free(char *string);
+
+// The statuses without a prefix, for programs that know them so. Define VMETTE_NO_SHORT_NAMES before including
+// this header to do without, when a name is already another's.
+#ifndef VMETTE_NO_SHORT_NAMES
+#ifdef __cplusplus
+static constexpr VmetteStatus Ok = VMETTE_STATUS_OK;
+static constexpr VmetteStatus InvalidConfig = VMETTE_STATUS_INVALID_CONFIG;
+static constexpr VmetteStatus StartFailed = VMETTE_STATUS_START_FAILED;
+static constexpr VmetteStatus RestoreFailed = VMETTE_STATUS_RESTORE_FAILED;
+static constexpr VmetteStatus SaveFailed = VMETTE_STATUS_SAVE_FAILED;
+static constexpr VmetteStatus SnapshotUnsupported = VMETTE_STATUS_SNAPSHOT_UNSUPPORTED;
+static constexpr VmetteStatus Timeout = VMETTE_STATUS_TIMEOUT;
+static constexpr VmetteStatus Vsock = VMETTE_STATUS_VSOCK;
+static constexpr VmetteStatus Io = VMETTE_STATUS_IO;
+static constexpr VmetteStatus NullArg = VMETTE_STATUS_NULL_ARG;
+static constexpr VmetteStatus InvalidUtf8 = VMETTE_STATUS_INVALID_UTF8;
+static constexpr VmetteStatus EngineFailed = VMETTE_STATUS_ENGINE_FAILED;
+static constexpr VmetteStatus AssetsFailed = VMETTE_STATUS_ASSETS_FAILED;
+static constexpr VmetteStatus RootfsFailed = VMETTE_STATUS_ROOTFS_FAILED;
+static constexpr VmetteStatus RequestFailed = VMETTE_STATUS_REQUEST_FAILED;
+static constexpr VmetteStatus AgentLost = VMETTE_STATUS_AGENT_LOST;
+static constexpr VmetteStatus SessionFailed = VMETTE_STATUS_SESSION_FAILED;
+static constexpr VmetteStatus Cancelled = VMETTE_STATUS_CANCELLED;
+static constexpr VmetteStatus InternalError = VMETTE_STATUS_INTERNAL_ERROR;
+static constexpr VmetteStatus OtherError = VMETTE_STATUS_OTHER_ERROR;
+#else
+enum {
+  Ok = VMETTE_STATUS_OK,
+  InvalidConfig = VMETTE_STATUS_INVALID_CONFIG,
+  StartFailed = VMETTE_STATUS_START_FAILED,
+  RestoreFailed = VMETTE_STATUS_RESTORE_FAILED,
+  SaveFailed = VMETTE_STATUS_SAVE_FAILED,
+  SnapshotUnsupported = VMETTE_STATUS_SNAPSHOT_UNSUPPORTED,
+  Timeout = VMETTE_STATUS_TIMEOUT,
+  Vsock = VMETTE_STATUS_VSOCK,
+  Io = VMETTE_STATUS_IO,
+  NullArg = VMETTE_STATUS_NULL_ARG,
+  InvalidUtf8 = VMETTE_STATUS_INVALID_UTF8,
+  EngineFailed = VMETTE_STATUS_ENGINE_FAILED,
+  AssetsFailed = VMETTE_STATUS_ASSETS_FAILED,
+  RootfsFailed = VMETTE_STATUS_ROOTFS_FAILED,
+  RequestFailed = VMETTE_STATUS_REQUEST_FAILED,
+  AgentLost = VMETTE_STATUS_AGENT_LOST,
+  SessionFailed = VMETTE_STATUS_SESSION_FAILED,
+  Cancelled = VMETTE_STATUS_CANCELLED,
+  InternalError = VMETTE_STATUS_INTERNAL_ERROR,
+  OtherError = VMETTE_STATUS_OTHER_ERROR,
+};
+#endif  // __cplusplus
+#endif  // VMETTE_NO_SHORT_NAMES
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -1,5 +1,6 @@
 //! Folders that go with their process, however that ends.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -15,6 +16,10 @@ const RANDOM: usize = 12;
 /// Names that are tried before giving up: another process's sweep may take a folder that is not locked yet.
 const ATTEMPTS: u32 = 100;
 
+/// The system's folders for temporary files, in which anyone may make some.
+const SYSTEMS: &[&str] =
+    if cfg!(target_os = "linux") { &["/tmp", "/var/tmp", "/dev/shm"] } else { &["/tmp", "/var/tmp"] };
+
 /// Entries of the parent that one sweep looks at: `/tmp` may be anyone's dump.
 const SWEEP_MAX: usize = 10_000;
 
@@ -29,17 +34,34 @@ pub struct OwnedFolder {
 }
 
 impl OwnedFolder {
-    /// A folder `PREFIX-<12 random characters>` below `$XDG_RUNTIME_DIR`, or below the folder for temporary files if that is
-    /// not this user's own.
+    /// A folder `PREFIX-<12 random characters>` in the first of these places that takes one: `$XDG_RUNTIME_DIR` if that is
+    /// this user's own, `$TMPDIR`, and the system's folders for temporary files. Variables are inherited: after `su` they
+    /// name another user's folder, in a service or a container one that is not there.
     ///
     /// # Errors
-    /// Neither can be written.
+    /// None of them can be written; the error names each of them.
     pub fn new(prefix: &str) -> io::Result<Self> {
-        let us = rustix::process::geteuid().as_raw();
-        let own = |dir: &PathBuf| fs::metadata(dir).is_ok_and(|found| found.is_dir() && found.uid() == us);
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let runtime = runtime.filter(|dir| dir.is_absolute() && own(dir));
-        Self::new_in(&runtime.unwrap_or_else(std::env::temp_dir), prefix)
+        Self::new_in_one_of(&places(|name| std::env::var_os(name)), prefix)
+    }
+
+    fn new_in_one_of(places: &[Place], prefix: &str) -> io::Result<Self> {
+        let mut tried = Vec::new();
+        let mut kind = io::ErrorKind::NotFound;
+        for Place { path, variable } in places {
+            match Self::new_in(path, prefix) {
+                Ok(folder) => return Ok(folder),
+                Err(e) => {
+                    kind = e.kind();
+                    let named = variable.map(|variable| format!("{variable}=")).unwrap_or_default();
+                    // The library's error names the folder too, under a random name that nobody looks for.
+                    let reason = e.raw_os_error().map_or(e, io::Error::from_raw_os_error);
+                    tried.push(format!("{named}{}: {reason}", path.display()));
+                }
+            }
+        }
+        let tried = tried.join("; ");
+        let message = format!("no folder takes temporary files ({tried}); set TMPDIR to one of yours");
+        Err(io::Error::new(kind, message))
     }
 
     /// The same below `parent`, whose leftovers of this prefix are removed first.
@@ -73,6 +95,25 @@ impl Drop for OwnedFolder {
         // A folder that cannot be removed now is swept when the next one is made.
         let _ = fs::remove_dir_all(&self.path);
     }
+}
+
+/// A folder for temporary files, and the variable that names it.
+struct Place {
+    path: PathBuf,
+    variable: Option<&'static str>,
+}
+
+fn places(env: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
+    let us = rustix::process::geteuid().as_raw();
+    let own = |dir: &PathBuf| fs::metadata(dir).is_ok_and(|found| found.is_dir() && found.uid() == us);
+    let named = |name| env(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let runtime = named("XDG_RUNTIME_DIR").filter(own);
+    let variables = [(runtime, "XDG_RUNTIME_DIR"), (named("TMPDIR"), "TMPDIR")];
+    let variables = variables
+        .into_iter()
+        .filter_map(|(path, variable)| Some(Place { path: path?, variable: Some(variable) }));
+    let systems = SYSTEMS.iter().map(|path| Place { path: path.into(), variable: None });
+    variables.chain(systems).collect()
 }
 
 /// Locks the folder. `None` when another process has it, or has removed it.
@@ -126,6 +167,51 @@ mod tests {
         fs::write(one.path().join("socket"), "").unwrap();
         drop((one, two));
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_place_that_takes_no_folder_is_passed_over() {
+        let parent = tempfile::tempdir().unwrap();
+        let file = parent.path().join("file");
+        fs::write(&file, "").unwrap();
+        let place = |path: &Path, variable| Place { path: path.to_owned(), variable };
+        let missing = || place(&parent.path().join("missing"), Some("XDG_RUNTIME_DIR"));
+        let made = OwnedFolder::new_in_one_of(
+            &[missing(), place(&file, Some("TMPDIR")), place(parent.path(), None)],
+            "v",
+        );
+        assert_eq!(made.unwrap().path().parent(), Some(parent.path()));
+        let error = OwnedFolder::new_in_one_of(&[missing(), place(&file, Some("TMPDIR"))], "v").unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains(&format!("XDG_RUNTIME_DIR={}/missing: No such", parent.path().display())),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("TMPDIR={}: Not a dir", file.display())) && text.ends_with("of yours"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn inherited_variables_are_taken_for_what_they_are_worth() {
+        let own = tempfile::tempdir().unwrap();
+        let of = |runtime: &str, temp: &str| {
+            let (runtime, temp) = (OsString::from(runtime), OsString::from(temp));
+            let found = places(move |name| match name {
+                "XDG_RUNTIME_DIR" => Some(runtime.clone()),
+                "TMPDIR" => Some(temp.clone()),
+                _ => None,
+            });
+            found.iter().filter_map(|place| place.variable).collect::<Vec<_>>()
+        };
+        let path = own.path().to_str().unwrap();
+        assert_eq!(of(path, "/missing"), ["XDG_RUNTIME_DIR", "TMPDIR"]);
+        assert_eq!(of("/nonexistent", "relative"), [""; 0]);
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(own.path(), Some(12345), None).unwrap();
+            assert_eq!(of(path, path), ["TMPDIR"], "another user's is no place for this user's sockets");
+        }
     }
 
     #[test]

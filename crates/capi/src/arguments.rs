@@ -1,7 +1,8 @@
 //! What C passes in. Values of these types come from nowhere else: only C makes them, and the header says what a caller
 //! has to ensure for each.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, OsStr, c_char};
+use std::os::unix::ffi::OsStrExt;
 use std::ptr::NonNull;
 use std::slice;
 
@@ -36,6 +37,14 @@ impl Text {
         self.optional(name)?.ok_or_else(|| Failure::null(name))
     }
 
+    /// The string, which need not be UTF-8: a path of the host or a variable. NULL is an error.
+    pub(crate) fn required_os(&self, name: &str) -> Result<&OsStr, Failure> {
+        // SAFETY: the type's promise.
+        unsafe { bytes(self.0) }
+            .map(|bytes| OsStr::from_bytes(bytes.to_bytes()))
+            .ok_or_else(|| Failure::null(name))
+    }
+
     /// The string; NULL stands for none.
     pub(crate) fn optional(&self, name: &str) -> Result<Option<&str>, Failure> {
         // SAFETY: the type's promise.
@@ -45,14 +54,17 @@ impl Text {
 
 /// # Safety
 /// `pointer` is NULL or a string that lives and stays the same for `'a`.
-unsafe fn text<'a>(pointer: *const c_char, name: &str) -> Result<Option<&'a str>, Failure> {
-    if pointer.is_null() {
-        return Ok(None);
-    }
+unsafe fn bytes<'a>(pointer: *const c_char) -> Option<&'a CStr> {
     // SAFETY: not NULL, so a string, as the caller ensures.
-    let bytes = unsafe { CStr::from_ptr(pointer) };
+    (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) })
+}
+
+/// # Safety
+/// As for [`bytes`].
+unsafe fn text<'a>(pointer: *const c_char, name: &str) -> Result<Option<&'a str>, Failure> {
     let invalid = |_| Failure::new(VmetteStatus::InvalidUtf8, format!("{name} is not valid UTF-8"));
-    bytes.to_str().map(Some).map_err(invalid)
+    // SAFETY: as the caller ensures.
+    unsafe { bytes(pointer) }.map(|bytes| bytes.to_str().map_err(invalid)).transpose()
 }
 
 impl Texts {
@@ -152,6 +164,8 @@ mod tests {
         let invalid = Text(c"a\xff".as_ptr()).optional("the path").unwrap_err();
         assert_eq!(invalid.status, VmetteStatus::InvalidUtf8);
         assert_eq!(invalid.message, "the path is not valid UTF-8");
+        assert_eq!(Text(c"a\xff".as_ptr()).required_os("the path").unwrap().as_bytes(), b"a\xff");
+        assert_eq!(Text(ptr::null()).required_os("the path").unwrap_err().status, VmetteStatus::NullArg);
     }
 
     #[test]

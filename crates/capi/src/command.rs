@@ -59,14 +59,15 @@ pub extern "C" fn vmette_command_free(command: Option<Box<VmetteCommand>>) {
     });
 }
 
-/// Adds an environment variable; a later one of the same name wins.
+/// Adds an environment variable; a later one of the same name wins. A name is not empty and has no `=`. Neither of them
+/// need be UTF-8.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_command_add_env(
     command: Option<&mut VmetteCommand>,
     key: Text,
     value: Text,
 ) -> VmetteStatus {
-    change(command, |options| Ok(options.env(key.required("key")?, value.required("value")?)))
+    change(command, |options| Ok(options.env(key.required_os("key")?, value.required_os("value")?)))
 }
 
 /// Starts it in that folder of the guest (absolute).

@@ -3,6 +3,9 @@
 use library::provider::ProviderError;
 
 /// What a call came to. vmette_last_error_message() has the text. There may be more in a later version.
+///
+/// cbindgen:prefix-with-name
+/// cbindgen:rename-all=ScreamingSnakeCase
 #[repr(i32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VmetteStatus {

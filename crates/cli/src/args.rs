@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmette::{ShareMount, VsockConnect, VsockForward};
 
+use crate::grants::{self, Volume};
 use crate::image::ImageCommand;
 use crate::network_args::{NetworkArgs, Pull};
-use crate::values::{self, Entrypoint, Volume};
+use crate::values::{self, Entrypoint};
 
 const AFTER_HELP: &str = "\
 The original form, vmette --rootfs SPEC [--exec CMD], takes all options of `vmette run` and these:
@@ -166,13 +167,13 @@ pub(crate) const STOP_TIMEOUT_SECONDS: u32 = 10;
 #[derive(Debug, Default, Args)]
 pub(crate) struct MachineArgs {
     /// Set a variable (KEY alone passes the caller's on)
-    #[arg(short = 'e', long = "env", value_name = "KEY=VALUE", value_parser = values::env, allow_hyphen_values = true)]
-    pub(crate) env: Vec<(String, String)>,
+    #[arg(short = 'e', long = "env", value_name = "KEY=VALUE", value_parser = values::os(values::env), allow_hyphen_values = true)]
+    pub(crate) env: Vec<(OsString, OsString)>,
     /// Grant a folder, at this path of the guest
-    #[arg(short = 'v', long = "volume", value_name = "HOST:GUEST[:ro]", value_parser = values::volume)]
+    #[arg(short = 'v', long = "volume", value_name = "HOST:GUEST[:ro]", value_parser = values::os(grants::volume))]
     pub(crate) volumes: Vec<Volume>,
     /// Grant a folder, at /mnt/TAG
-    #[arg(long = "share", value_name = "TAG=PATH[:ro]", value_parser = values::share)]
+    #[arg(long = "share", value_name = "TAG=PATH[:ro]", value_parser = values::os(grants::share))]
     pub(crate) shares: Vec<ShareMount>,
     /// Grant a raw disk image or device, read-write
     #[arg(long = "disk", value_name = "PATH")]

@@ -4,9 +4,12 @@
 mod args;
 mod doctor;
 mod exit;
+mod grants;
 mod ignored;
 mod image;
+mod inherited;
 mod interruptible;
+mod limits;
 mod man;
 mod network_args;
 mod progress;
@@ -29,6 +32,10 @@ use clap::{CommandFactory, Parser};
 use args::{Cli, Command, LegacyArgs};
 
 fn main() -> ExitCode {
+    if let Err(e) = inherited::normalise() {
+        stdio::say(&format!("error: the state of this process: {e}"));
+        return ExitCode::from(exit::FAILURE);
+    }
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let code = match dispatch(&arguments) {
         Ok(code) => code,

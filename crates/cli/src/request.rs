@@ -277,7 +277,7 @@ mod tests {
         ])
         .unwrap();
         let config = &request.config;
-        assert_eq!(config.command.env, [("A".to_owned(), "b".to_owned())]);
+        assert_eq!(config.command.env, vec![("A".into(), "b".into())]);
         assert_eq!(
             (config.machine.mem_mib, config.machine.vcpus, config.machine.timeout_seconds),
             (Some(2048), Some(2), Some(5))

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use vmette::{Console, Notice, Report, Session, SessionEnd, Snapshot, Started, StopHandle};
+use vmette::{Console, DEFAULT_MEM_MIB, Notice, Report, Session, SessionEnd, Snapshot, Started, StopHandle};
 
 use crate::progress::{Display, Verbosity};
 use crate::request::Request;
 use crate::signals::{RunSignals, Stop};
 use crate::stdio::{print_err, say};
-use crate::terminal::RawMode;
-use crate::{exit, interruptible, stdio};
+use crate::terminal::Settings;
+use crate::{exit, interruptible, limits, stdio};
 
 /// How long what is left of the output may take to be read when the time of the machine is up. Whoever set a limit did not
 /// mean to wait for a reader that has stopped.
@@ -23,15 +23,25 @@ const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 /// Carries the request out; returns the exit status.
 pub(crate) fn run(request: Request) -> u8 {
     let stop = StopHandle::new();
-    let signals = match RunSignals::install(stop.clone()) {
+    let settings = Settings::default();
+    let signals = match RunSignals::install(stop.clone(), request.tty.then_some(&settings)) {
         Ok(signals) => signals,
         Err(e) => {
             say(&format!("error: signal handlers: {e}"));
             return exit::FAILURE;
         }
     };
+    // A snapshot's memory is known when it is open.
+    let mem_mib = request.config.machine.mem_mib.unwrap_or(match request.config.snapshots.resume {
+        Some(_) => 0,
+        None => DEFAULT_MEM_MIB,
+    });
+    if let Some(reason) = limits::in_the_way(mem_mib, !request.config.grants.shares.is_empty()) {
+        say(&format!("error: {reason}"));
+        return exit::FAILURE;
+    }
     let report = request.report.clone();
-    let mut result = attempt(request, &stop, &signals);
+    let mut result = attempt(request, &stop, &signals, &settings);
     if let (Err(e), Some(path)) = (&result, &report) {
         // A failed start is a result too.
         let end = SessionEnd::Error(exit::message(e));
@@ -51,7 +61,12 @@ pub(crate) fn run(request: Request) -> u8 {
     }
 }
 
-fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> anyhow::Result<u8> {
+fn attempt(
+    mut request: Request,
+    stop: &StopHandle,
+    signals: &RunSignals,
+    settings: &Settings,
+) -> anyhow::Result<u8> {
     if !resolve_rootfs(&mut request, stop, signals)? {
         if let Some(path) = &request.report {
             write_report(path, None, &SessionEnd::Stopped)?;
@@ -95,7 +110,7 @@ fn attempt(mut request: Request, stop: &StopHandle, signals: &RunSignals) -> any
     if !quiet {
         banner(session.report(), request.config.root.scratch_mib);
     }
-    let (result, read) = match attach(&session, &request, signals) {
+    let (result, read) = match attach(&session, &request, signals, settings) {
         Ok(read) => (Ok(()), read),
         Err(e) => (Err(e), true),
     };
@@ -141,24 +156,26 @@ fn say_end(request: &Request, end: &SessionEnd) {
 
 /// Connects the caller's streams with the command's until it ends, and everything was passed on. `false` when a signal
 /// or the time limit came first: a writer may still wait for its reader then.
-fn attach(session: &Session, request: &Request, signals: &RunSignals) -> Result<bool, vmette::Error> {
+fn attach(
+    session: &Session,
+    request: &Request,
+    signals: &RunSignals,
+    settings: &Settings,
+) -> Result<bool, vmette::Error> {
     let Some(process) = session.process() else { return Ok(true) };
-    let _raw = if request.tty { RawMode::enter()? } else { None };
+    let _raw = if request.tty { settings.raw()? } else { None };
     let followed = request.config.snapshots.build.is_some();
     let how = Stop { signal: session.stop_signal(), grace: request.stop_timeout, followed };
     signals.command_runs(process, request.tty, how)?;
-    if request.stdin {
-        stdio::forward_stdin(process)?;
-    }
-    let limit = request
-        .config
-        .machine
-        .timeout_seconds
-        .map(|seconds| Duration::from_secs(seconds.into()) + OUTPUT_GRACE);
-    let process = process.clone();
-    let forward = move || vmette::forward(&process, &mut stdio::stdout(), &mut stdio::stderr());
+    let given = if request.stdin { stdio::forward_stdin(process, settings.clone())? } else { None };
+    let limit = request.config.machine.timeout().map(|limit| limit + OUTPUT_GRACE);
+    let to_forward = process.clone();
+    let forward = move || vmette::forward(&to_forward, &mut stdio::stdout(), &mut stdio::stderr());
     let forwarded =
         interruptible::until_cancelled(signals, limit.map(|limit| Instant::now() + limit), forward)?;
+    if let Some(given) = given {
+        given.hand_back(process);
+    }
     forwarded.map_or(Ok(false), |result| result.map(|()| true))
 }
 

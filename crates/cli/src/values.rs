@@ -1,9 +1,12 @@
 //! Values on the command line: each parser says what it wants.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use vmette::{ShareMount, VsockConnect, VsockForward};
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use vmette::{VsockConnect, VsockForward};
 
 /// A number, or the words that the original used.
 pub(crate) fn number<T: FromStr>(text: &str) -> Result<T, String> {
@@ -36,20 +39,26 @@ fn scaled(text: &str, units: &[(char, u32)], expects: &str) -> Result<u64, Strin
     number.checked_mul(1 << shift).ok_or_else(|| "is too large".to_owned())
 }
 
+/// A parser of values that need not be UTF-8.
+pub(crate) fn os<T: Clone + Send + Sync + 'static>(
+    parse: fn(&OsStr) -> Result<T, String>,
+) -> impl TypedValueParser<Value = T> {
+    OsStringValueParser::new().try_map(move |text| parse(&text))
+}
+
 /// `KEY=VALUE`, or `KEY` for the caller's own value.
-pub(crate) fn env(text: &str) -> Result<(String, String), String> {
-    let (key, value) = match text.split_once('=') {
-        Some((key, value)) => (key, value.to_owned()),
+pub(crate) fn env(text: &OsStr) -> Result<(OsString, OsString), String> {
+    let bytes = text.as_bytes();
+    let (key, value) = match bytes.iter().position(|b| *b == b'=') {
+        Some(at) => (OsStr::from_bytes(&bytes[..at]), OsStr::from_bytes(&bytes[at + 1..]).to_owned()),
         None => (
             text,
-            std::env::var(text)
-                .map_err(|_| format!("expects KEY=VALUE; there is no variable {text:?} to pass on"))?,
+            std::env::var_os(text)
+                .ok_or_else(|| format!("expects KEY=VALUE; there is no variable {text:?} to pass on"))?,
         ),
     };
     if !vmette::is_valid_env_key(key) {
-        return Err(format!(
-            "{key:?} is no variable name: letters, digits and _ only, and no digit in front"
-        ));
+        return Err("expects KEY=VALUE; the name of the variable is empty".to_owned());
     }
     Ok((key.to_owned(), value))
 }
@@ -80,28 +89,6 @@ pub(crate) fn entrypoint(text: &str) -> Result<Entrypoint, String> {
     Ok(Entrypoint(vec![text.to_owned()]))
 }
 
-/// `TAG=PATH[:ro|:rw]`.
-pub(crate) fn share(text: &str) -> Result<ShareMount, String> {
-    let (tag, path) = text.split_once('=').ok_or("expects TAG=PATH")?;
-    let (path, read_only) = access(path);
-    if path.is_empty() {
-        return Err("expects TAG=PATH; the path is empty".into());
-    }
-    Ok(ShareMount { read_only, ..ShareMount::new(tag, path) })
-}
-
-/// `HOST:GUEST[:ro|:rw]`. The tag is made when all volumes are known.
-pub(crate) fn volume(text: &str) -> Result<Volume, String> {
-    let (paths, read_only) = access(text);
-    // The last colon: a host path may contain one, a guest path starts with a slash.
-    let (host, guest) =
-        paths.rsplit_once(":/").ok_or("expects HOST:GUEST[:ro], GUEST being an absolute path")?;
-    if host.is_empty() {
-        return Err("expects HOST:GUEST[:ro]; the host path is empty".into());
-    }
-    Ok(Volume { host: host.into(), guest: format!("/{guest}"), read_only })
-}
-
 /// `PORT=SOCKET`, a port of the host.
 pub(crate) fn vsock(text: &str) -> Result<VsockForward, String> {
     let (port, path) = port_and_socket(text)?;
@@ -121,33 +108,6 @@ fn port_and_socket(text: &str) -> Result<(u32, PathBuf), String> {
     }
     let port = number::<u32>(port).map_err(|e| format!("{port:?}: {e}"))?;
     Ok((port, path.into()))
-}
-
-fn access(text: &str) -> (&str, bool) {
-    if let Some(path) = text.strip_suffix(":ro") {
-        return (path, true);
-    }
-    (text.strip_suffix(":rw").unwrap_or(text), false)
-}
-
-/// The value of `-v`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Volume {
-    pub(crate) host: PathBuf,
-    pub(crate) guest: String,
-    pub(crate) read_only: bool,
-}
-
-impl Volume {
-    /// A share with a tag of its own.
-    pub(crate) fn into_share(self, index: usize) -> ShareMount {
-        ShareMount {
-            tag: format!("volume{index}"),
-            path: self.host,
-            read_only: self.read_only,
-            target: Some(self.guest),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -176,20 +136,6 @@ mod tests {
     }
 
     #[test]
-    fn shares_and_volumes() {
-        let s = share("work=/a=b:ro").unwrap();
-        assert_eq!((s.tag.as_str(), s.path.to_str(), s.read_only), ("work", Some("/a=b"), true));
-        assert!(!share("w=/a:rw").unwrap().read_only);
-        assert!(share("/a").is_err() && share("w=").is_err());
-        let v = volume("./a:b:/work/c:ro").unwrap();
-        assert_eq!(v, Volume { host: "./a:b".into(), guest: "/work/c".into(), read_only: true });
-        assert_eq!(volume("/a:/b").unwrap().into_share(3).tag, "volume3");
-        for wrong in ["/a", "/a:b", ":/b", "", ":ro"] {
-            assert!(volume(wrong).is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
     fn vsock_ports() {
         assert_eq!(vsock("5000=/a=b").unwrap(), VsockForward { port: 5000, path: "/a=b".into() });
         assert_eq!(vsock_connect("80=/a").unwrap(), VsockConnect { port: 80, path: "/a".into() });
@@ -199,11 +145,16 @@ mod tests {
     }
 
     #[test]
-    fn environment() {
-        assert_eq!(env("A=b=c"), Ok(("A".into(), "b=c".into())));
-        assert_eq!(env("PATH").unwrap().0, "PATH");
-        for wrong in ["1=2", "=x", "A B=c", "VMETTE_SURELY_NOT_SET"] {
-            assert!(env(wrong).is_err(), "{wrong:?}");
+    fn variables_have_the_names_and_bytes_that_programs_give_them() {
+        let of = |text: &[u8]| env(OsStr::from_bytes(text));
+        let pair = |key: &str, value: &[u8]| Ok((key.into(), OsStr::from_bytes(value).to_owned()));
+        assert_eq!(of(b"A=b=c"), pair("A", b"b=c"));
+        assert_eq!(of(b"discovery.type=single-node"), pair("discovery.type", b"single-node"));
+        assert_eq!(of(b"1 a-b="), pair("1 a-b", b""));
+        assert_eq!(of(b"A=\xff\n"), pair("A", b"\xff\n"));
+        assert_eq!(of(b"PATH").unwrap().0, "PATH");
+        for wrong in ["=x", "=", "", "VMETTE_SURELY_NOT_SET"] {
+            assert!(of(wrong.as_bytes()).is_err(), "{wrong:?}");
         }
     }
 

@@ -17,6 +17,7 @@ mod log;
 mod memory;
 mod modules;
 mod net;
+mod permits;
 pub mod pid1;
 pub mod programs;
 mod report;

@@ -17,7 +17,7 @@ use crate::devices::{self, Uevents};
 use crate::sys::{self, Forked, Namespaces};
 use crate::vm::Vm;
 use crate::vsock_host::{Listener, Port};
-use crate::{log, memory, modules, net, serve};
+use crate::{log, memory, modules, net, permits, serve};
 
 /// How long the machine waits for the port to the host.
 const PORT_DEADLINE: Duration = Duration::from_secs(30);
@@ -87,6 +87,7 @@ fn bring_up() -> Result<(OwnedFd, Vm), InitError> {
     for module in &missing {
         log::error(format_args!("cannot load module {module}"));
     }
+    permits::open_network().map_err(failed("set up what ordinary users may do"))?;
     net::loopback_up().map_err(failed("bring the loopback interface up"))?;
     let uevents = Uevents::subscribe().map_err(failed("listen for devices"))?;
     if let Some(port) = Port::of_this_machine().map_err(failed("read the kernel's command line"))? {

@@ -88,6 +88,30 @@ fn input_that_nobody_reads_is_confirmed_when_the_command_closes_it() {
 }
 
 #[test]
+fn the_end_of_a_command_tells_how_much_of_its_input_was_read() {
+    let mut client = Client::booted();
+    // `dd` reads a block at a time, and nothing ahead.
+    let cases: [(&str, bool, u64); 5] = [
+        ("true", true, 0),
+        ("true", false, 0),
+        ("dd bs=5 count=1 of=/dev/null 2>&1", true, 5),
+        ("dd bs=5 count=1 of=/dev/null 2>&1; exec <&-", false, 5),
+        ("cat", true, 100_000),
+    ];
+    for (line, to_the_end, read) in cases {
+        let id = client.shell(Exec { stdin: true, ..exec() }, line);
+        client.started(id);
+        client.send(id, Input::Data, &[b'x'; 50_000]);
+        client.send(id, Input::Data, &[b'x'; 50_000]);
+        if to_the_end {
+            client.send(id, Input::Eof, b"");
+        }
+        assert_eq!(client.finish(id).consumed, Some(read), "{line} {to_the_end}");
+    }
+    assert_eq!(client.sh("true").consumed, None, "without a stdin there is nothing to tell");
+}
+
+#[test]
 fn output_stops_at_the_window_until_it_is_confirmed() {
     let mut client = Client::booted();
     let id = client.shell(exec(), "yes x | head -c 3000000; yes y | head -c 3000000 >&2");

@@ -51,7 +51,10 @@ pub(crate) fn start(
     let mut command = Command::new(program).stdin(listener);
     let mut vsock = None;
     if let Device::Share(share) = device {
-        command = command.arg("--shared-dir").arg(&share.path).args(["--tag", &share.tag]);
+        // By its own folder rather than by a path: that need not be UTF-8, and the last part of it may be a link.
+        command = command.folder(&share.path).args(["--shared-dir", ".", "--tag", &share.tag]);
+        // The guest's kernel has taken its process's mask off already, and the mask of whoever started vmette is not for it.
+        command = command.umask(0);
         command = command.args(share.read_only.then_some("--readonly"));
     } else {
         let failed = "connect to the vsock server";

@@ -29,6 +29,9 @@ pub enum AtOurEnd {
     Terminate,
 }
 
+/// Permissions that a program's new files do not get, unless it is told otherwise: nobody but their owner writes to them.
+const UMASK: u32 = 0o022;
+
 /// A program to start: its arguments, and everything that it gets of this process. Without more words it starts in `/`,
 /// reads nothing, prints nowhere, and knows [`SYSTEM_PATH`] as its only variable.
 #[derive(Debug)]
@@ -42,6 +45,7 @@ pub struct Command {
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
     pub(crate) limits: Limits,
+    pub(crate) umask: u32,
     pub(crate) at_our_end: AtOurEnd,
 }
 
@@ -59,6 +63,7 @@ impl Command {
             stdout: None,
             stderr: None,
             limits: Limits::default(),
+            umask: UMASK,
             at_our_end: AtOurEnd::Kill,
         }
     }
@@ -144,6 +149,13 @@ impl Command {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Sets the permissions that its new files do not get; 0o022 without this.
+    #[must_use]
+    pub fn umask(mut self, umask: u32) -> Self {
+        self.umask = umask;
         self
     }
 

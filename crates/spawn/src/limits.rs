@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Limits of one program and of each process that it starts. There are no core dumps in any case: a core file would hold
 /// a guest's memory.
@@ -27,5 +27,7 @@ impl Limits {
 
 fn limit(resource: Resource, limit: Option<u64>) -> io::Result<()> {
     let Some(limit) = limit else { return Ok(()) };
+    // A hard limit of this process is lower: only root could raise it.
+    let limit = getrlimit(resource).maximum.map_or(limit, |hard| hard.min(limit));
     Ok(setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?)
 }

@@ -56,7 +56,7 @@ impl Config {
     pub fn check_it_ends(&self) -> Result<(), Error> {
         let keeps = self.snapshots.build.is_some() || self.snapshots.resume.is_some();
         let ends =
-            self.machine.timeout_seconds.is_some() || self.command.command(&self.root.image, keeps).is_some();
+            self.machine.timeout().is_some() || self.command.command(&self.root.image, keeps).is_some();
         if ends { Ok(()) } else { Err(ConfigError::NothingToRun.into()) }
     }
 }
@@ -76,7 +76,10 @@ impl Resolved {
         let port = self.vsock.as_ref().and_then(|vsock| vsock.port);
         let port = port.map(|port| port.to_string()).unwrap_or_default();
         let mut options = ExecOptions::default().env("VMETTE_VSOCK_PORT", port);
-        for (key, value) in image.env.iter().chain(&command.env) {
+        for (key, value) in &image.env {
+            options = options.env(key, value);
+        }
+        for (key, value) in &command.env {
             options = options.env(key, value);
         }
         let of_image = image.user.as_ref().filter(|user| !user.is_empty());
@@ -102,6 +105,15 @@ mod tests {
     fn image(entrypoint: &[&str], cmd: &[&str]) -> ImageConfig {
         let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
         ImageConfig { entrypoint: owned(entrypoint), cmd: owned(cmd), ..ImageConfig::default() }
+    }
+
+    #[test]
+    fn a_timeout_of_nothing_is_no_end() {
+        let mut config = Config::default();
+        config.machine.timeout_seconds = Some(0);
+        assert!(config.check_it_ends().is_err() && config.machine.timeout().is_none());
+        config.machine.timeout_seconds = Some(1);
+        config.check_it_ends().unwrap();
     }
 
     #[test]

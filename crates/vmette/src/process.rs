@@ -180,6 +180,14 @@ impl Process {
         self.send_unless_ended(Input::Eof)
     }
 
+    /// Bytes that were read of its stdin, by itself or by others that had it, once it has ended: a caller may want the rest
+    /// back. `None` before that, if it has no stdin or a terminal, and if the guest does not tell. It is the guest's word, and
+    /// may be any number.
+    #[must_use]
+    pub fn stdin_consumed(&self) -> Option<u64> {
+        self.queue.consumed()
+    }
+
     /// Sends a signal (Linux number) to its process group.
     ///
     /// # Errors

@@ -31,7 +31,11 @@ pub(crate) enum Kind {
 impl Kind {
     fn has(self, event: &Event) -> bool {
         match event {
-            Event::Started { .. } | Event::Stdout | Event::Stderr | Event::Exited(_) => self == Self::Exec,
+            Event::Started { .. }
+            | Event::Stdout
+            | Event::Stderr
+            | Event::Consumed { .. }
+            | Event::Exited(_) => self == Self::Exec,
             Event::File { .. } | Event::Data => self == Self::Get,
             Event::Credit { .. } => self != Self::Get,
             Event::Done => self != Self::Exec,
@@ -70,6 +74,8 @@ struct State {
     send_window: u64,
     started: Option<u32>,
     file: Option<(u64, u32)>,
+    /// Bytes that the command has read of its stdin, once it has ended.
+    consumed: Option<u64>,
     end: Option<StreamEnd>,
     /// Waits begun so far. Whoever has read a new number under the lock knows that the thread is in its wait by then.
     #[cfg(test)]
@@ -142,6 +148,7 @@ impl StreamQueue {
             Event::Stdout | Event::Data => append(&mut state, Channel::Main, payload)?,
             Event::Stderr => append(&mut state, Channel::Stderr, payload)?,
             Event::Exited(status) => state.end = Some(StreamEnd::Exited(status)),
+            Event::Consumed { bytes } => state.consumed = Some(bytes),
             Event::Done => state.end = Some(StreamEnd::Done),
             Event::Failed(Failure { kind, message }) => {
                 state.end = Some(StreamEnd::Failed(Failure { kind, message: safe(&message) }));
@@ -165,6 +172,11 @@ impl StreamQueue {
         let mut state = self.lock();
         state.end.get_or_insert(end);
         self.changed.notify_all();
+    }
+
+    /// Bytes that the command has read of its stdin, as the guest says; `None` before its end.
+    pub(crate) fn consumed(&self) -> Option<u64> {
+        self.lock().consumed
     }
 
     /// Waits for output. `None` when the stream has ended and all its output was taken. The last value is a credit

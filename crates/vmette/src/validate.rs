@@ -1,6 +1,8 @@
 //! What a configuration may contain. Everything is checked before anything is made.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use vmette_image::ImageConfig;
@@ -37,12 +39,12 @@ const FORWARDS_MAX: usize = 32;
 /// Most disks of one machine.
 pub(crate) const DISKS_MAX: usize = 8;
 
-/// Whether `key` can be the name of a shell variable: `[A-Za-z_][A-Za-z0-9_]*`.
+/// Whether `key` can be the name of an environment variable: it is not empty, and contains neither `=` nor a NUL byte. Shells
+/// take fewer names than that, and other programs read variables of any name: `discovery.type`.
 #[must_use]
-pub fn is_valid_env_key(key: &str) -> bool {
-    let mut bytes = key.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+pub fn is_valid_env_key(key: impl AsRef<OsStr>) -> bool {
+    let key = key.as_ref().as_bytes();
+    !key.is_empty() && !key.contains(&b'=') && !key.contains(&0)
 }
 
 /// Checks what was asked for, as far as that can be known without a machine and without the snapshot.
@@ -53,14 +55,12 @@ pub(crate) fn asked(config: &Config) -> Result<(), ConfigError> {
     rootfs(config.root.rootfs.as_ref())?;
     for (key, value) in &config.command.env {
         if !is_valid_env_key(key) {
-            return malformed(
-                "environment variable name",
-                key,
-                "letters, digits and _ only, and no digit in front",
-            );
+            let problem = "it must not be empty, nor contain = or a NUL byte";
+            return malformed("environment variable name", &key.to_string_lossy(), problem);
         }
-        if value.contains('\0') {
-            return malformed("environment variable", key, "its value contains a NUL byte");
+        if value.as_bytes().contains(&0) {
+            let problem = "its value contains a NUL byte";
+            return malformed("environment variable", &key.to_string_lossy(), problem);
         }
     }
     if let Some(cwd) = &config.command.cwd
@@ -207,8 +207,7 @@ fn rootfs(rootfs: Option<&Rootfs>) -> Result<(), ConfigError> {
 /// What an image says of itself is a stranger's text. What only costs the workload something is left to the guest.
 fn image(image: &ImageConfig) -> Result<(), ConfigError> {
     for (key, value) in &image.env {
-        // Other programs than shells read variables of any name.
-        if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
+        if !is_valid_env_key(key) || value.contains('\0') {
             return malformed("the image's environment variable", key, "it cannot be set");
         }
     }
@@ -327,7 +326,10 @@ mod tests {
         let file = refused(|c| c.grants.shares = vec![ShareMount::new("a", "/etc/passwd")]);
         assert!(file.contains("share /etc/passwd: not a directory"));
         assert!(refused(|c| c.grants.disks = vec!["/tmp".into()]).contains("disk /tmp"));
-        assert!(refused(|c| c.command.env = vec![("1A".into(), String::new())]).contains("\"1A\""));
+        for wrong in ["", "A=", "A\0"] {
+            assert!(refused(|c| c.command.env = vec![(wrong.into(), "".into())]).contains("variable name"));
+        }
+        assert!(refused(|c| c.command.env = vec![("A".into(), "\0".into())]).contains("\"A\""));
         assert!(refused(|c| c.command.cwd = Some("work".into())).contains("starting with /"));
     }
 
@@ -342,6 +344,7 @@ mod tests {
         assert!(of(|i| i.volumes = vec!["data".into()]).contains("data"));
         assert!(of(|i| i.volumes = vec!["/v".into(); VOLUMES_MAX + 1]).contains("up to 64"));
         let mut fine = Config::default();
+        fine.command.env = vec![("discovery.type".into(), "x".into()), ("1-b c".into(), "".into())];
         fine.root.image.env = vec![("some.name-with_signs".into(), String::new())];
         fine.root.image.working_dir = Some(String::new());
         fine.root.image.volumes = vec!["/data".into(), "/proc".into()];

@@ -146,7 +146,7 @@ pub fn check_shares(shares: &[Share]) -> Result<(), DeviceError> {
         if TAKEN.contains(&target.trim_end_matches('/')) {
             return Err(DeviceError::TargetTaken(target.clone()));
         }
-        if !known.insert(target) {
+        if !known.insert(target.trim_end_matches('/')) {
             return Err(DeviceError::TargetTwice(target.clone()));
         }
     }

@@ -159,6 +159,12 @@ pub enum Event {
         /// Bytes that were passed on.
         bytes: u32,
     },
+    /// The command has ended: so much of its stdin was read, by itself or by others that have it. Comes before `exited` if
+    /// it had a stdin that is no terminal.
+    Consumed {
+        /// Bytes of all `data`.
+        bytes: u64,
+    },
     /// The command ended and all its output has been sent.
     Exited(ExitStatus),
     /// The transfer is complete.

@@ -18,7 +18,7 @@ pub extern "C" fn vmette_config_add_share(
     path: Text,
 ) -> VmetteStatus {
     add(config, "vmette_config_add_share", |config| {
-        config.grants.shares.push(ShareMount::new(tag.required("tag")?, path.required("path")?));
+        config.grants.shares.push(ShareMount::new(tag.required("tag")?, path.required_os("path")?));
         Ok(())
     })
 }
@@ -35,7 +35,7 @@ pub extern "C" fn vmette_config_add_share_at(
 ) -> VmetteStatus {
     add(config, "vmette_config_add_share_at", |config| {
         let target = target.optional("target")?.map(str::to_owned);
-        let share = ShareMount::new(tag.required("tag")?, path.required("path")?);
+        let share = ShareMount::new(tag.required("tag")?, path.required_os("path")?);
         config.grants.shares.push(ShareMount { read_only, target, ..share });
         Ok(())
     })
@@ -110,7 +110,7 @@ pub extern "C" fn vmette_config_add_vsock_forward(
     path: Text,
 ) -> VmetteStatus {
     add(config, "vmette_config_add_vsock_forward", |config| {
-        config.vsock.forwards.push(VsockForward { port, path: path.required("path")?.into() });
+        config.vsock.forwards.push(VsockForward { port, path: path.required_os("path")?.into() });
         Ok(())
     })
 }
@@ -124,7 +124,7 @@ pub extern "C" fn vmette_config_add_vsock_connect(
     path: Text,
 ) -> VmetteStatus {
     add(config, "vmette_config_add_vsock_connect", |config| {
-        config.vsock.connects.push(VsockConnect { port, path: path.required("path")?.into() });
+        config.vsock.connects.push(VsockConnect { port, path: path.required_os("path")?.into() });
         Ok(())
     })
 }

@@ -38,8 +38,8 @@ pub extern "C" fn vmette_config_set_entrypoint(
     })
 }
 
-/// Adds an environment variable, after the image's; a later one of the same name wins. The name must be one that
-/// shells take.
+/// Adds an environment variable, after the image's; a later one of the same name wins. A name is not empty and has no
+/// `=`. Neither of them need be UTF-8.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_add_env(
     config: Option<&mut VmetteConfig>,
@@ -47,9 +47,9 @@ pub extern "C" fn vmette_config_add_env(
     value: Text,
 ) -> VmetteStatus {
     add(config, "vmette_config_add_env", |config| {
-        let (key, value) = (key.required("key")?, value.required("value")?);
+        let (key, value) = (key.required_os("key")?, value.required_os("value")?);
         if !library::is_valid_env_key(key) {
-            let message = format!("name {key:?}: letters, digits and _ only, and no digit in front");
+            let message = format!("name {key:?}: it must not be empty, nor contain =");
             return Err(Failure::new(VmetteStatus::InvalidConfig, message));
         }
         config.command.env.push((key.to_owned(), value.to_owned()));
@@ -114,7 +114,7 @@ pub extern "C" fn vmette_config_set_capture_output(
 #[unsafe(no_mangle)]
 pub extern "C" fn vmette_config_set_timeout(config: Option<&mut VmetteConfig>, seconds: u32) -> VmetteStatus {
     set(config, "vmette_config_set_timeout", |config| {
-        config.machine.timeout_seconds = (seconds > 0).then_some(seconds);
+        config.machine.timeout_seconds = Some(seconds);
         Ok(())
     })
 }

@@ -73,7 +73,7 @@ fn attempt(
     work: impl FnOnce(&Images) -> Work + Send + 'static,
 ) -> anyhow::Result<u8> {
     let stop = StopHandle::new();
-    let signals = RunSignals::install(stop.clone())?;
+    let signals = RunSignals::install(stop.clone(), None)?;
     let mut host = HostOptions::default();
     network.apply(&mut host);
     let display = Display::new(if quiet { progress::Verbosity::Warnings } else { progress::Verbosity::All });

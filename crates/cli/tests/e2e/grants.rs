@@ -1,6 +1,8 @@
 //! A guest reaches what it was granted, as it was granted, and nothing else of the host.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -64,6 +66,38 @@ fn several_shares_are_kept_apart() {
     }
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     attack(&options, "cat /data/0/file /data/1/file /data/2/file").exits(0).printed("0\n1\n2\n");
+}
+
+/// The names and options that a user of docker gives: an inner folder first, a link on the way, a name that is no text.
+#[test]
+fn a_grant_is_the_folder_that_its_path_leads_to_on_the_host() {
+    let (outer, inner) = (folder(), folder());
+    fs::write(inner.path().join("file"), "inner\n").unwrap();
+    fs::create_dir(outer.path().join("in")).unwrap();
+    let names = tempfile::tempdir().unwrap();
+    symlink(outer.path(), names.path().join("link")).unwrap();
+    let raw = names.path().join(OsStr::from_bytes(b"no text \xff"));
+    fs::create_dir(&raw).unwrap();
+    let mut raw_volume = raw.clone().into_os_string();
+    raw_volume.push(":/raw");
+    let script = "cat /w/file /w/in/file; echo x > /w/in/new; echo x > /w/new; umask 0; echo x > /raw/new";
+    let script = format!("{script}; mkdir /raw/open; stat -c %a /raw/new /raw/open");
+    let options: [&OsStr; 11] = [
+        "-v".as_ref(),
+        &OsString::from(share(inner.path(), "/w/in:z,rw")),
+        "-v".as_ref(),
+        &OsString::from(share(&names.path().join("link"), "/w/:cached,ro")),
+        "-v".as_ref(),
+        &raw_volume,
+        "-q".as_ref(),
+        "--".as_ref(),
+        "sh".as_ref(),
+        "-c".as_ref(),
+        script.as_ref(),
+    ];
+    Vmette::run(options).exits(0).printed("of the host\ninner\n666\n777\n");
+    assert!(inner.path().join("new").exists() && !outer.path().join("new").exists());
+    assert_eq!(fs::metadata(raw.join("new")).unwrap().permissions().mode() & 0o777, 0o666);
 }
 
 #[test]

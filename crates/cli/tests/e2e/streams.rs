@@ -1,8 +1,10 @@
 //! stdin, stdout and stderr are the command's own, byte for byte.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{Read, Write, pipe};
+use std::io::{Read, Seek, Write, pipe};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -87,6 +89,33 @@ fn a_stdin_that_cannot_be_read_is_an_end_that_is_told() {
 fn a_command_may_ignore_its_stdin() {
     Vmette::run(["--", "true"]).input(vec![b'x'; 8 << 20]).exits(0);
     Vmette::run(["--no-stdin", "--", "cat"]).input("not for it").exits(0).printed("");
+}
+
+/// As in `while read x; do vmette run -- …; done < list`: all of them have one open file.
+#[test]
+fn a_file_on_stdin_goes_on_where_the_command_has_stopped_reading() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"first\nsecond\nthird\n").unwrap();
+    file.rewind().unwrap();
+    let mut place_after = |command: &[&str], printed: &str| {
+        let mut run = vec!["-q", "--"];
+        run.extend(command);
+        Vmette::run(run).stdin(file.try_clone().unwrap()).exits(0).printed(printed);
+        file.stream_position().unwrap()
+    };
+    assert_eq!(place_after(&["true"], ""), 0);
+    assert_eq!(place_after(&["sh", "-c", "read line; echo $line"], "first\n"), 6);
+    assert_eq!(place_after(&["cat"], "second\nthird\n"), 19);
+}
+
+#[test]
+fn variables_have_any_name_and_any_bytes() {
+    let value = OsStr::from_bytes(b"a-b=\xff\xfe");
+    let args = ["-q", "-e", "discovery.type=single-node", "-e"].map(OsStr::new);
+    let outcome = Vmette::run(args.into_iter().chain([value]).chain(["--", "env"].map(OsStr::new))).exits(0);
+    for line in [&b"discovery.type=single-node"[..], value.as_bytes()] {
+        assert!(outcome.stdout.split(|b| *b == b'\n').any(|found| found == line), "{outcome:?}");
+    }
 }
 
 #[test]

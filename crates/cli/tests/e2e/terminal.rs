@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Signal;
@@ -47,8 +47,17 @@ impl Terminal {
 
     /// As [`start`](Self::start), with a cache of its own.
     pub(crate) fn start_in(&self, args: &[&str], cache: &Path) -> Running {
+        self.start_program_in(VMETTE, args, cache)
+    }
+
+    /// Starts any program so.
+    pub(crate) fn start_program(&self, program: &str, args: &[&str]) -> Running {
+        self.start_program_in(program, args, &shared_cache())
+    }
+
+    fn start_program_in(&self, program: &str, args: &[&str], cache: &Path) -> Running {
         let end = || self.line.try_clone().unwrap();
-        Vmette::from_program("setsid", [&["--ctty", VMETTE], args].concat())
+        Vmette::from_program("setsid", [&["--ctty", program], args].concat())
             .cache(cache)
             .env("TERM", "xterm")
             .stdin(end())
@@ -85,12 +94,20 @@ impl Terminal {
         tcgetattr(&self.line).unwrap()
     }
 
-    fn is_raw(&self) -> bool {
+    pub(crate) fn is_raw(&self) -> bool {
         !self.settings().local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     }
 
+    /// Waits until it is raw. The system tells nobody.
+    pub(crate) fn becomes_raw(&self) {
+        while !self.is_raw() {
+            assert!(Instant::now() < self.deadline, "the terminal does not become raw");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Everything in its settings that a program can change.
-    fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         let settings = self.settings();
         format!(
             "{:?} {:?} {:?} {:?} {:?}",
@@ -143,7 +160,8 @@ fn control_c_interrupts_the_command_and_not_the_shell() {
 
 #[test]
 fn a_terminal_is_restored_after_a_signal_too() {
-    for (signal, code) in [(Signal::TERM, 143), (Signal::HUP, 129)] {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::QUIT, 131), (Signal::ABORT, 134)]
+    {
         let mut terminal = Terminal::open();
         let before = terminal.state();
         let running = terminal.start(&["shell"]);

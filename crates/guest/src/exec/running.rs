@@ -5,10 +5,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
-use rustix::io::{Errno, read, write};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, ioctl_fionread, read, write};
 use vmette_wire::frame::CHUNK_MAX;
 use vmette_wire::streams::{Command, Event, Exec, ExitStatus, Input as Frame, OutputName, TtySize};
 
@@ -42,6 +43,17 @@ pub(crate) struct Running {
     terminal: Option<OwnedFd>,
     window: Window,
     exit: Option<ExitStatus>,
+    /// A stdin that has been closed, and may not have been read to its end.
+    closed: Option<Closed>,
+    /// Bytes of its stdin that were read, known at its end; `None` if it has none but a terminal.
+    consumed: Option<u64>,
+}
+
+/// The rest of a pipe whose writing end is closed. The reading end keeps nobody from anything: there is no writer left.
+#[derive(Debug)]
+struct Closed {
+    rest: OwnedFd,
+    written: u64,
 }
 
 #[derive(Debug)]
@@ -57,6 +69,8 @@ struct Output {
 struct Input {
     fd: OwnedFd,
     queue: VecDeque<u8>,
+    /// Bytes that were passed on, of which the pipe may still hold some.
+    written: u64,
     ready: bool,
     ending: bool,
     /// On a terminal the end is a character, and where it stands matters.
@@ -100,6 +114,7 @@ impl Running {
                 Some(Input {
                     fd,
                     queue: VecDeque::new(),
+                    written: 0,
                     ready: true,
                     ending: false,
                     terminal: terminal.is_some(),
@@ -118,6 +133,8 @@ impl Running {
             terminal,
             window: Window::default(),
             exit: None,
+            closed: None,
+            consumed: None,
         })
     }
 
@@ -217,12 +234,35 @@ impl Running {
         Ok(progress)
     }
 
+    /// Closes its stdin, and keeps an eye on what it has not read.
+    fn close_input(&mut self) {
+        let Some(input) = self.input.take().filter(|input| !input.terminal) else { return };
+        // A pipe has no other name. Without a look at its rest the host hears nothing about it.
+        let name = format!("/proc/self/fd/{}", input.fd.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let rest = open(name, flags, Mode::empty()).ok();
+        self.closed = rest.map(|rest| Closed { rest, written: input.written });
+    }
+
+    /// The command has ended: counts what it has read.
+    fn end_input(&mut self) {
+        let input = self.input.take().filter(|input| !input.terminal);
+        let (fd, written) = match (&input, &self.closed) {
+            (Some(input), _) => (&input.fd, input.written),
+            (None, Some(closed)) => (&closed.rest, closed.written),
+            (None, None) => return,
+        };
+        self.consumed = ioctl_fionread(fd).ok().map(|unread| written.saturating_sub(unread));
+        self.closed = None;
+    }
+
     fn pump_input(&mut self, id: u32, out: &mut Out) -> Result<(), StreamError> {
         let Some(input) = &mut self.input else { return Ok(()) };
         let mut open = true;
         while input.ready && !input.queue.is_empty() {
             match write(&input.fd, input.queue.as_slices().0) {
                 Ok(n) => {
+                    input.written += n as u64;
                     input.last = input.queue.drain(..n).next_back().unwrap_or(input.last);
                     self.window.consume(n);
                 }
@@ -248,7 +288,7 @@ impl Running {
             open = false;
         }
         if !open {
-            self.input = None;
+            self.close_input();
         }
         self.window.confirm(id, drained, out)
     }
@@ -278,7 +318,7 @@ impl Stream for Running {
             Role::End if self.exit.is_none() => {
                 self.exit = self.child.try_wait().map_err(StreamError::Child)?;
                 if self.exit.is_some() {
-                    self.input = None;
+                    self.end_input();
                     for output in &mut self.outputs {
                         output.ready = true;
                         output.leftover = LEFTOVER_MAX;
@@ -331,6 +371,9 @@ impl Stream for Running {
         match self.exit {
             Some(status) if self.outputs.is_empty() => {
                 if let Some(id) = self.id {
+                    if let Some(bytes) = self.consumed {
+                        out.event(id, Event::Consumed { bytes }, b"")?;
+                    }
                     out.event(id, Event::Exited(status), b"")?;
                 }
                 Ok(Progress::Finished)

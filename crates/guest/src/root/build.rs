@@ -41,7 +41,7 @@ fn build(plan: &Plan<'_>) -> Result<Vec<String>, Error> {
     system::mount_all(root)?;
     volumes::make(root)?;
     let hint = if read_only { " (the root is read-only, and a link is in the way)" } else { "" };
-    for share in &root.shares {
+    for share in shares::outermost_first(&root.shares) {
         shares::mount_at_target(&layers.uevents, share, hint)?;
     }
     let files = Files::of_own_root(read_only).map_err(Error::io("open the root"))?;

@@ -34,7 +34,7 @@ fn enter(mount_ns: BorrowedFd<'_>) -> Result<(), Error> {
 
 /// Mounts shares, waits for vsock, and makes the workload trust the certificates.
 pub(crate) fn attach(attach: &Attach, ca_bundle: &[u8], read_only: bool) -> Result<Vec<String>, Error> {
-    mount(&attach.shares)?;
+    mount(&outermost_first(&attach.shares))?;
     if attach.vsock {
         Uevents::of_kernel()?.vsock()?;
     }
@@ -44,11 +44,18 @@ pub(crate) fn attach(attach: &Attach, ca_bundle: &[u8], read_only: bool) -> Resu
     trust::install(ca_bundle, read_only).map_err(Error::io("install the CA certificates"))
 }
 
-fn mount(shares: &[Share]) -> Result<(), Error> {
+fn mount(shares: &[&Share]) -> Result<(), Error> {
     // They may still be on their way.
     let uevents = Uevents::of_kernel()?;
     let hint = " (is the root read-only? then the folder must be there when the snapshot is made)";
     shares.iter().try_for_each(|share| mount_at_target(&uevents, share, hint))
+}
+
+/// The order in which shares are mounted: one inside of another comes after it, or it would be covered.
+pub(super) fn outermost_first(shares: &[Share]) -> Vec<&Share> {
+    let mut ordered: Vec<&Share> = shares.iter().collect();
+    ordered.sort_by_key(|share| share.target.split('/').filter(|part| !part.is_empty()).count());
+    ordered
 }
 
 /// Mounts a share where the workload's root is `/`.
@@ -63,13 +70,30 @@ pub(super) fn mount_at_target(uevents: &Uevents, share: &Share, hint: &str) -> R
 /// Unmounts shares. A share in use stays, and so do all that were mounted before it: a lazy unmount would leave the device
 /// in use.
 pub(crate) fn detach(detach: &Detach) -> Result<Vec<String>, Error> {
-    for (i, Share { tag, target, .. }) in detach.shares.iter().enumerate().rev() {
+    let shares = outermost_first(&detach.shares);
+    for (i, Share { tag, target, .. }) in shares.iter().enumerate().rev() {
         let gone = unmount(target.as_str(), UnmountFlags::NOFOLLOW).map_err(io::Error::from);
         if let Err(e) = gone {
             // The others come back: a session goes on with all of its shares or none.
-            mount(&detach.shares[i + 1..])?;
+            mount(&shares[i + 1..])?;
             return Err(Error::io(format!("unmount share {tag} at {target}"))(e));
         }
     }
     Ok(Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_inside_of_another_is_mounted_after_it() {
+        let shares = ["/w/in/ner", "/z", "/w//in", "/w"].map(|target| Share {
+            tag: "t".into(),
+            target: target.into(),
+            read_only: false,
+        });
+        let ordered: Vec<&str> = outermost_first(&shares).iter().map(|share| share.target.as_str()).collect();
+        assert_eq!(ordered, ["/z", "/w", "/w//in", "/w/in/ner"]);
+    }
 }

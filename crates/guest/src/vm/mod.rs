@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, pidfd_send_signal, setrlimit};
+use rustix::process::{Pid, Signal, pidfd_send_signal};
 use rustix::time::{ClockId, Timespec, clock_settime};
 use vmette_wire::handshake::ENTROPY_LEN;
 use vmette_wire::root::{Attach, Detach};
@@ -21,11 +21,14 @@ use crate::root::{self, Plan, shares};
 use crate::sys::{self, Forked, Namespaces};
 use crate::vsock_host::Listener;
 use crate::world::{self, BOOTED, Changing, NOT_BOOTED, Place, Purpose, World, WorldError};
-use crate::{child, log, report};
+use crate::{child, log, permits, report};
 use workload::Workload;
 
 /// Folder of the workload's long commands: a tmpfs of its own in every root.
 const SCRIPTS: &str = "/run";
+
+/// Most descriptors that the agent has open at once: more than all of its streams have.
+const AGENT_DESCRIPTORS: u64 = 4096;
 
 const NS_PER_S: u64 = 1_000_000_000;
 
@@ -87,11 +90,10 @@ impl Vm {
         })
     }
 
-    /// Lets the agent have as many open descriptors as its streams may need; commands keep the limit that programs expect.
+    /// Lets the agent have as many open descriptors as its streams may need. Commands keep the soft limit that programs
+    /// expect, and may raise it as far as in a container.
     pub(crate) fn raise_descriptor_limit(&mut self) -> io::Result<()> {
-        let limit = getrlimit(Resource::Nofile);
-        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
-        self.descriptor_limit = limit.current;
+        self.descriptor_limit = permits::raise_descriptor_limit(AGENT_DESCRIPTORS)?;
         Ok(())
     }
 

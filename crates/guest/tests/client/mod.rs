@@ -39,6 +39,8 @@ pub(crate) struct Output {
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
     pub(crate) end: Option<Result<ExitStatus, Failure>>,
+    /// Bytes of its stdin that were read.
+    pub(crate) consumed: Option<u64>,
 }
 
 impl Output {
@@ -204,6 +206,7 @@ impl Client {
                 Event::Failed(failure) => output.end = Some(Err(failure)),
                 Event::Started { pid } => assert!(pid > 0),
                 Event::Credit { .. } => {}
+                Event::Consumed { bytes } => output.consumed = Some(bytes),
                 other => panic!("unexpected {other:?}"),
             }
             if !payload.is_empty() {

@@ -16,6 +16,8 @@ use super::AssetError;
 
 /// A command that takes longer has lost its network or its disk; the largest fetch is 30 to 100 MiB.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
+/// What tools say of a full disk: the system's text, in the language that they speak without a variable for it.
+const NO_SPACE: &str = "No space left on device";
 /// Bytes of a command's output that are kept.
 const OUTPUT_MAX: usize = 4 << 20;
 
@@ -43,7 +45,7 @@ impl<'a> Apt<'a> {
     ) -> Result<T, AssetError> {
         let host = Self { lists: Lists::Host, work };
         host.run("apt-get", &["--version"])?;
-        match job(&host) {
+        match job(&host).map_err(|error| or_no_space(error, cache)) {
             Err(error) if error.is_of_packages() => {}
             result => return result,
         }
@@ -61,6 +63,7 @@ impl<'a> Apt<'a> {
             updated => Ok(updated.err()),
         };
         let done = updated.and_then(|failed| job(&own).map_err(|error| failed.unwrap_or(error)));
+        let done = done.map_err(|error| or_no_space(error, cache));
         // The lists are 100 MiB of parsed text, and stale tomorrow.
         for folder in ["lists", "cache"] {
             let path = shelf.path().join(folder);
@@ -136,6 +139,14 @@ impl<'a> Apt<'a> {
     }
 }
 
+/// The error of a tool that found its disk full is the cache's: no other list of packages leads around that.
+fn or_no_space(error: AssetError, cache: &CacheRoot) -> AssetError {
+    if error.is_of_packages() && error.to_string().contains(NO_SPACE) {
+        return vmette_cache::Error::NoSpace { path: cache.path().to_owned() }.into();
+    }
+    error
+}
+
 /// As Debian's policy has it. A name that begins otherwise could be taken for an option, or leave the folder.
 pub(super) fn is_package_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
@@ -180,6 +191,23 @@ mod tests {
         let error = output_of(command("sh").args(script), "sh -c …", &Work::quiet()).unwrap_err();
         assert_eq!(error.to_string(), "`sh -c …` failed (exit status: 3): E: why");
         assert!(error.is_of_packages());
+    }
+
+    #[test]
+    fn a_full_disk_is_the_caches_error_and_no_reason_to_try_other_lists() {
+        let cache = CacheRoot::at("/the/cache");
+        let failing = |words: &str| {
+            let script = format!("echo 'E: {words}' >&2; exit 100");
+            or_no_space(
+                output_of(command("sh").args(["-c", &script]), "sh", &Work::quiet()).unwrap_err(),
+                &cache,
+            )
+        };
+        let full = failing("Error writing to file - write (28: No space left on device)");
+        assert!(!full.is_of_packages(), "{full}");
+        let text = full.to_string();
+        assert!(text.contains("/the/cache: no space") && text.contains("VMETTE_CACHE_DIR"), "{text}");
+        assert!(failing("Unable to locate package").is_of_packages());
     }
 
     #[test]

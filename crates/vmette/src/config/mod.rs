@@ -4,9 +4,12 @@
 mod machine;
 mod root;
 mod share;
+mod variables;
 mod vsock;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vmette_image::{ImageConfig, NetworkOptions, PullPolicy};
@@ -49,7 +52,7 @@ pub struct MachineOptions {
     pub mem_mib: Option<u64>,
     /// What executes the guest.
     pub accelerator: AcceleratorChoice,
-    /// Seconds after which the session ends, counted from its start. Default: no limit. Resolving a rootfs comes before
+    /// Seconds after which the session ends, counted from its start. Default, and 0: no limit. Resolving a rootfs comes before
     /// that, and has limits of its own.
     pub timeout_seconds: Option<u32>,
     /// Whether the session may start from, and leave behind, a template of a booted machine. Default: yes.
@@ -96,8 +99,11 @@ pub struct CommandOptions {
     pub cwd: Option<String>,
     /// The user of the guest as whom commands run. Default: the image's.
     pub user: Option<String>,
-    /// The workload's environment, after the image's; of two equal names the later one wins.
-    pub env: Vec<(String, String)>,
+    /// The workload's environment, after the image's; of two equal names the later one wins. A name may be any that
+    /// [`is_valid_env_key`](crate::is_valid_env_key) takes. In the written form a word that is not UTF-8 is an array of its
+    /// bytes.
+    #[serde(with = "variables")]
+    pub env: Vec<(OsString, OsString)>,
     /// Whether the command is PID 1 of its namespace, as an init system wants to be.
     pub switch_root: bool,
 }
@@ -161,6 +167,14 @@ pub struct HostOptions {
     pub installed_at: Option<PathBuf>,
 }
 
+impl MachineOptions {
+    /// The time after which the session ends; `None` for no limit, which is what 0 seconds stand for too.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout_seconds.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()))
+    }
+}
+
 impl Config {
     /// A configuration that starts from the snapshot in `folder`: of its shape, with its image's wishes, and with no
     /// grants.
@@ -181,6 +195,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStringExt;
 
     #[test]
     fn a_configuration_is_the_same_after_it_was_written_and_read() {
@@ -189,7 +204,8 @@ mod tests {
         config.machine.accelerator = AcceleratorChoice::Tcg;
         config.root.rootfs = Some(Rootfs::Share(RootfsShare { path: "/r".into(), read_only: true }));
         config.command.argv = Some(vec!["ls".into()]);
-        config.command.env = vec![("A".into(), "b".into())];
+        let bytes = OsString::from_vec(b"not UTF-8: \xff".to_vec());
+        config.command.env = vec![("A.b-c".into(), "d".into()), ("E".into(), bytes)];
         config.grants.shares = vec![ShareMount::new("work", "/w")];
         config.vsock.port = VsockPort::Fixed(5000);
         config.vsock.forwards = vec![VsockForward { port: 1, path: "/s".into() }];
@@ -197,6 +213,7 @@ mod tests {
         config.host.network.plain_http = vec!["a:5000".into()];
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
+        assert!(text.contains(r#"[["A.b-c","d"],["E",[110,"#), "{text}");
         assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
     }
 

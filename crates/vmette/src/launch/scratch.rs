@@ -2,10 +2,11 @@
 //! files may well be memory.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use vmette_cache::{CacheRoot, OwnedFolder, sparse};
+use vmette_cache::{CacheRoot, Error as CacheError, OwnedFolder, sparse};
 use vmette_work::{Cancel, Work};
 
 use crate::Error;
@@ -35,8 +36,13 @@ impl Scratch {
 
     /// A disk with the content of `source`, unless it is given up meanwhile.
     pub(super) fn copy_of(cache: &CacheRoot, source: &File, cancel: &Cancel) -> Result<Self, Error> {
-        let (_, disk) = Self::empty(cache)?;
-        sparse::duplicate(source, &disk.file()?, || Ok(cancel.check()?))?;
+        let (folder, disk) = Self::empty(cache)?;
+        sparse::duplicate(source, &disk.file()?, || Ok(cancel.check()?)).map_err(|e| {
+            match cancel.check() {
+                Ok(()) => Error::from(failed(&folder)(e)),
+                Err(_) => e.into(),
+            }
+        })?;
         Ok(disk)
     }
 
@@ -44,11 +50,11 @@ impl Scratch {
     fn empty(cache: &CacheRoot) -> Result<(PathBuf, Self), Error> {
         let folder = cache.folder(FOLDER)?;
         let disk = if cfg!(target_os = "linux") {
-            Self::Nameless(tempfile::tempfile_in(&folder)?)
+            Self::Nameless(tempfile::tempfile_in(&folder).map_err(failed(&folder))?)
         } else {
-            let own = OwnedFolder::new_in(&folder, FOLDER)?;
+            let own = OwnedFolder::new_in(&folder, FOLDER).map_err(failed(&folder))?;
             let options = File::options().read(true).write(true).create_new(true).clone();
-            Self::Named(options.open(own.path().join(NAME))?, own)
+            Self::Named(options.open(own.path().join(NAME)).map_err(failed(&folder))?, own)
         };
         Ok((folder, disk))
     }
@@ -65,4 +71,8 @@ impl Scratch {
             Self::Named(_, own) => own.path().join(NAME),
         }
     }
+}
+
+fn failed(folder: &Path) -> impl FnOnce(io::Error) -> CacheError {
+    CacheError::io("no scratch disk can be made there", folder)
 }

@@ -1,7 +1,7 @@
 //! From a configuration to a running session.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vmette_vmm::{Console, Hypervisor};
 use vmette_work::Work;
@@ -139,8 +139,8 @@ impl SessionBuilder<'_> {
     fn launch(self, exec: impl FnOnce(&Resolved) -> Option<ExecOptions>) -> Result<Started, Error> {
         let started = Instant::now();
         let shared = self.stop.shared.clone();
-        if let Some(seconds) = self.config.machine.timeout_seconds {
-            shared.watch_timeout(started, Duration::from_secs(seconds.into()))?;
+        if let Some(limit) = self.config.machine.timeout() {
+            shared.watch_timeout(started, limit)?;
         }
         let unstarted = Unstarted(Some(&shared));
         let cache = cache_of(&self.config.host)?;

@@ -312,7 +312,7 @@ fn a_stop_during_the_start_ends_it_as_stopped() {
 #[test]
 fn a_guest_that_never_answers_is_ended_by_the_timeout() {
     let dir = tempfile::tempdir().unwrap();
-    let config = config(dir.path()).with(|c| c.machine.timeout_seconds = Some(0));
+    let config = config(dir.path()).with(|c| c.machine.timeout_seconds = Some(1));
     let engine = FakeHypervisor::new(|mut stream, _| {
         stream.read_to_end(&mut Vec::new()).map(drop).map_err(|e| e.to_string())
     });

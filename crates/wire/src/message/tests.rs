@@ -99,6 +99,7 @@ fn replies() -> Vec<(Reply, &'static str)> {
         (Reply::Event(Event::Data), r#"{"event":"data"}"#),
         (Reply::Event(Event::File { size: 1, mode: 0o600 }), r#"{"event":{"file":{"size":1,"mode":384}}}"#),
         (Reply::Event(Event::Credit { bytes: 4 }), r#"{"event":{"credit":{"bytes":4}}}"#),
+        (Reply::Event(Event::Consumed { bytes: 5 }), r#"{"event":{"consumed":{"bytes":5}}}"#),
         (Reply::Event(Event::Exited(ExitStatus::Signal(9))), r#"{"event":{"exited":{"signal":9}}}"#),
         (Reply::Event(Event::Done), r#"{"event":"done"}"#),
         (Reply::Event(Event::Failed(failure)), r#"{"event":{"failed":{"kind":"not_found","message":"x"}}}"#),
