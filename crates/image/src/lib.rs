@@ -4,15 +4,15 @@
 //! archive, the layers of an image, the built-in userland) are converted once and kept in the [`Store`]; nothing of an
 //! archive is ever unpacked onto the host's file system.
 //!
-//! An image is hostile input: every count, length and path in it is bounded by a named constant, and an entry that cannot
-//! be kept exactly as it is makes the whole image fail.
+//! An image is hostile input: every count, length and path in it is bounded by a named constant. What containerd, docker
+//! and podman take is taken, and what is mended or left out of it is noted.
 //!
 //! Modules, each using only those above it:
 //!
 //! | modules | subject |
 //! |---|---|
-//! | `limits`, `meta`, `sniff`, `superblock`, `tool` | limits of the environment, inodes, kinds of files, programs |
-//! | `tar`, `outer` | archives: read strictly; read in place |
+//! | `limits`, `meta`, `notes`, `header`, `sniff`, `superblock`, `tool` | limits of the environment, inodes, what was left out, headers of archives, kinds of files, programs |
+//! | `tar`, `outer` | archives: read as streams; read in place |
 //! | `store`, `pack`, `read_error` | images on disk; making one; failures of readers |
 //! | `layers` | layers become one image |
 //! | `error`, `context`, `scratch` | a caller's errors and rules |
@@ -24,10 +24,12 @@ mod context;
 mod error;
 #[cfg(test)]
 mod fuzz;
+mod header;
 mod images;
 mod layers;
 mod limits;
 mod meta;
+mod notes;
 mod outer;
 mod pack;
 mod providers;

@@ -3,21 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, BufReader, Seek};
 use std::sync::Arc;
 
-use vmette_oci::{Error, Files, ImageError, Slice, member_name, shown};
+use vmette_oci::{Error, Files, ImageError, MEMBER_LINKS_MAX, Slice, member_name, shown};
 
-const BLOCK: usize = 512;
+use crate::notes::Notes;
+use crate::tar::{self, ArchiveError, Budget, Kind, Source};
+
 /// Most entries: an archive of several images of many layers has a few thousand.
 const ENTRIES_MAX: usize = 1 << 16;
 /// Bytes of all names and link targets, which are kept: two hundred for each of the most entries.
 const NAMES_MAX: usize = 13 << 20;
-/// Longest extended header in bytes: two names and a few numbers.
-const EXTENSION_MAX: u64 = 64 << 10;
-/// Links from one file to the next. Docker writes one, for a layer that comes twice.
-const LINKS_MAX: usize = 8;
+/// Bytes that are read at once: a header, and those after small files.
+const BUFFER: usize = 8 << 10;
 
 type Parsed<T> = Result<T, ImageError>;
 
@@ -42,180 +41,100 @@ enum Entry {
 impl Outer {
     /// Reads the headers of a tar archive that is not compressed. `image` is for messages.
     pub(crate) fn index(file: File, image: &str) -> Result<Self, Error> {
-        let entries = Headers::of(&file).and_then(Headers::all).map_err(Error::image(image))?;
+        let entries = entries(&file).map_err(Error::image(image))?;
         Ok(Self { image: image.to_owned(), file: Arc::new(file), entries })
     }
 }
 
 impl Files for Outer {
     fn open(&self, name: &str) -> Result<Option<Slice>, Error> {
-        let mut name = name;
-        for _ in 0..=LINKS_MAX {
-            match self.entries.get(name) {
-                None => return Ok(None),
+        let mut name = name.to_owned();
+        for _ in 0..=MEMBER_LINKS_MAX {
+            name = match self.entries.get(&name) {
                 Some(&Entry::File { at, size }) => return Ok(Some(Slice::new(self.file.clone(), at, size))),
-                Some(Entry::Link(target)) => name = target,
-            }
+                Some(Entry::Link(target)) => target.clone(),
+                None => match self.below_link(&name) {
+                    Some(linked) => linked,
+                    None => return Ok(None),
+                },
+            };
         }
-        let problem = format!("links lead from one to the next more than {LINKS_MAX} times");
+        let problem = format!("links lead from one to the next more than {MEMBER_LINKS_MAX} times");
         Err(Error::image(&self.image)(malformed(problem)))
     }
 }
 
-/// The headers of an archive, one after the other.
-struct Headers<'a> {
-    file: &'a File,
-    /// The length of the file, in bytes.
-    len: u64,
-    at: u64,
-    entries: BTreeMap<String, Entry>,
-    /// Bytes of their names and link targets.
-    names: usize,
+impl Outer {
+    /// The name that one has whose folder is a link.
+    fn below_link(&self, name: &str) -> Option<String> {
+        name.match_indices('/').find_map(|(at, _)| match self.entries.get(&name[..at]) {
+            Some(Entry::Link(target)) => Some(format!("{target}{}", &name[at..])),
+            _ => None,
+        })
+    }
 }
 
-/// The fields of extended headers about the entry that follows them.
-#[derive(Default)]
-struct Said {
-    name: Option<Vec<u8>>,
-    target: Option<Vec<u8>>,
-    size: Option<u64>,
-}
-
-impl<'a> Headers<'a> {
-    fn of(file: &'a File) -> Parsed<Self> {
-        let len = file.metadata().map_err(unreadable)?.len();
-        Ok(Self { file, len, at: 0, entries: BTreeMap::new(), names: 0 })
-    }
-
-    fn all(mut self) -> Parsed<BTreeMap<String, Entry>> {
-        let mut said = Said::default();
-        for _ in 0..ENTRIES_MAX {
-            let Some(header) = self.header()? else { return Ok(self.entries) };
-            let kind = header.as_old().linkflag[0];
-            let size = header.entry_size().map_err(|_| self.damaged("the size is not a number"))?;
-            let size = said.size.filter(|_| matches!(kind, b'0' | 0 | b'7')).unwrap_or(size);
-            let content = self.at;
-            let end = content.checked_add(size).filter(|&end| end <= self.len);
-            let end =
-                end.ok_or_else(|| malformed("it is truncated: an entry goes on after its end".to_owned()))?;
-            self.at = end.next_multiple_of(BLOCK as u64);
-            match kind {
-                b'x' => self.extended(content, size, &mut said)?,
-                b'L' => said.name = Some(self.text(content, size)?),
-                b'K' => said.target = Some(self.text(content, size)?),
-                // Says something of all entries; nothing that matters here.
-                b'g' => {}
-                _ => self.entry(&header, kind, content, size, std::mem::take(&mut said))?,
+/// The entries of an archive, without a look at their content.
+fn entries(file: &File) -> Parsed<BTreeMap<String, Entry>> {
+    let len = file.metadata().map_err(unreadable)?.len();
+    let mut from_start = file;
+    from_start.rewind().map_err(unreadable)?;
+    let (budget, notes) = (Budget::new(u64::MAX, "no variable"), Notes::default());
+    let mut source = Source::new(BufReader::with_capacity(BUFFER, from_start), &budget, &notes);
+    let (mut entries, mut names) = (BTreeMap::new(), 0);
+    let mut count = 0;
+    while let Some(tar::Entry { path, kind, .. }) = tar::next(&mut source).map_err(defect)? {
+        count += 1;
+        if count > ENTRIES_MAX {
+            let problem = format!("it holds more than {ENTRIES_MAX} entries, the most that is let through");
+            return Err(malformed(problem));
+        }
+        let at = source.offset();
+        if let Kind::File(size) = kind {
+            if at.checked_add(size).is_none_or(|end| end > len) {
+                return Err(malformed("it is truncated: an entry goes on after its end".to_owned()));
             }
+            source.jump(size).map_err(defect)?;
         }
-        Err(malformed(format!("it holds more than {ENTRIES_MAX} entries, the most that is let through")))
-    }
-
-    /// None at the mark of the archive's end, which one that was cut off lacks.
-    fn header(&mut self) -> Parsed<Option<tar::Header>> {
-        let mut header = tar::Header::new_old();
-        match self.file.read_exact_at(header.as_mut_bytes(), self.at) {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(if self.at == 0 { not_tar() } else { truncated() });
-            }
-            other => other.map_err(unreadable)?,
-        }
-        if header.as_bytes().iter().all(|&byte| byte == 0) {
-            return if self.at == 0 { Err(not_tar()) } else { Ok(None) };
-        }
-        // The sum of all bytes, with its own counted as blanks.
-        let bytes = header.as_bytes();
-        let sum = bytes[..148].iter().chain(&bytes[156..]).map(|&byte| u32::from(byte)).sum::<u32>() + 8 * 32;
-        if header.cksum().ok() != Some(sum) {
-            return Err(if self.at == 0 { not_tar() } else { self.damaged("a header's checksum is wrong") });
-        }
-        self.at += BLOCK as u64;
-        Ok(Some(header))
-    }
-
-    fn entry(&mut self, header: &tar::Header, kind: u8, at: u64, size: u64, said: Said) -> Parsed<()> {
-        let path = said.name.unwrap_or_else(|| header.path_bytes().into_owned());
         // A name that leads out of the archive is one that nothing here asks for.
-        let Some(name) = member_name("", &path) else { return Ok(()) };
-        let target =
-            || said.target.clone().or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+        let Some(name) = member_name("", &path) else { continue };
         let entry = match kind {
-            b'0' | 0 | b'7' => Entry::File { at, size },
-            b'1' => match target().and_then(|target| member_name("", &target)) {
-                Some(target) => Entry::Link(target),
-                None => return Ok(()),
-            },
-            b'2' => match target().and_then(|target| member_name(&name, &target)) {
-                Some(target) => Entry::Link(target),
-                None => return Ok(()),
-            },
-            b'5' => return Ok(()),
+            Kind::File(size) => Some(Entry::File { at, size }),
+            Kind::HardLink(target) => member_name("", &target).map(Entry::Link),
+            Kind::Symlink(target) => member_name(&name, &target).map(Entry::Link),
+            Kind::Dir => None,
             // Nothing that belongs to an image; a sparse file's offsets would be wrong.
             _ => return Err(malformed(format!("its entry {} is not a file", shown(&name)))),
         };
-        let target = if let Entry::Link(target) = &entry { target.len() } else { 0 };
-        self.names += name.len() + target;
-        if self.names > NAMES_MAX {
-            return Err(malformed(format!(
-                "it holds more than {NAMES_MAX} bytes of names, the most that is let through"
-            )));
+        let Some(entry) = entry else { continue };
+        names += name.len() + if let Entry::Link(target) = &entry { target.len() } else { 0 };
+        if names > NAMES_MAX {
+            let problem =
+                format!("it holds more than {NAMES_MAX} bytes of names, the most that is let through");
+            return Err(malformed(problem));
         }
         // Which of two files a reader takes depends on the reader: one could be shown, and the other run.
-        if self.entries.insert(name.clone(), entry).is_some() {
+        if entries.insert(name.clone(), entry).is_some() {
             return Err(malformed(format!("it holds {} twice", shown(&name))));
         }
-        Ok(())
     }
-
-    fn extended(&self, at: u64, size: u64, said: &mut Said) -> Parsed<()> {
-        let bytes = self.small(at, size)?;
-        for record in tar::PaxExtensions::new(&bytes) {
-            let record = record.map_err(|_| self.damaged("an extended header is malformed"))?;
-            let value = record.value_bytes();
-            match record.key_bytes() {
-                b"path" => said.name = Some(value.to_vec()),
-                b"linkpath" => said.target = Some(value.to_vec()),
-                b"size" => {
-                    let size = record.value().ok().and_then(|text| text.parse().ok());
-                    said.size = Some(size.ok_or_else(|| self.damaged("the size is not a number"))?);
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+    if count == 0 {
+        return Err(malformed("it is no tar archive".to_owned()));
     }
+    Ok(entries)
+}
 
-    /// A long name, which ends with a NUL.
-    fn text(&self, at: u64, size: u64) -> Parsed<Vec<u8>> {
-        let mut text = self.small(at, size)?;
-        if let Some(end) = text.iter().position(|&byte| byte == 0) {
-            text.truncate(end);
-        }
-        Ok(text)
-    }
-
-    fn small(&self, at: u64, size: u64) -> Parsed<Vec<u8>> {
-        let len = usize::try_from(size).ok().filter(|_| size <= EXTENSION_MAX);
-        let mut bytes = vec![0; len.ok_or_else(|| self.damaged("an extended header is longer than 64 KiB"))?];
-        self.file.read_exact_at(&mut bytes, at).map_err(unreadable)?;
-        Ok(bytes)
-    }
-
-    fn damaged(&self, what: &str) -> ImageError {
-        malformed(format!("{what}, {} bytes in", self.at))
+fn defect(error: ArchiveError) -> ImageError {
+    match error {
+        ArchiveError::Read(e) => unreadable(e),
+        ArchiveError::NotTar => malformed("it is no tar archive".to_owned()),
+        e @ ArchiveError::Entry { .. } => malformed(e.to_string()),
+        e => malformed(format!("it {e}")),
     }
 }
 
 fn malformed(problem: String) -> ImageError {
     ImageError::Malformed { what: "the archive".to_owned(), problem }
-}
-
-fn not_tar() -> ImageError {
-    malformed("it is no tar archive".to_owned())
-}
-
-fn truncated() -> ImageError {
-    malformed("it is truncated".to_owned())
 }
 
 fn unreadable(source: io::Error) -> ImageError {
@@ -231,13 +150,13 @@ mod tests {
     use super::*;
 
     fn append(
-        builder: &mut tar::Builder<Vec<u8>>,
-        kind: tar::EntryType,
+        builder: &mut ::tar::Builder<Vec<u8>>,
+        kind: ::tar::EntryType,
         name: &str,
         target: &str,
         content: &[u8],
     ) {
-        let mut header = tar::Header::new_gnu();
+        let mut header = ::tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
@@ -248,17 +167,17 @@ mod tests {
         }
     }
 
-    fn file(builder: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]) {
-        append(builder, tar::EntryType::Regular, name, "", content);
+    fn file(builder: &mut ::tar::Builder<Vec<u8>>, name: &str, content: &[u8]) {
+        append(builder, ::tar::EntryType::Regular, name, "", content);
     }
 
-    fn sample() -> tar::Builder<Vec<u8>> {
-        let mut builder = tar::Builder::new(Vec::new());
+    fn sample() -> ::tar::Builder<Vec<u8>> {
+        let mut builder = ::tar::Builder::new(Vec::new());
         file(&mut builder, "manifest.json", b"[]");
-        append(&mut builder, tar::EntryType::Directory, "a/", "", b"");
+        append(&mut builder, ::tar::EntryType::Directory, "a/", "", b"");
         file(&mut builder, &format!("a/{}", "long".repeat(60)), &[7; 600]);
-        append(&mut builder, tar::EntryType::Symlink, "b/layer.tar", "../manifest.json", b"");
-        append(&mut builder, tar::EntryType::Link, "hard", &format!("a/{}", "long".repeat(60)), b"");
+        append(&mut builder, ::tar::EntryType::Symlink, "b/layer.tar", "../manifest.json", b"");
+        append(&mut builder, ::tar::EntryType::Link, "hard", &format!("a/{}", "long".repeat(60)), b"");
         file(&mut builder, "last", b"end");
         builder
     }
@@ -275,7 +194,7 @@ mod tests {
         Some(content)
     }
 
-    fn refusal(builder: tar::Builder<Vec<u8>>) -> String {
+    fn refusal(builder: ::tar::Builder<Vec<u8>>) -> String {
         index(&builder.into_inner().unwrap()).err().unwrap().to_string()
     }
 
@@ -292,11 +211,11 @@ mod tests {
     #[test]
     fn names_have_a_limit_together() {
         let with = |longest: usize| {
-            let mut builder = tar::Builder::new(Vec::new());
+            let mut builder = ::tar::Builder::new(Vec::new());
             for number in 0..NAMES_MAX / 4000 {
                 let target = "t".repeat(longest - 1900);
                 let name = format!("{number:04}{}", "n".repeat(1900 - 4));
-                append(&mut builder, tar::EntryType::Symlink, &name, &target, b"");
+                append(&mut builder, ::tar::EntryType::Symlink, &name, &target, b"");
             }
             builder
         };
@@ -322,22 +241,65 @@ mod tests {
         file(&mut twice, "./manifest.json", b"{}");
         assert!(refusal(twice).contains("manifest.json twice"));
         let mut device = sample();
-        append(&mut device, tar::EntryType::Char, "dev", "", b"");
+        append(&mut device, ::tar::EntryType::Char, "dev", "", b"");
         assert!(refusal(device).contains("dev is not a file"));
 
         let mut circle = sample();
-        append(&mut circle, tar::EntryType::Symlink, "one", "two", b"");
-        append(&mut circle, tar::EntryType::Symlink, "two", "one", b"");
+        append(&mut circle, ::tar::EntryType::Symlink, "one", "two", b"");
+        append(&mut circle, ::tar::EntryType::Symlink, "two", "one", b"");
         let outer = index(&circle.into_inner().unwrap()).unwrap();
         assert!(outer.open("one").err().unwrap().to_string().contains("links lead"));
     }
 
+    /// One that ends after an entry may be whole: what is missing is missed when it is asked for.
     #[test]
-    fn every_cut_is_refused() {
+    fn every_cut_in_an_entry_is_refused() {
         let whole = sample().into_inner().unwrap();
+        let mut cuts = 0;
         for len in (512..=whole.len() - 1024).step_by(128) {
-            assert!(index(&whole[..len]).err().unwrap().to_string().contains("truncated"), "{len}");
+            match index(&whole[..len]) {
+                Err(e) => {
+                    assert!(e.to_string().contains("truncated"), "{len}: {e}");
+                    cuts += 1;
+                }
+                Ok(outer) => assert_eq!(read(&outer, "manifest.json").unwrap(), b"[]", "{len}"),
+            }
         }
+        assert!(cuts > 20, "{cuts}");
+    }
+
+    /// As layers are, whose reader it is: without owner and time, of the oldest form, with a label.
+    #[test]
+    fn archives_of_any_dialect() {
+        let mut sample = sample().into_inner().unwrap();
+        for at in [0, 1024] {
+            let mut header = ::tar::Header::new_old();
+            header.as_mut_bytes().copy_from_slice(&sample[at..at + 512]);
+            header.as_mut_bytes()[108..124].fill(0);
+            header.as_mut_bytes()[136..148].fill(b' ');
+            header.as_mut_bytes()[257..].fill(0);
+            header.set_cksum();
+            sample[at..at + 512].copy_from_slice(header.as_bytes());
+        }
+        let mut label = ::tar::Header::new_old();
+        label.as_old_mut().linkflag = [b'V'];
+        label.as_old_mut().name[0] = b'x';
+        label.set_cksum();
+        let outer = index(&[label.as_bytes(), &sample[..]].concat()).unwrap();
+        assert_eq!(read(&outer, "manifest.json").unwrap(), b"[]");
+        assert_eq!(read(&outer, "last").unwrap(), b"end");
+    }
+
+    #[test]
+    fn links_may_be_folders() {
+        let mut builder = sample();
+        append(&mut builder, ::tar::EntryType::Symlink, "blobs/sha256", "../store", b"");
+        file(&mut builder, "store/a", b"content");
+        append(&mut builder, ::tar::EntryType::Symlink, "store/b", "a", b"");
+        let outer = index(&builder.into_inner().unwrap()).unwrap();
+        assert_eq!(read(&outer, "blobs/sha256/a").unwrap(), b"content");
+        assert_eq!(read(&outer, "blobs/sha256/b").unwrap(), b"content");
+        assert_eq!(read(&outer, "blobs/sha256/c"), None);
     }
 
     proptest! {
@@ -347,7 +309,7 @@ mod tests {
             let at = at % sample.len();
             sample[at] = byte;
             let start = at / 512 * 512;
-            let mut header = tar::Header::new_old();
+            let mut header = ::tar::Header::new_old();
             header.as_mut_bytes().copy_from_slice(&sample[start..start + 512]);
             header.set_cksum();
             sample[start..start + 512].copy_from_slice(header.as_bytes());

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
+use crate::header::{BLOCK, Header};
+
 /// Kinds of file that a rootfs spec may meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileKind {
@@ -15,8 +17,8 @@ pub(crate) enum FileKind {
     Other,
 }
 
-/// Enough for a tar header, whose magic is the furthest in.
-const HEAD: u64 = 512;
+/// Enough for the header of a tar archive.
+const HEAD: u64 = BLOCK as u64;
 
 impl FileKind {
     /// Looks at the start of the file and rewinds it.
@@ -39,6 +41,13 @@ impl FileKind {
         MAGICS
             .iter()
             .find(|(at, magic, _)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic)))
-            .map_or(Self::Other, |found| found.2)
+            .map(|found| found.2)
+            .or_else(|| is_header(head).then_some(Self::Tar))
+            .unwrap_or(Self::Other)
     }
+}
+
+/// The oldest tar archives have no magic; a header's checksum tells.
+fn is_header(head: &[u8]) -> bool {
+    head.first_chunk().is_some_and(|block| Header::of(block).is_some())
 }

@@ -67,10 +67,15 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 fn paths_that_lead_out() {
     let canary = tempfile::tempdir().unwrap();
     let outside = canary.path().join("escaped");
-    refused_as_archive(&Archive::default().file(outside.to_str().unwrap(), b"x").end(), "is absolute");
+    // An absolute path begins at the image's own root.
+    let place = Place::new();
+    let listed =
+        listing(&place.convert(&Archive::default().file(outside.to_str().unwrap(), b"x").end()).unwrap());
+    assert!(listed.contains_key(&outside.to_str().unwrap()[1..]), "{listed:?}");
     refused(&Archive::default().file("../escaped", b"x").end(), "`..`");
     refused(&Archive::default().file("a/../../escaped", b"x").end(), "`..`");
     refused(&Archive::default().dir("..", 0o777).end(), "`..`");
+    refused(&Archive::default().symlink("ok", "x").hard_link("a/../../b", "ok").end(), "`..`");
     refused(&Archive::default().pax(&[("path", b"../x")]).file("ok", b"x").end(), "`..`");
     refused(
         &Archive::default()
@@ -167,9 +172,6 @@ fn names() {
         "deeper than 256",
     );
     refused(&Archive::default().pax(&[("path", b"a\0b")]).file("f", b"").end(), "NUL");
-    refused(&entry(&Fields { name: b"", ..Fields::default() }).end(), "empty");
-    refused(&Archive::default().file("./", b"").file(".", b"x").end(), "is a directory, and nothing else");
-    refused(&Archive::default().symlink(".", "x").end(), "is a directory, and nothing else");
     let escape =
         Place::new().convert(&Archive::default().file("../\x1b[2J", b"").end()).unwrap_err().to_string();
     assert!(!escape.contains('\x1b'), "{escape:?}");
@@ -177,23 +179,27 @@ fn names() {
 
 #[test]
 fn numbers() {
-    refused(&entry(&Fields { uid: u64::from(u32::MAX), ..Fields::default() }).end(), "uid");
-    refused(&entry(&Fields { gid: 1 << 40, ..Fields::default() }).end(), "gid");
-    refused(&Archive::default().pax(&[("uid", b"-1")]).file("f", b"").end(), "uid");
+    refused(&Archive::default().pax(&[("uid", b"1e3")]).file("f", b"").end(), "uid");
+    refused(&Archive::default().pax(&[("gid", b"9223372036854775808")]).file("f", b"").end(), "gid");
     refused(&Archive::default().pax(&[("size", b"1e3")]).file("f", b"").end(), "size");
     refused(&Archive::default().pax(&[("mtime", b"now")]).file("f", b"").end(), "mtime");
-    refused(&entry(&Fields { kind: b'3', device: (0x1000, 0), ..Fields::default() }).end(), "device number");
-    refused(&entry(&Fields { kind: b'5', size: 1, ..Fields::default() }).end(), "no content");
-    refused(&entry(&Fields { kind: b'1', size: u64::MAX, ..Fields::default() }).end(), "no content");
-    let mut garbage = Fields::default().header();
-    garbage.as_old_mut().mode = *b"rwxr-xr-";
-    garbage.set_cksum();
-    refused(&Archive::default().raw(&garbage, b"").end(), "mode");
+    refused(&Archive::default().pax(&[("size", b"-1")]).file("f", b"").end(), "size");
+    let garbage = |field: fn(&mut tar::Header) -> &mut [u8]| {
+        let mut header = Fields { kind: b'3', ..Fields::default() }.header();
+        field(&mut header).fill(b'x');
+        header.set_cksum();
+        Archive::default().raw(&header, b"").end()
+    };
+    refused(&garbage(|header| &mut header.as_old_mut().mode), "mode");
+    refused(&garbage(|header| &mut header.as_old_mut().uid), "uid");
+    refused(&garbage(|header| &mut header.as_old_mut().gid), "gid");
+    refused(&garbage(|header| &mut header.as_old_mut().mtime), "mtime");
+    refused(&garbage(|header| &mut header.as_gnu_mut().unwrap().dev_minor), "device number");
 }
 
 #[test]
 fn kinds_that_no_rootfs_has() {
-    for kind in [b'D', b'M', b'X', b'N', 0xff] {
+    for kind in [b'M', b'N', b'E', b'8', b'Z', 0xff] {
         refused(&entry(&Fields { kind, ..Fields::default() }).end(), "cannot be part of a rootfs");
     }
 }
@@ -208,29 +214,15 @@ fn extended_headers() {
     refused(&extension(&[b'x'; (1 << 20) + 1]), "1048576 is the most");
     refused(&entry(&Fields { kind: b'L', size: 1 << 40, ..Fields::default() }).0, "1048576 is the most");
     refused(
-        &Archive::default().pax(&[("comment", b"1")]).pax(&[("comment", b"2")]).file("f", b"").end(),
-        "two extended",
-    );
-    refused(&Archive::default().pax(&[("comment", b"1")]).end(), "without an entry");
-    refused(&Archive::default().extension(b'g', &[("uid", b"0")]).file("f", b"").end(), "global");
-    refused(
         &Archive::default().pax(&[("SCHILY.xattr.user.a", &[0; 65_537])]).file("f", b"").end(),
         "longer than Linux",
     );
-    refused(
-        &Archive::default().pax(&[("SCHILY.xattr.system.posix_acl_access", b"x")]).file("f", b"").end(),
-        "ACLs",
-    );
-    refused(&Archive::default().pax(&[("SCHILY.acl.access", b"x")]).file("f", b"").end(), "--acls");
-    refused(&Archive::default().pax(&[("LIBARCHIVE.xattr.user.a", b"x")]).file("f", b"").end(), "SCHILY");
-    let git = Archive::default().extension(b'g', &[("comment", b"a commit")]).file("f", b"").end();
-    assert!(Place::new().convert(&git).is_ok());
 }
 
 #[test]
 fn declared_sizes() {
     refused(&entry(&Fields { size: 1 << 50, ..Fields::default() }).end(), "truncated");
-    refused(&Archive::default().pax(&[("size", b"18446744073709551615")]).file("f", b"").end(), "truncated");
+    refused(&Archive::default().pax(&[("size", b"9223372036854775807")]).file("f", b"").end(), "truncated");
     let sparse_1 = |map: &[u8], real: &[u8]| {
         let mut map = map.to_vec();
         map.resize(512, 0);
@@ -245,18 +237,30 @@ fn declared_sizes() {
             .end()
     };
     refused(&sparse_1(b"0\n", b"1099511627776"), "VMETTE_TAR_MAX_BYTES");
-    refused(&sparse_1(b"0\n", b"18446744073709551615"), "VMETTE_TAR_MAX_BYTES");
+    refused(&sparse_1(b"0\n", b"9223372036854775807"), "VMETTE_TAR_MAX_BYTES");
     refused(&sparse_1(b"1\n0\n10\n", b"5"), "outside of the file");
     refused(&sparse_1(b"2\n0\n0\n18446744073709551615\n5\n", b"9"), "outside of the file");
     refused(&sparse_1(b"1\n0\n3\n", b"5"), "not the size of the content");
     refused(&sparse_1(b"99999999999999999999999\n", b"5"), "cannot be read");
     refused(&sparse_1(b"9999999\n", b"5"), "too many");
     refused(&sparse_1(&[b'1'; 512], b"5"), "cannot be read");
-    let old = Archive::default()
-        .pax(&[("GNU.sparse.map", b"0,1"), ("GNU.sparse.size", b"1")])
-        .file("f", b"x")
-        .end();
-    refused(&old, "--sparse-version=1.0");
+    let sparse_0 =
+        |records: &[(&str, &[u8])], content: &[u8]| Archive::default().pax(records).file("f", content).end();
+    refused(&sparse_0(&[("GNU.sparse.map", b"0,2"), ("GNU.sparse.size", b"1")], b"x"), "outside of the file");
+    refused(
+        &sparse_0(&[("GNU.sparse.map", b"0,1"), ("GNU.sparse.size", b"9")], b"xy"),
+        "size of the content",
+    );
+    refused(&sparse_0(&[("GNU.sparse.map", b"0,1,2"), ("GNU.sparse.size", b"9")], b"x"), "length is missing");
+    refused(&sparse_0(&[("GNU.sparse.map", b"0,x"), ("GNU.sparse.size", b"9")], b"x"), "cannot be read");
+    refused(
+        &sparse_0(&[("GNU.sparse.map", b"0,1"), ("GNU.sparse.numblocks", b"2")], b"x"),
+        "number of pieces",
+    );
+    refused(&sparse_0(&[("GNU.sparse.map", b"5,1,0,1"), ("GNU.sparse.size", b"9")], b"xy"), "overlap");
+    refused(&sparse_0(&[("GNU.sparse.major", b"2"), ("GNU.sparse.minor", b"0")], b"x"), "none of 0.0, 0.1");
+    let bomb = sparse_0(&[("GNU.sparse.map", b"0,1"), ("GNU.sparse.size", b"1099511627776")], b"x");
+    refused(&bomb, "VMETTE_TAR_MAX_BYTES");
     let mut gnu = Fields { kind: b'S', ..Fields::default() }.header();
     gnu.as_gnu_mut().unwrap().realsize = *b"77777777777\0";
     gnu.set_cksum();
@@ -305,7 +309,7 @@ fn bombs() {
 
 #[test]
 fn damage() {
-    refused_as_archive(b"", "not a tar archive");
+    refused_as_archive(b"", "no entries");
     refused_as_archive(b"hello", "not a tar archive");
     refused_as_archive(&[b'x'; 2048], "not a tar archive");
     refused_as_archive(&[0; 1024], "no entries");
@@ -313,9 +317,8 @@ fn damage() {
     let mut flipped = good.clone();
     flipped[512 + 2048] ^= 1;
     refused_as_archive(&flipped, "checksum");
-    refused_as_archive(&good[..good.len() - 1024], "truncated");
     refused_as_archive(&good[..1000], "truncated");
-    refused_as_archive(&[good.clone(), good.clone()].concat(), "after its end");
+    refused_as_archive(&[&good[..512 + 2048 + 512], &[0; 512], &good].concat(), "zeros is not its end");
     let compressed = gzip(&good);
     refused_as_archive(&compressed[..compressed.len() - 4], "truncated");
     refused_as_archive(&compressed[..compressed.len() / 2], "truncated");
@@ -355,7 +358,7 @@ fn layers_that_are_not_what_their_image_says() {
     // And what its own digest vouches for is no better for that.
     refused_as_layer(&good[..1000], "truncated");
     refused_as_layer(&[b'x'; 2048], "not a tar archive");
-    refused_as_layer(&[good.clone(), good].concat(), "after its end");
+    refused_as_layer(&[&[0; 512], &good[..]].concat(), "zeros is not its end");
 }
 
 /// What the layers below made is no way out, either.
@@ -373,23 +376,21 @@ fn layers_that_reach_through_what_others_made() {
         .symlink("in", "d")
         .end();
     for (above, reason) in [
-        (Archive::default().file("out/.wh.precious", b""), "symbolic link"),
-        (Archive::default().file("out/.wh..wh..opq", b""), "symbolic link"),
-        (Archive::default().file("in/.wh.f", b""), "symbolic link"),
-        (Archive::default().file("up/.wh..wh..opq", b""), "symbolic link"),
+        (Archive::default().file("loop/.wh.f", b""), "symbolic links"),
         (Archive::default().file("d/.wh...", b""), "whiteout"),
         (Archive::default().file("d/.wh.", b""), "whiteout"),
         (Archive::default().file("../.wh.d", b""), "`..`"),
         (Archive::default().hard_link("mine", "out/precious"), "not an earlier file"),
         (Archive::default().hard_link("mine", &format!("..{outside}/precious")), "not an earlier file"),
         (Archive::default().file("loop/f", b""), "symbolic links"),
-        (Archive::default().file("d/f/g", b""), "not a directory"),
+        (Archive::default().file("d/new", b"").file("d/new/g", b""), "not a directory"),
     ] {
         refused_image(&Image::new(&[below.clone(), above.end()]), 2, reason);
     }
     // Written through the links, it is the image's own directories that are written to.
     let above = Archive::default()
         .file(&format!("{outside}/.wh.precious"), b"")
+        .file("up/.wh.in", b"")
         .file("out/precious", b"the image's")
         .file(&format!("{outside}/absolute"), b"the image's")
         .file("up/top", b"")
@@ -401,7 +402,8 @@ fn layers_that_reach_through_what_others_made() {
     let made = support::image(&made.unwrap());
     assert_eq!(support::content(&made, &format!("{}/precious", &outside[1..])), b"the image's");
     assert_eq!(support::content(&made, &format!("{}/absolute", &outside[1..])), b"the image's");
-    assert!(listing(&made).contains_key("top"));
+    let listed = listing(&made);
+    assert!(listed.contains_key("top") && !listed.contains_key("in -> d"), "{listed:?}");
     assert_eq!(fs::read(canary.path().join("precious")).unwrap(), b"kept");
     assert_eq!(fs::read_dir(canary.path()).unwrap().count(), 1);
 }

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
-use super::bounded::{self, List, Members, Nothing};
-use super::error::{ImageError, shown};
+use super::bounded::{self, List, Members, Nothing, object};
+use super::error::{ImageError, listed, shown};
 use super::manifest::LAYERS_MAX;
 use super::select;
 use crate::image_config::{ImageConfig, Platform, VOLUMES_MAX};
@@ -34,42 +32,53 @@ pub struct Configuration {
     pub diff_ids: Vec<Digest>,
     /// How the image wants to be run.
     pub config: ImageConfig,
-    /// Entries of its environment that are no variables and were left out, made fit for a message.
-    pub dropped: Vec<String>,
+    /// Lines on what was mended or left out, made fit for a message.
+    pub notes: Vec<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Document {
-    #[serde(default)]
-    os: Option<String>,
-    #[serde(default)]
-    architecture: Option<String>,
-    #[serde(default)]
-    variant: Option<String>,
-    #[serde(default)]
-    config: Option<Execution>,
-    #[serde(default)]
-    rootfs: Option<RootFs>,
+    os: String,
+    architecture: String,
+    variant: String,
+    config: Execution,
+    rootfs: RootFs,
 }
+object!(Document {
+    os: "os",
+    architecture: "architecture",
+    variant: "variant",
+    config: "config",
+    rootfs: "rootfs",
+});
 
-#[derive(Deserialize)]
+#[derive(Default)]
 struct RootFs {
-    #[serde(default)]
     diff_ids: List<String, LAYERS_MAX>,
 }
+object!(RootFs { diff_ids: "diff_ids" });
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Default)]
 struct Execution {
     env: List<String, STRINGS_MAX>,
     entrypoint: List<String, STRINGS_MAX>,
     cmd: List<String, STRINGS_MAX>,
-    user: Option<String>,
-    working_dir: Option<String>,
+    user: String,
+    working_dir: String,
     volumes: Members<Nothing, VOLUMES_MAX>,
-    stop_signal: Option<String>,
+    stop_signal: String,
     labels: Members<Option<String>, STRINGS_MAX>,
 }
+object!(Execution {
+    env: "Env",
+    entrypoint: "Entrypoint",
+    cmd: "Cmd",
+    user: "User",
+    working_dir: "WorkingDir",
+    volumes: "Volumes",
+    stop_signal: "StopSignal",
+    labels: "Labels",
+});
 
 /// Parses a configuration.
 ///
@@ -77,25 +86,28 @@ struct Execution {
 /// It is malformed, or beyond a limit.
 pub fn parse(bytes: &[u8]) -> Result<Configuration, ImageError> {
     let document: Document = bounded::parse(WHAT, bytes)?;
-    let said = |value: Option<String>, what: &str| {
-        value
-            .filter(|value| !value.is_empty())
-            .ok_or_else(|| malformed(format!("it does not say for which {what} it is")))
-    };
+    let (config, mut notes) = execution(document.config)?;
+    if document.os.is_empty() || document.architecture.is_empty() {
+        notes.push(
+            "its configuration does not say for which machine it is; it is taken to be for this one"
+                .to_owned(),
+        );
+    }
+    let guest = Platform::of_guest();
+    let or =
+        |said: String, guest: String| if said.is_empty() { guest } else { shown(&select::normal(&said)) };
     let platform = Platform {
-        os: shown(&said(document.os, "operating system")?),
-        architecture: shown(select::architecture(&said(document.architecture, "architecture")?)),
-        variant: document.variant.filter(|variant| !variant.is_empty()).map(|variant| shown(&variant)),
+        os: or(document.os, guest.os),
+        architecture: or(document.architecture, guest.architecture),
+        variant: Some(document.variant).filter(|variant| !variant.is_empty()).map(|variant| shown(&variant)),
     };
-    let diff_ids = document.rootfs.map(|rootfs| rootfs.diff_ids.0).unwrap_or_default();
-    let diff_ids = diff_ids.iter().map(|text| {
+    let diff_ids = document.rootfs.diff_ids.0.iter().map(|text| {
         text.parse().map_err(|_| {
             malformed(format!("diff id {} is not sha256: and 64 lower-case hexadecimal digits", shown(text)))
         })
     });
     let diff_ids = diff_ids.collect::<Result<Vec<Digest>, _>>()?;
-    let (config, dropped) = execution(document.config.unwrap_or_default())?;
-    Ok(Configuration { platform, diff_ids, config, dropped })
+    Ok(Configuration { platform, diff_ids, config, notes })
 }
 
 fn execution(said: Execution) -> Result<(ImageConfig, Vec<String>), ImageError> {
@@ -132,29 +144,43 @@ fn execution(said: Execution) -> Result<(ImageConfig, Vec<String>), ImageError> 
         stop_signal: name("its stop signal", stop_signal)?,
         labels,
     };
-    Ok((config, dropped))
+    if dropped.is_empty() {
+        return Ok((config, Vec::new()));
+    }
+    let what = "entries of its environment that are not NAME=VALUE were left out";
+    Ok((config, vec![format!("{what}: {}", listed(dropped))]))
 }
 
-/// Sorted, each once.
+/// Absolute, sorted, each once.
 fn volumes_of(volumes: Members<Nothing, VOLUMES_MAX>) -> Result<Vec<String>, ImageError> {
     let mut paths = Vec::new();
     for (path, _) in volumes.0 {
-        let path = name("a volume", Some(path))?
-            .ok_or_else(|| malformed("a volume has no path".to_owned()))
-            .and_then(|path| absolute("a volume", path))?;
-        if path.split('/').any(|part| part == "..") {
-            return Err(malformed(format!("the volume {} leads upwards", shown(&path))));
-        }
-        paths.push(path);
+        let path = name("a volume", path)?.ok_or_else(|| malformed("a volume has no path".to_owned()))?;
+        paths.push(from_root(&path));
     }
     paths.sort();
     paths.dedup();
     Ok(paths)
 }
 
-/// None when it is empty, which Docker writes for what is not set.
-fn name(what: &str, value: Option<String>) -> Result<Option<String>, ImageError> {
-    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
+/// The path as containerd takes a volume's: from the root on, without `.` and `..`.
+fn from_root(path: &str) -> String {
+    let mut names = Vec::new();
+    for name in path.split('/') {
+        match name {
+            "" | "." => {}
+            ".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    format!("/{}", names.join("/"))
+}
+
+/// `None` when it is empty, which Docker writes for what is not set.
+fn name(what: &str, value: String) -> Result<Option<String>, ImageError> {
+    if value.is_empty() {
+        return Ok(None);
+    }
     check(what, &value, NAME_MAX)?;
     Ok(Some(value))
 }
@@ -235,7 +261,46 @@ mod tests {
                 labels: [pair("empty", ""), pair("k", "v")].into(),
             }
         );
-        assert_eq!(parsed.dropped, ["none", "=x"]);
+        let notes = ["entries of its environment that are not NAME=VALUE were left out: =x, none"];
+        assert_eq!(parsed.notes, notes);
+    }
+
+    #[test]
+    fn keys_count_in_whatever_case() {
+        let text = sample().to_string();
+        let (lower, upper) = (text.to_ascii_lowercase(), {
+            let keys =
+                ["os", "architecture", "rootfs", "diff_ids", "config", "Env", "Cmd", "Entrypoint", "User"];
+            keys.iter().fold(text.clone(), |text, key| {
+                text.replace(&format!("\"{key}\":"), &format!("\"{}\":", key.to_ascii_uppercase()))
+            })
+        });
+        let expected = parse(text.as_bytes()).unwrap();
+        assert_eq!(parse(upper.as_bytes()).unwrap(), expected);
+        let lower = parse(lower.as_bytes()).unwrap().config;
+        assert_eq!((&lower.cmd, &lower.user), (&expected.config.cmd, &expected.config.user));
+        assert_eq!((lower.env.len(), lower.volumes), (expected.config.env.len(), expected.config.volumes));
+    }
+
+    #[test]
+    fn a_machine_that_is_not_named_is_this_one() {
+        for (path, value) in [("/os", Value::Null), ("/os", json!("")), ("/architecture", Value::Null)] {
+            let parsed = of(&with(path, value)).unwrap();
+            let guest = Platform::of_guest();
+            let expected = if path == "/os" { "amd64" } else { &guest.architecture };
+            assert_eq!((&*parsed.platform.os, &*parsed.platform.architecture), ("linux", expected));
+            assert!(parsed.notes.iter().any(|note| note.contains("for which machine")), "{:?}", parsed.notes);
+        }
+        let loud = parse(br#"{"os":"Linux","architecture":"X86_64"}"#).unwrap();
+        assert_eq!(loud.platform.to_string(), "linux/amd64");
+        assert!(loud.notes.is_empty());
+    }
+
+    #[test]
+    fn volumes_begin_at_the_root() {
+        let volumes = json!({"data": {}, "./a/../b": null, "/c/./d/": {}, "../e": {}, "/c/d": {}});
+        let parsed = of(&with("/config/Volumes", volumes)).unwrap().config;
+        assert_eq!(parsed.volumes, ["/b", "/c/d", "/data", "/e"]);
     }
 
     #[test]
@@ -245,6 +310,13 @@ mod tests {
         for config in [nulls, json!({}), Value::Null] {
             assert_eq!(of(&with("/config", config)).unwrap().config, ImageConfig::default());
         }
+        let elements =
+            json!({"Env": [null, "A=b"], "Cmd": ["a", null], "Volumes": {"/v": null}, "Labels": {"k": null}});
+        let parsed = of(&with("/config", elements)).unwrap().config;
+        assert_eq!((parsed.env.len(), parsed.cmd.len(), parsed.volumes.len()), (1, 1, 1));
+        for path in ["/rootfs", "/rootfs/diff_ids", "/history", "/created"] {
+            assert!(of(&with(path, Value::Null)).is_ok(), "{path}");
+        }
     }
 
     #[test]
@@ -252,19 +324,20 @@ mod tests {
         let numbered = |count: usize| (0..count).map(|n| format!("/{n}")).collect::<Vec<_>>();
         let set = |count| Value::Object(numbered(count).into_iter().map(|path| (path, json!({}))).collect());
         for (document, reason) in [
-            (with("/os", Value::Null), "which operating system"),
-            (with("/architecture", json!("")), "which architecture"),
             (with("/rootfs/diff_ids", json!(["sha256:x"])), "diff id sha256:x"),
             (with("/config/Env", json!(vec!["A=b"; 4097])), "at most 4096"),
             (with("/config/Env", json!(["x".repeat(STRING_MAX + 1)])), "131072 is the most"),
             (with("/config/Cmd", json!(vec!["x".repeat(STRING_MAX); 9])), "1048576 bytes"),
             (with("/config/Cmd", json!(["a\0b"])), "NUL"),
-            (with("/config/Cmd", json!("sh")), "malformed"),
+            (with("/config/Cmd", json!("sh")), "malformed: config: Cmd: invalid type: string"),
+            (
+                with("/config/Entrypoint", json!("/bin/sh")),
+                "malformed: config: Entrypoint: invalid type: string",
+            ),
+            (with("/config/User", json!(1000)), "malformed: config: User: invalid type: integer"),
             (with("/config/WorkingDir", json!("srv")), "not an absolute path"),
             (with("/config/User", json!("x".repeat(4097))), "its user has 4097"),
             (with("/config/Volumes", json!({"": {}})), "a volume has no path"),
-            (with("/config/Volumes", json!({"data": {}})), "not an absolute path"),
-            (with("/config/Volumes", json!({"/a/../b": {}})), "leads upwards"),
             (with("/config/Volumes", set(VOLUMES_MAX + 1)), "at most 64"),
             (with("/config/Labels", json!({"k": "x".repeat(LABELS_MAX)})), "labels"),
             (json!("text"), "malformed"),

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::bounded;
+use super::bounded::{self, object};
 use super::error::{Error, FileError, ImageError, Result, listed, shown};
 use super::manifest::{self, Descriptor, MANIFEST_MAX, Parsed};
+use super::member::{LINKS_MAX, member_name};
 use super::reference::Which;
 use super::slice::Slice;
 use super::source::{Blob, RawManifest, Source};
@@ -43,11 +44,11 @@ pub struct Layout {
     tag: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default)]
 struct Marker {
     image_layout_version: String,
 }
+object!(Marker { image_layout_version: "imageLayoutVersion" });
 
 /// An index of several entries for one name.
 #[derive(Serialize)]
@@ -212,40 +213,119 @@ impl Folder {
         Ok(Self { root, path: path.to_owned() })
     }
 
-    fn refused(&self, name: &str, what: &'static str) -> impl FnOnce(Errno) -> Error {
+    fn refused(&self, name: &str, what: &'static str) -> impl FnOnce(io::Error) -> Error {
         let path = self.path.join(name);
-        move |e| FileError::new(what, path)(e.into()).into()
+        move |e| FileError::new(what, path)(e).into()
     }
-}
 
-impl Files for Folder {
-    /// One name at a time and without following links: a layout from outside could have one to any file of the user's.
-    fn open(&self, name: &str) -> Result<Option<Slice>> {
+    /// Opens the file of that name, one part of it at a time and without following a link.
+    fn step(&self, name: &str) -> Result<Step> {
         let mut at: Option<OwnedFd> = None;
-        let mut parts = name.split('/').peekable();
-        while let Some(part) = parts.next() {
+        let mut done = 0;
+        for part in name.split('/') {
+            done += part.len();
             // Opening a FIFO would wait for its writer, who may never come.
-            let kind = if parts.peek().is_some() { OFlags::DIRECTORY } else { OFlags::NONBLOCK };
+            let kind = if done < name.len() { OFlags::DIRECTORY } else { OFlags::NONBLOCK };
             let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | kind;
             let dir = at.as_ref().unwrap_or(&self.root);
             match rustix::fs::openat(dir, part, flags, Mode::empty()) {
                 Ok(fd) => at = Some(fd),
-                Err(Errno::NOENT) => return Ok(None),
-                Err(Errno::LOOP) => {
-                    return Err(self.refused(name, "links in an image layout are not followed:")(
-                        Errno::LOOP,
-                    ));
+                Err(Errno::NOENT) => return Ok(Step::Nothing),
+                Err(e) => {
+                    let Ok(target) = rustix::fs::readlinkat(dir, part, Vec::new()) else {
+                        return Err(self.refused(name, "cannot open")(e.into()));
+                    };
+                    let inside = member_name(&name[..done], target.as_bytes()).ok_or_else(|| {
+                        let problem = format!("it leads to {}", shown(&target.to_string_lossy()));
+                        let what = "a link that does not stay in the image layout:";
+                        self.refused(&name[..done], what)(io::Error::other(problem))
+                    })?;
+                    return Ok(Step::Link(inside + &name[done..]));
                 }
-                Err(e) => return Err(self.refused(name, "cannot open")(e)),
+            }
+            // The slash.
+            done += 1;
+        }
+        Ok(at.map_or(Step::Nothing, |fd| Step::File(fd.into())))
+    }
+}
+
+/// The end of a name.
+enum Step {
+    File(File),
+    Nothing,
+    /// A name in the place of the one that was asked for.
+    Link(String),
+}
+
+impl Files for Folder {
+    /// Links are followed inside of the layout only: one from outside could have a link to any file of the user's.
+    fn open(&self, name: &str) -> Result<Option<Slice>> {
+        let mut at = name.to_owned();
+        for _ in 0..=LINKS_MAX {
+            match self.step(&at)? {
+                Step::Nothing => return Ok(None),
+                Step::Link(target) => at = target,
+                Step::File(file) => {
+                    let metadata = file.metadata().map_err(self.refused(name, "cannot examine"))?;
+                    if !metadata.is_file() {
+                        let e = io::Error::from(io::ErrorKind::InvalidInput);
+                        return Err(self.refused(name, "not a regular file:")(e));
+                    }
+                    return Ok(Some(Slice::new(Arc::new(file), 0, metadata.len())));
+                }
             }
         }
-        let Some(fd) = at else { return Ok(None) };
-        let file = File::from(fd);
-        let metadata = file.metadata().map_err(FileError::new("cannot examine", self.path.join(name)))?;
-        if !metadata.is_file() {
-            let e = io::Error::from(io::ErrorKind::InvalidInput);
-            return Err(FileError::new("not a regular file:", self.path.join(name))(e).into());
+        let problem = format!("its links lead from one to the next more than {LINKS_MAX} times");
+        Err(self.refused(name, "cannot open")(io::Error::other(problem)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_are_followed_inside_of_the_layout() {
+        let place = tempfile::tempdir().unwrap();
+        let (layout, outside) = (place.path().join("layout"), place.path().join("outside"));
+        fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
+        fs::create_dir(layout.join("store")).unwrap();
+        fs::write(&outside, "secret").unwrap();
+        fs::write(layout.join("blobs/part-x"), "content").unwrap();
+        fs::write(layout.join("store/a"), "content").unwrap();
+        let link = |target: &str, name: &str| symlink(target, layout.join(name)).unwrap();
+        link("../part-x", "blobs/sha256/0");
+        link("0", "blobs/sha256/1");
+        link("../../store/a", "blobs/sha256/2");
+        link("../blobs/../store", "blobs/dir");
+        link("store", "folder");
+        link("missing", "blobs/nothing");
+        link("loop", "loop");
+        link("../outside", "out");
+        link("..", "up");
+        link("blobs/../../layout/store/a", "back");
+        link(outside.to_str().unwrap(), "absolute");
+        link(layout.join("store/a").to_str().unwrap(), "absolute-inside");
+        let folder = Folder::open(&layout).unwrap();
+        let read =
+            |name: &str| folder.open(name).map(|file| file.map(|file| io::read_to_string(file).unwrap()));
+        for name in ["blobs/sha256/0", "blobs/sha256/1", "blobs/sha256/2", "blobs/dir/a", "folder/a"] {
+            assert_eq!(read(name).unwrap().as_deref(), Some("content"), "{name}");
         }
-        Ok(Some(Slice::new(Arc::new(file), 0, metadata.len())))
+        for name in ["blobs/nothing", "blobs/nothing/x", "missing", "missing/x"] {
+            assert!(read(name).unwrap().is_none(), "{name}");
+        }
+        for name in ["out", "up/outside", "back", "absolute", "absolute-inside"] {
+            let message = read(name).unwrap_err().to_string();
+            assert!(message.contains("does not stay in the image layout"), "{message}");
+        }
+        assert!(read("loop").unwrap_err().to_string().contains("one to the next"));
+        assert!(
+            read("store/a/b").is_err() && read("store").unwrap_err().to_string().contains("not a regular")
+        );
     }
 }

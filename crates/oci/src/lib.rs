@@ -27,7 +27,7 @@ pub use error::{Error, FileError, ImageError, Result, listed, shown};
 pub use image_config::{ImageConfig, Platform, VOLUMES_MAX};
 pub use layout::{Files, Folder, INDEX, Layout};
 pub use manifest::{Descriptor, INDEX_ENTRIES_MAX, LAYERS_MAX, Manifest, Parsed, parse as parse_manifest};
-pub use member::member_name;
+pub use member::{LINKS_MAX as MEMBER_LINKS_MAX, member_name};
 pub use reference::{BadReference, Reference, SCHEME, Which};
 pub use registry::{Credentials, Registry};
 pub use resolve::{Resolved, check, resolve};

@@ -1,8 +1,8 @@
 //! Manifests and indexes.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::bounded::{self, List};
+use super::bounded::{self, List, object};
 use super::error::{ImageError, shown};
 use super::media_type::{self, Kind};
 use super::source::{Blob, RawManifest};
@@ -15,8 +15,7 @@ pub const LAYERS_MAX: usize = 512;
 pub const INDEX_ENTRIES_MAX: usize = 4096;
 
 /// Either kind, so that a document that claims to be both can be told.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default)]
 struct Document {
     schema_version: Option<u64>,
     media_type: Option<String>,
@@ -25,45 +24,60 @@ struct Document {
     manifests: Option<List<Descriptor, INDEX_ENTRIES_MAX>>,
     fs_layers: Option<bounded::Nothing>,
 }
+object!(Document {
+    schema_version: "schemaVersion",
+    media_type: "mediaType",
+    config: "config",
+    layers: "layers",
+    manifests: "manifests",
+    fs_layers: "fsLayers",
+});
 
 /// A reference to some content.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
-    #[serde(default)]
     pub(super) media_type: String,
     digest: String,
     size: u64,
-    #[serde(default)]
     pub(super) platform: Option<DeclaredPlatform>,
-    #[serde(default)]
     pub(super) annotations: Option<Annotations>,
 }
+object!(Descriptor {
+    media_type: "mediaType",
+    digest: "digest",
+    size: "size",
+    platform: "platform",
+    annotations: "annotations",
+});
 
 /// The platform of an index's entry.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct DeclaredPlatform {
-    #[serde(default)]
     pub(super) os: String,
-    #[serde(default)]
     pub(super) architecture: String,
-    #[serde(default)]
     pub(super) variant: Option<String>,
 }
+object!(DeclaredPlatform { os: "os", architecture: "architecture", variant: "variant" });
 
 /// The annotations that mean something here.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct Annotations {
     /// The tag, in a layout.
-    #[serde(default, rename = "org.opencontainers.image.ref.name")]
+    #[serde(rename = "org.opencontainers.image.ref.name")]
     pub(super) ref_name: Option<String>,
     /// The whole reference, in a layout that containerd wrote.
-    #[serde(default, rename = "io.containerd.image.name")]
+    #[serde(rename = "io.containerd.image.name")]
     pub(super) image_name: Option<String>,
     /// `attestation-manifest`, when the entry says something of another one.
-    #[serde(default, rename = "vnd.docker.reference.type")]
+    #[serde(rename = "vnd.docker.reference.type")]
     reference_type: Option<String>,
 }
+object!(Annotations {
+    ref_name: "org.opencontainers.image.ref.name",
+    image_name: "io.containerd.image.name",
+    reference_type: "vnd.docker.reference.type",
+});
 
 impl Descriptor {
     /// The content. `what` names it in the error.
@@ -136,16 +150,10 @@ pub fn parse(raw: &RawManifest) -> Result<Parsed, ImageError> {
     if said.is_some() && called.is_some() && said != called {
         return Err(malformed("it says that it is something else than it is served as"));
     }
-    if let (Some(unknown), None) = (&document.media_type, said) {
-        return Err(ImageError::MediaType {
-            what: WHAT.to_owned(),
-            media_type: shown(unknown),
-            why: "which is neither an image's manifest nor an index",
-        });
-    }
-    if document.schema_version != Some(2) {
+    if document.schema_version.is_some_and(|version| version != 2) {
         return Err(malformed("its schemaVersion is not 2"));
     }
+    // A type that is not known says nothing: the content does.
     match (document.manifests, document.config, document.layers) {
         (Some(manifests), None, None) if said.or(called) != Some(Kind::Manifest) => {
             Ok(Parsed::Index(manifests.0))
@@ -183,6 +191,7 @@ pub(super) mod tests {
     use vmette_cache::Digest;
 
     pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    const MANIFEST: &str = media_type::MANIFESTS[0];
     pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
     pub(crate) fn raw(media_type: Option<&str>, document: &Value) -> RawManifest {
@@ -228,18 +237,49 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn types_are_hints_and_null_is_absent() {
+        for document in [
+            with(|d| d["mediaType"] = json!("text/html")),
+            with(|d| d["schemaVersion"] = Value::Null),
+            with(|d| d["manifests"] = Value::Null),
+            with(|d| d["config"]["mediaType"] = Value::Null),
+            with(|d| d["config"]["mediaType"] = json!("application/octet-stream")),
+            with(|d| d["config"]["mediaType"] = json!("text/html; charset=utf-8")),
+            with(|d| d["layers"][0]["mediaType"] = Value::Null),
+            with(|d| d["layers"][0]["mediaType"] = json!("application/octet-stream")),
+            with(|d| d["layers"][0]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar.gzip")),
+            with(|d| d["layers"][1]["annotations"] = json!({"vnd.docker.reference.type": null})),
+            with(|d| d["layers"] = json!([d["layers"][0], null, d["layers"][1]])),
+            with(|d| d["layers"][1]["platform"] = json!({"os": null})),
+        ] {
+            for served_as in [None, Some("text/plain"), Some(media_type::MANIFESTS[1])] {
+                let parsed = parse(&raw(served_as, &document));
+                let Ok(Parsed::Manifest(manifest)) = parsed else { panic!("{document}: {parsed:?}") };
+                assert_eq!(manifest.layers[1].digest, Digest::of(b"two"), "{document}");
+            }
+        }
+        let entry = json!({"MediaType": MANIFEST, "Digest": Digest::of(b"a"), "SIZE": 1, "platform": {"OS": "linux"}});
+        for key in ["manifests", "Manifests"] {
+            let index = json!({key: [entry, null], "layers": null, "config": null});
+            let parsed = parse(&raw(None, &index));
+            let Ok(Parsed::Index(entries)) = parsed else { panic!("{parsed:?}") };
+            assert_eq!(entries[0].blob("").unwrap(), Blob { digest: Digest::of(b"a"), size: 1 });
+            assert_eq!(entries[0].platform.as_ref().unwrap().os, "linux");
+        }
+    }
+
+    #[test]
     fn every_other_document_is_refused() {
         let index = media_type::INDEXES[0];
         for (document, reason) in [
             (json!({"schemaVersion": 1, "fsLayers": [], "history": []}), "schema 1"),
             (json!({"schemaVersion": 2, "fsLayers": []}), "schema 1"),
             (json!({"schemaVersion": 3, "manifests": []}), "schemaVersion"),
-            (json!({"manifests": []}), "schemaVersion"),
+            (json!({"schemaVersion": "2", "manifests": []}), "schemaVersion: invalid type"),
             (json!({"schemaVersion": 2}), "neither layers nor manifests"),
             (json!([]), "malformed"),
             (with(|d| d["manifests"] = json!([])), "manifest and an index"),
             (with(|d| d["mediaType"] = json!(index)), "lacks"),
-            (with(|d| d["mediaType"] = json!("text/html")), "text/html"),
             (with(|d| d["layers"] = json!([])), "nothing to run"),
             (with(|d| d["layers"] = json!(null)), "lacks"),
             (with(|d| d["config"] = json!(null)), "lacks"),
@@ -262,11 +302,13 @@ pub(super) mod tests {
         assert!(parse(&long).unwrap_err().to_string().contains("4194304 is the most"));
     }
 
+    /// As all that are written in Go read it, whoever signed it or shows it.
     #[test]
-    fn a_member_that_comes_twice_is_refused() {
+    fn of_a_member_that_comes_twice_the_last_one_counts() {
         let text = sample().to_string().replacen('{', r#"{"layers":[],"#, 1);
         let twice = RawManifest { bytes: text.into_bytes(), ..raw(None, &json!({})) };
-        assert!(parse(&twice).unwrap_err().to_string().contains("duplicate"), "{:?}", parse(&twice));
+        let Parsed::Manifest(manifest) = parse(&twice).unwrap() else { panic!() };
+        assert_eq!(manifest.layers.len(), 2);
     }
 
     proptest! {

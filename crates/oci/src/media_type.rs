@@ -10,21 +10,18 @@ pub(crate) const MANIFESTS: [&str; 2] =
     ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
 const CONFIGS: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
-/// Tar archives, plain or compressed. Which, the content says itself: types and compression do not always agree out
-/// there, and the diff id tells whether what comes out is what was meant.
-const LAYERS: [&str; 6] = [
-    "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.oci.image.layer.v1.tar+gzip",
-    "application/vnd.oci.image.layer.v1.tar+zstd",
-    "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.zstd",
-];
 /// Docker's format from before 2016: layers of which only the compressed bytes are named, in the reverse order.
 const SCHEMA1: [&str; 2] = [
     "application/vnd.docker.distribution.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 ];
+/// Types that say nothing, which registries and tools have put in the place of others: the content tells.
+const UNTOLD: [&str; 6] =
+    ["", "application/octet-stream", "application/json", "text/html", "text/plain", "application/x-tar"];
+/// Beginnings of the types of layers, which are tar archives, plain or compressed. Which, the content says itself: types
+/// and compression do not always agree out there, and the diff id tells whether what comes out is what was meant.
+const LAYER_BEGINNINGS: [&str; 2] =
+    ["application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs."];
 /// Parts of the type of layers that a registry does not hold.
 const FOREIGN: [&str; 2] = ["nondistributable", ".foreign."];
 const ENCRYPTED: &str = "+encrypted";
@@ -39,9 +36,8 @@ pub(super) enum Kind {
 
 /// The kind of a document of this type; `None` for a type that does not say, such as `application/json`.
 pub(super) fn kind(media_type: &str) -> Option<Kind> {
-    // A server may add parameters: `; charset=utf-8`.
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    let is = |types: &[&str]| types.iter().any(|known| known.eq_ignore_ascii_case(essence));
+    let essence = essence(media_type);
+    let is = |types: &[&str]| types.contains(&&*essence);
     match () {
         () if is(&INDEXES) => Some(Kind::Index),
         () if is(&MANIFESTS) => Some(Kind::Manifest),
@@ -50,9 +46,15 @@ pub(super) fn kind(media_type: &str) -> Option<Kind> {
     }
 }
 
+/// The type in lower case, without the parameters that a server may add: `; charset=utf-8`.
+fn essence(media_type: &str) -> String {
+    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
 /// Checks that a manifest's configuration is an image's. Other artifacts of registries look the same except for this.
 pub(super) fn check_config(media_type: &str) -> Result<(), ImageError> {
-    if CONFIGS.contains(&media_type) {
+    let essence = essence(media_type);
+    if CONFIGS.contains(&&*essence) || UNTOLD.contains(&&*essence) {
         return Ok(());
     }
     Err(ImageError::MediaType {
@@ -64,14 +66,16 @@ pub(super) fn check_config(media_type: &str) -> Result<(), ImageError> {
 
 /// Checks that the layer can be applied.
 pub(super) fn check_layer(index: usize, media_type: &str) -> Result<(), ImageError> {
-    if LAYERS.contains(&media_type) {
-        return Ok(());
-    }
-    let why = if media_type.ends_with(ENCRYPTED) {
+    let essence = essence(media_type);
+    let why = if essence.ends_with(ENCRYPTED) {
         "which is encrypted: decrypt the image first"
-    } else if FOREIGN.iter().any(|part| media_type.contains(part)) {
+    } else if FOREIGN.iter().any(|part| essence.contains(part)) {
         "a foreign layer, which is fetched from wherever it names: that is not done; ask for an image that has all its \
          layers itself"
+    } else if UNTOLD.contains(&&*essence)
+        || LAYER_BEGINNINGS.iter().any(|beginning| essence.starts_with(beginning))
+    {
+        return Ok(());
     } else {
         "which is not known; layers are tar archives, plain or compressed with gzip or zstd"
     };
@@ -96,15 +100,27 @@ mod tests {
 
     #[test]
     fn what_is_no_layer_is_refused_by_name() {
-        for known in LAYERS {
+        for known in [
+            "application/vnd.oci.image.layer.v1.tar",
+            "application/vnd.oci.image.layer.v1.tar+zstd",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            "application/vnd.docker.image.rootfs.diff.tar.zstd",
+            "Application/Vnd.OCI.image.layer.v1.tar+gzip; x=y",
+            "application/octet-stream",
+            "",
+        ] {
             check_layer(0, known).unwrap();
+        }
+        for known in ["application/vnd.docker.container.image.v1+JSON", "application/json; charset=utf-8", ""]
+        {
+            check_config(known).unwrap();
         }
         for (media_type, reason) in [
             ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "foreign"),
             ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "foreign"),
             ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "encrypted"),
             ("application/vnd.wasm.content.layer.v1+wasm", "not known"),
-            ("", "not known"),
+            ("application/vnd.cncf.helm.chart.content.v1.tar+gzip", "not known"),
         ] {
             let message = check_layer(3, media_type).unwrap_err().to_string();
             assert!(message.contains("layer 4") && message.contains(media_type), "{message}");

@@ -3,6 +3,9 @@
 /// Longest name or link target in bytes.
 const NAME_MAX: usize = 4096;
 
+/// Most links from one file to the next. Docker writes one, for a layer that comes twice.
+pub const LINKS_MAX: usize = 8;
+
 /// The name without `.` and empty parts. With `from`, the name of a symbolic link, `path` is that link's target. `None`
 /// if the path is absolute, leads out of the archive, is too long or is not UTF-8.
 #[must_use]

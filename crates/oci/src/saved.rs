@@ -1,8 +1,6 @@
 //! Images as `docker save` writes them.
 
-use serde::Deserialize;
-
-use super::bounded::{self, List};
+use super::bounded::{self, List, object};
 use super::config::{self, CONFIG_MAX, Configuration};
 use super::error::{Error, ImageError, Result, listed, shown};
 use super::layout::{Files, read_all};
@@ -27,15 +25,13 @@ pub struct Saved {
     pub layers: Vec<Slice>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Default)]
 struct Listed {
     config: String,
-    #[serde(default)]
     repo_tags: List<String, IMAGES_MAX>,
-    #[serde(default)]
     layers: List<String, LAYERS_MAX>,
 }
+object!(Listed { config: "Config", repo_tags: "RepoTags", layers: "Layers" });
 
 /// Finds the image of that name, or the only one. `manifest` is the archive's list of images, `name` is for messages.
 ///

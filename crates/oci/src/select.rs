@@ -40,8 +40,8 @@ pub fn candidates<'a>(
 
 /// Rank of an entry for this guest, the least the best; `None` if it does not fit.
 fn rank<'a>(declared: &'a DeclaredPlatform, guest: &Platform) -> Option<&'a str> {
-    let architecture = architecture(&declared.architecture);
-    if declared.os != guest.os || architecture != guest.architecture {
+    let architecture = normal(&declared.architecture);
+    if normal(&declared.os) != guest.os || architecture != guest.architecture {
         return None;
     }
     match declared.variant.as_deref() {
@@ -54,12 +54,13 @@ fn rank<'a>(declared: &'a DeclaredPlatform, guest: &Platform) -> Option<&'a str>
     }
 }
 
-/// Go's name of it, which the specification asks for and most tools write.
-pub(super) fn architecture(name: &str) -> &str {
-    match name {
-        "x86_64" | "x86-64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
+/// Go's name of an operating system or architecture, which the specification asks for and most tools write.
+pub(super) fn normal(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    match &*name {
+        "x86_64" | "x86-64" => "amd64".to_owned(),
+        "aarch64" => "arm64".to_owned(),
+        _ => name,
     }
 }
 

@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn full_spec() -> MachineSpec {
-        let share = |tag: &str| Share { tag: tag.into(), path: "/s".into(), read_only: true };
+        let share = |tag: &str| Share { tag: tag.into(), path: "/s".into(), read_only: true, owner: None };
         MachineSpec {
             rootfs: Some("/images/a,b \"c\".squashfs".into()),
             disks: vec![Disk { serial: "scratch".into(), path: "/images/scratch".into(), read_only: false }],

@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn there_are_only_so_many_places() {
         let many = |spec: &mut MachineSpec| {
-            let share = |i| Share { tag: format!("t{i}"), path: "/s".into(), read_only: true };
+            let share = |i| Share { tag: format!("t{i}"), path: "/s".into(), read_only: true, owner: None };
             spec.shares = (0..40).map(share).collect();
         };
         refused(many, "at most 32");

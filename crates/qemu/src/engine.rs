@@ -17,6 +17,7 @@ use crate::host_facts::{self, HostFacts};
 use crate::locate::{self, Programs};
 use crate::machine::QemuMachine;
 use crate::plan::{self, Plan};
+use crate::servers;
 use crate::snapshot::Snapshot;
 use crate::version::{self, Version};
 
@@ -107,13 +108,17 @@ impl Hypervisor for Qemu {
             snapshots: Support::unless(
                 (!cfg!(target_os = "linux")).then(|| "QEMU saves machines on Linux only".into()),
             ),
-            shares: Support::unless(self.programs().virtiofsd().err().map(|e| e.to_string())),
             vsock: Support::unless(self.programs().vsockd().err().map(|e| e.to_string())),
             nat: Support::No(checks::NO_NAT.into()),
             frames: Support::unless(checks::no_frames(&version)),
             framing: Framing::LengthPrefixed,
             max_vcpus: checks::max_vcpus(),
         })
+    }
+
+    fn try_shares(&self) -> Support {
+        let tried = self.programs().virtiofsd().and_then(|program| servers::try_shares(&program));
+        Support::unless(tried.err().map(|e| e.to_string()))
     }
 
     fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {
@@ -229,7 +234,7 @@ mod tests {
         assert_eq!(engine.fingerprint(&MachineSpec { rootfs: Some("/x".into()), ..spec() }).unwrap(), base);
         assert_ne!(engine.fingerprint(&MachineSpec { vcpus: 2, ..spec() }).unwrap(), base);
         assert_ne!(engine.fingerprint(&MachineSpec { memory_mib: 512, ..spec() }).unwrap(), base);
-        let share = vmette_vmm::Share { tag: "a".into(), path: "/".into(), read_only: true };
+        let share = vmette_vmm::Share { tag: "a".into(), path: "/".into(), read_only: true, owner: None };
         let one = MachineSpec { shares: vec![share.clone()], ..spec() };
         assert_eq!(engine.fingerprint(&one).unwrap(), base);
         let five = (0..5).map(|_| share.clone()).collect();

@@ -287,7 +287,7 @@ mod tests {
         let program = dir.join("program");
         fs::write(&program, "#!/bin/sh\nexec sleep 1000\n").unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let share = Share { tag: "a".into(), path: dir.to_owned(), read_only: true };
+        let share = Share { tag: "a".into(), path: dir.to_owned(), read_only: true, owner: None };
         let spec = MachineSpec { shares: vec![share], ..MachineSpec::new("/bin/sh", "/bin/sh") };
         let prepared = Prepared {
             binary: program.clone(),

@@ -268,7 +268,7 @@ mod tests {
         let state = SavedState { disks: known, ..SavedState::default() };
         let spec = MachineSpec {
             disks: disks.iter().map(disk).collect(),
-            shares: vec![Share { tag: "a".into(), path: "/s".into(), read_only: true }],
+            shares: vec![Share { tag: "a".into(), path: "/s".into(), read_only: true, owner: None }],
             origin: Origin::Saved(Saved { folder: "/saved".into(), state }),
             ..MachineSpec::new("/k", "/i")
         };

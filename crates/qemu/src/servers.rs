@@ -1,24 +1,64 @@
 //! Processes that serve a machine's devices over vhost-user: one for each share, one for vsock.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
+use vmette_backend::VIRTIOFSD;
 use vmette_cache::OwnedFolder;
-use vmette_spawn::{Child, Command};
+use vmette_spawn::{Child, Command, Tool};
 use vmette_vmm::console::LastLines;
-use vmette_vmm::{Device, DeviceId, Error, Result};
+use vmette_vmm::{Device, DeviceId, Error, Owner, Result};
+use vmette_work::Work;
 
 use crate::locate::Programs;
 use crate::vsock::Vsock;
 
 /// Time for a vsock server to read a message; it does nothing that blocks.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
+
+/// The beginning of a share server's lines.
+const PREFIX: &str = "vmette-virtiofsd: ";
+
+/// Time for a share server to try its sandbox, which takes some milliseconds.
+const PROBE_LIMIT: Duration = Duration::from_secs(20);
+
+/// The share servers that could make their sandbox. A host may allow it later, and takes it back from nobody who runs.
+static SANDBOXED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Starts the share server to see whether it could serve a folder.
+///
+/// # Errors
+/// It could not, and says why in one line.
+pub(crate) fn try_shares(program: &Path) -> Result<()> {
+    let known = || SANDBOXED.lock().unwrap_or_else(PoisonError::into_inner);
+    if known().contains(program) {
+        return Ok(());
+    }
+    let command = Command::new(program).arg("--probe");
+    let reason = Arc::new(Mutex::new(String::new()));
+    let heard = Arc::clone(&reason);
+    let outcome = Tool::new(VIRTIOFSD, command, PROBE_LIMIT)
+        .on_line(move |line| {
+            let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+            line.trim_start_matches(PREFIX).clone_into(&mut heard);
+        })
+        .outcome(0, &Work::quiet())
+        .map_err(|e| Error::Machine(e.to_string()))?;
+    if outcome.status.success() {
+        known().insert(program.to_owned());
+        return Ok(());
+    }
+    let reason = reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let reason = if reason.is_empty() { outcome.status.to_string() } else { reason };
+    Err(Error::Machine(reason))
+}
 
 /// A server and the connection that its machine is to have.
 #[derive(Debug)]
@@ -56,6 +96,9 @@ pub(crate) fn start(
         // The guest's kernel has taken its process's mask off already, and the mask of whoever started vmette is not for it.
         command = command.umask(0);
         command = command.args(share.read_only.then_some("--readonly"));
+        if let Some(Owner { uid, gid }) = share.owner {
+            command = command.args(["--owner", &format!("{uid}:{gid}")]);
+        }
     } else {
         let failed = "connect to the vsock server";
         let (ours, theirs) = UnixStream::pair().map_err(Error::io(failed))?;

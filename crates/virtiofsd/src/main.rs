@@ -31,6 +31,7 @@ fn main() -> ExitCode {
     let options = options::Options::parse(std::env::args_os().skip(1)).map_err(server::Error::from);
     match options.and_then(server::run) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(server::Error::Helper) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("vmette-virtiofsd: {error}");
             ExitCode::FAILURE

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// An argument that is unknown, or empty if one is missing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown or incomplete argument {0:?}; usage: vmette-virtiofsd --shared-dir DIR --tag TAG [--readonly], or vmette-virtiofsd --probe"
+    "unknown or incomplete argument {0:?}; usage: vmette-virtiofsd --shared-dir DIR --tag TAG [--readonly] [--owner UID:GID], or vmette-virtiofsd --probe"
 )]
 pub(crate) struct Usage(OsString);
 
@@ -25,24 +25,37 @@ pub(crate) struct Share {
     pub(crate) folder: PathBuf,
     pub(crate) tag: String,
     pub(crate) read_only: bool,
+    /// The guest's user and group that the files of this process's user belong to.
+    pub(crate) owner: (u32, u32),
+}
+
+/// Two numbers.
+fn owner(text: &OsString) -> Option<(u32, u32)> {
+    let (uid, gid) = text.to_str()?.split_once(':')?;
+    Some((uid.parse().ok()?, gid.parse().ok()?))
 }
 
 impl Options {
     pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Self, Usage> {
         let (mut folder, mut tag, mut read_only, mut probe) = (None, None, false, false);
+        let mut owned_by = (0, 0);
         let mut args = args;
         while let Some(arg) = args.next() {
             match arg.to_str() {
                 Some("--shared-dir") => folder = args.next(),
                 Some("--tag") => tag = args.next().and_then(|tag| tag.into_string().ok()),
                 Some("--readonly") => read_only = true,
+                Some("--owner") => {
+                    let value = args.next().unwrap_or_default();
+                    owned_by = owner(&value).ok_or(Usage(value))?;
+                }
                 Some("--probe") => probe = true,
                 _ => return Err(Usage(arg)),
             }
         }
         match (folder, tag) {
             (Some(folder), Some(tag)) if !probe => {
-                Ok(Self::Serve(Share { folder: folder.into(), tag, read_only }))
+                Ok(Self::Serve(Share { folder: folder.into(), tag, read_only, owner: owned_by }))
             }
             (None, None) if probe && !read_only => Ok(Self::Probe),
             _ => Err(Usage("".into())),
@@ -60,11 +73,24 @@ mod tests {
 
     #[test]
     fn a_folder_is_served_or_the_host_is_asked_and_never_both() {
-        let share = |read_only| Options::Serve(Share { folder: "/a".into(), tag: "t".into(), read_only });
+        let share = |read_only| {
+            Options::Serve(Share { folder: "/a".into(), tag: "t".into(), read_only, owner: (0, 0) })
+        };
         assert_eq!(parse("--shared-dir /a --tag t").unwrap(), share(false));
+        let Options::Serve(owned) = parse("--shared-dir /a --tag t --owner 1000:50").unwrap() else {
+            panic!()
+        };
+        assert_eq!(owned.owner, (1000, 50));
         assert_eq!(parse("--tag t --readonly --shared-dir /a").unwrap(), share(true));
         assert_eq!(parse("--probe").unwrap(), Options::Probe);
-        for wrong in ["", "--shared-dir /a", "--probe --readonly", "--probe --shared-dir /a --tag t", "--x"] {
+        for wrong in [
+            "",
+            "--shared-dir /a",
+            "--probe --readonly",
+            "--probe --shared-dir /a --tag t",
+            "--x",
+            "--shared-dir /a --tag t --owner 7",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

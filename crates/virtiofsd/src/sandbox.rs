@@ -49,16 +49,33 @@ pub(crate) struct Inside {
     pub(crate) descriptors: Option<File>,
 }
 
+/// Why there is no sandbox.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The reason, and what would help.
+    Reason(String),
+    /// Another process tells the reason.
+    Helper,
+}
+
 /// Enters the sandbox. The process that returns is another one than the one that calls.
-pub(crate) fn enter(folder: String, ids: &Ids, listener: Listener) -> Result<Inside, Error> {
+///
+/// # Errors
+/// The sandbox cannot be had, or this process was to help with it, and the one that needed the help is gone.
+pub(crate) fn enter(folder: String, ids: &Ids, listener: Listener) -> Result<Inside, Failure> {
+    let caller = rustix::process::getpid();
     let mut sandbox = Sandbox::new(folder, SandboxMode::Namespace, ids.uid_map(), ids.gid_map());
-    let mountinfo_prefix = sandbox.get_mountinfo_prefix().map_err(Error::OpenMountinfo)?;
+    let mountinfo_prefix =
+        sandbox.get_mountinfo_prefix().map_err(|e| Failure::Reason(format!("mountinfo: {e}")))?;
     // A process that helps the library would otherwise print how it ended when this one cannot go on.
     std::panic::set_hook(Box::new(|_| {}));
-    let listener = sandbox.enter(listener)?;
+    let listener = sandbox.enter(listener).map_err(|e| match e {
+        Error::Fork(_) if rustix::process::getpid() != caller => Failure::Helper,
+        e => Failure::Reason(explain(&e)),
+    })?;
     // The library asks for SIGTERM at the parent's death, and a change of ids may have cleared that.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|e| Error::Fork(e.into()))?;
+        .map_err(|e| Failure::Reason(format!("parent-death signal: {e}")))?;
     Ok(Inside {
         listener,
         root: sandbox.get_root_dir(),
@@ -69,7 +86,7 @@ pub(crate) fn enter(folder: String, ids: &Ids, listener: Listener) -> Result<Ins
 }
 
 /// The reason why no sandbox can be had, and what would help.
-pub(crate) fn explain(error: &Error) -> String {
+fn explain(error: &Error) -> String {
     let source = match error {
         Error::Unshare(e)
         | Error::CleanMount(e)
@@ -169,10 +186,15 @@ impl Ids {
         }
     }
 
-    pub(crate) fn translation(&self) -> Vec<IdMap> {
+    /// Whose files are whose: those of an ordinary user show as `owner`'s in the guest, whose kernel would keep that user
+    /// from using them otherwise. On the host all of the guest's users are the one in any case.
+    pub(crate) fn translation(&self, owner: u32) -> Vec<IdMap> {
         match self {
             Self::Same => Vec::new(),
-            Self::One { .. } => vec![IdMap::SquashGuest { from_guest: 0, to_host: 0, count: u32::MAX }],
+            Self::One { .. } => vec![
+                IdMap::SquashGuest { from_guest: 0, to_host: 0, count: u32::MAX },
+                IdMap::Host { from_host: 0, to_guest: owner, count: 1 },
+            ],
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::folder::{Bounds, Files, Folder, NAME_TIME};
 use crate::locks::Locks;
 use crate::options::{Options, Share, Usage};
 use crate::queues::{AGAIN, Queues};
-use crate::sandbox::{self, Ids, Inside};
+use crate::sandbox::{self, Failure, Ids, Inside};
 
 /// Folders that every host has, of which one is entered to see whether that can be done.
 const ANY_FOLDER: [&str; 2] = ["/usr", "/etc"];
@@ -43,6 +43,9 @@ pub(crate) enum Error {
     Probe(String),
     #[error("share {tag}: this host lets no program make the sandbox that folders are served from: {reason}")]
     Sandbox { tag: String, reason: String },
+    /// Another process tells why.
+    #[error("nobody needs this process any more")]
+    Helper,
     #[error("share {tag}: {what}: {source}")]
     Io { tag: String, what: &'static str, source: io::Error },
     #[error("share {tag}: {what}: {message}")]
@@ -77,8 +80,10 @@ fn probe() -> Result<(), Error> {
     let null = std::fs::File::open("/dev/null").map_err(failed)?;
     let listener = Listener::from(UnixListener::from(std::os::fd::OwnedFd::from(null)));
     sandbox::limit_descriptors().map_err(failed)?;
-    sandbox::enter(folder.into(), &Ids::of_this_process(), listener)
-        .map_err(|e| Error::Probe(sandbox::explain(&e)))?;
+    sandbox::enter(folder.into(), &Ids::of_this_process(), listener).map_err(|failure| match failure {
+        Failure::Reason(reason) => Error::Probe(reason),
+        Failure::Helper => Error::Helper,
+    })?;
     sandbox::drop_capabilities().map_err(failed)?;
     enable_seccomp(SeccompAction::Kill, false).map_err(|e| Error::Probe(format!("system call filter: {e}")))
 }
@@ -97,8 +102,10 @@ fn serve(share: &Share) -> Result<(), Error> {
 
     let ids = Ids::of_this_process();
     let Inside { listener, root, mountinfo_prefix, mountinfo, descriptors } =
-        sandbox::enter(folder, &ids, listener)
-            .map_err(|e| Error::Sandbox { tag: share.tag.clone(), reason: sandbox::explain(&e) })?;
+        sandbox::enter(folder, &ids, listener).map_err(|failure| match failure {
+            Failure::Reason(reason) => Error::Sandbox { tag: share.tag.clone(), reason },
+            Failure::Helper => Error::Helper,
+        })?;
     // A panic fails the one request that has led to it.
     std::panic::set_hook(Box::new(|info| log::error!("{info}")));
     if share.read_only {
@@ -119,8 +126,8 @@ fn serve(share: &Share) -> Result<(), Error> {
         announce_submounts: false,
         inode_file_handles: InodeFileHandlesMode::Never,
         readdirplus: true,
-        uid_map: Some(ids.translation()),
-        gid_map: Some(ids.translation()),
+        uid_map: Some(ids.translation(share.owner.0)),
+        gid_map: Some(ids.translation(share.owner.1)),
         guest_fd_limit: guest_fds,
         ..Config::default()
     };

@@ -87,3 +87,18 @@ fn an_unknown_argument_is_refused() {
     assert!(!server.wait().unwrap().success());
     assert!(said.contains("--sandbox=none") && said.contains("usage"), "{said}");
 }
+
+/// The server's answer when it is asked whether it could serve, in a process that was prepared by a shell.
+fn probe(prepare: &str) -> (bool, String) {
+    let script = format!("{prepare} exec \"$0\" --probe");
+    let output = Command::new("sh").args(["-c", &script, SERVER]).output().unwrap();
+    (output.status.success(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_host_is_asked_whether_folders_can_be_shared() {
+    assert_eq!(probe(""), (true, String::new()));
+    let (ok, said) = probe("ulimit -n 500;");
+    assert!(!ok && said.contains("500") && said.contains("ulimit -Hn"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}

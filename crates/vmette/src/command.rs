@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 
 use vmette_image::ImageConfig;
+use vmette_vmm::{Owner, Share};
 
 use crate::config::{CommandOptions, Config, WorkloadStrategy};
 use crate::error::{ConfigError, Error};
@@ -61,11 +62,29 @@ impl Config {
     }
 }
 
+fn user_of(image: &ImageConfig) -> Option<&String> {
+    image.user.as_ref().filter(|user| !user.is_empty())
+}
+
+/// The user's numbers, as far as they are said: a name means something in the guest only. Root needs no share of its own.
+fn owner(user: &str) -> Option<Owner> {
+    let (user, group) = user.split_once(':').unwrap_or((user, ""));
+    let uid = user.parse().ok().filter(|uid| *uid != 0)?;
+    Some(Owner { uid, gid: group.parse().unwrap_or(0) })
+}
+
 impl Resolved {
     /// The command of the session, without its surroundings.
     pub(crate) fn main_command(&self) -> Option<ExecOptions> {
         let keeps = self.build_snapshot.is_some() || self.snapshot.is_some();
         self.command.command(&self.root.image, keeps)
+    }
+
+    /// The devices of the granted folders.
+    pub(crate) fn shares(&self) -> impl Iterator<Item = Share> + '_ {
+        let user = self.command.user.as_ref().or(user_of(&self.root.image));
+        let owner = user.and_then(|user| owner(user));
+        self.grants.shares.iter().map(move |share| share.device(owner))
     }
 
     /// What every command of the session starts with, as an image's commands do everywhere: the image's environment and
@@ -82,7 +101,7 @@ impl Resolved {
         for (key, value) in &command.env {
             options = options.env(key, value);
         }
-        let of_image = image.user.as_ref().filter(|user| !user.is_empty());
+        let of_image = user_of(image);
         let folder = match command.cwd.clone().or_else(|| start_of(image)) {
             // An image's user does not start in its home, a user whom the caller names does.
             None if command.user.is_none() && of_image.is_some() => Some("/".to_owned()),
@@ -105,6 +124,24 @@ mod tests {
     fn image(entrypoint: &[&str], cmd: &[&str]) -> ImageConfig {
         let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
         ImageConfig { entrypoint: owned(entrypoint), cmd: owned(cmd), ..ImageConfig::default() }
+    }
+
+    #[test]
+    fn folders_belong_to_the_user_whose_commands_run() {
+        let owned = |uid, gid| Some(Owner { uid, gid });
+        assert_eq!(
+            (owner("1000"), owner("1000:50"), owner("7:")),
+            (owned(1000, 0), owned(1000, 50), owned(7, 0))
+        );
+        assert_eq!((owner("0"), owner("web"), owner("-1:5"), owner("")), (None, None, None, None));
+        assert_eq!(owner("7:staff"), owned(7, 0));
+        let mut config = Config::default();
+        config.grants.shares = vec![crate::ShareMount::new("a", "/tmp")];
+        config.root.image.user = Some("5:6".into());
+        let of = |config: &Config| Resolved::new(config, None).unwrap().shares().next().unwrap().owner;
+        assert_eq!(of(&config), owned(5, 6));
+        config.command.user = Some("root".into());
+        assert_eq!(of(&config), None, "the caller's user takes the place of the image's");
     }
 
     #[test]

@@ -106,8 +106,6 @@ pub struct Capabilities {
     pub boots_elf: bool,
     /// [`Machine::save`](crate::Machine::save) and [`Origin::Saved`](crate::Origin::Saved) for such a machine.
     pub snapshots: Support,
-    /// Host folders as shares.
-    pub shares: Support,
     /// vsock devices: [`MachineSpec::vsock`](crate::MachineSpec).
     pub vsock: Support,
     /// [`Network::Nat`](crate::Network::Nat).

@@ -126,7 +126,7 @@ mod tests {
             cmdline: "quiet".into(),
             rootfs: Some(file.clone()),
             disks: vec![Disk { serial: "scratch".into(), path: file.clone(), read_only: false }],
-            shares: vec![Share { tag: "work.1".into(), path: dir.into(), read_only: true }],
+            shares: vec![Share { tag: "work.1".into(), path: dir.into(), read_only: true, owner: None }],
             ..MachineSpec::new(file.clone(), file)
         }
     }
@@ -183,7 +183,12 @@ b"
             let error = checked_device(device).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         };
-        let share = |tag: &str, path: &str| Share { tag: tag.into(), path: path.into(), read_only: true };
+        let share = |tag: &str, path: &str| Share {
+            tag: tag.into(),
+            path: path.into(),
+            read_only: true,
+            owner: None,
+        };
         refused(Device::Share(share("a/b", "/")), "share tag");
         refused(Device::Share(share("a", "/nonexistent")), "shared folder /nonexistent");
         let disk = Disk { serial: devices::ROOTFS_SERIAL.into(), path: "/bin/sh".into(), read_only: true };

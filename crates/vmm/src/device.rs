@@ -75,6 +75,18 @@ pub struct Share {
     pub path: PathBuf,
     /// True if the host refuses writes, whatever the guest does.
     pub read_only: bool,
+    /// The guest's user and group that the files of the host's user are to belong to, where all of the guest's users are one
+    /// on the host. Without it, and where they are not, files belong to the same numbers on both sides, or to root.
+    pub owner: Option<Owner>,
+}
+
+/// A user and a group of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The user's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
 }
 
 /// A machine's network.

@@ -48,13 +48,16 @@ impl Hypervisor for FakeHypervisor {
             remedy: None,
             boots_elf: false,
             snapshots: Support::No("there is no machine that could be saved".into()),
-            shares: Support::Yes,
             vsock: Support::No("the in-process engine has no devices".into()),
             nat: Support::Yes,
             frames: Support::No("the in-process engine has no devices".into()),
             framing: Framing::LengthPrefixed,
             max_vcpus: 1,
         })
+    }
+
+    fn try_shares(&self) -> Support {
+        Support::Yes
     }
 
     fn fingerprint(&self, _spec: &MachineSpec) -> Result<String> {

@@ -18,7 +18,7 @@ mod spec;
 mod vsock;
 
 pub use capabilities::{Accelerator, Capabilities, Isolation, Support};
-pub use device::{Device, DeviceId, Disk, Frames, Framing, Mac, Network, Share};
+pub use device::{Device, DeviceId, Disk, Frames, Framing, Mac, Network, Owner, Share};
 pub use error::{Error, Result, is_shortage};
 pub use machine::{ControlStream, Hypervisor, Machine, MachineEnd};
 pub use spec::{AcceleratorChoice, Console, MachineSpec, Origin, Saved, SavedState};

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::{
-    Capabilities, Device, DeviceId, MachineSpec, Result, SavedState, Slot, VsockListener, VsockStream,
+    Capabilities, Device, DeviceId, MachineSpec, Result, SavedState, Slot, Support, VsockListener,
+    VsockStream,
 };
 
 /// The byte stream to the guest's agent: a socket of the host, whatever carries it in between. Dropping it does not
@@ -30,6 +31,10 @@ pub trait Hypervisor: Send + Sync {
     /// [`Error::Unavailable`](crate::Error::Unavailable) when the engine, or the accelerator that the spec insists on,
     /// is not usable here.
     fn probe(&self, spec: &MachineSpec) -> Result<Capabilities>;
+
+    /// Tries whether host folders can be shared here. It may cost the start of a process, and is for those who need to
+    /// know.
+    fn try_shares(&self) -> Support;
 
     /// Returns as text everything about the engine, the host and the machine's shape that a saved state depends on: a
     /// state may be restored only under the fingerprint under which it was saved. Kernel, initramfs and command line are

@@ -49,13 +49,16 @@ impl Hypervisor for Vz {
             remedy: None,
             boots_elf: false,
             snapshots: Support::unless(host.no_snapshots().or_else(|| no_snapshots_of(spec))),
-            shares: Support::Yes,
             vsock: Support::Yes,
             nat: Support::Yes,
             frames: Support::Yes,
             framing: Framing::Datagrams,
             max_vcpus: host::max_vcpus(),
         })
+    }
+
+    fn try_shares(&self) -> Support {
+        Support::Yes
     }
 
     fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {

@@ -110,7 +110,7 @@ pub extern "C" fn vmette_config_add_vsock_forward(
     path: Text,
 ) -> VmetteStatus {
     add(config, "vmette_config_add_vsock_forward", |config| {
-        config.vsock.forwards.push(VsockForward { port, path: path.required_os("path")?.into() });
+        config.vsock.forwards.push(VsockForward { port, path: path.required("path")?.into() });
         Ok(())
     })
 }
@@ -124,7 +124,7 @@ pub extern "C" fn vmette_config_add_vsock_connect(
     path: Text,
 ) -> VmetteStatus {
     add(config, "vmette_config_add_vsock_connect", |config| {
-        config.vsock.connects.push(VsockConnect { port, path: path.required_os("path")?.into() });
+        config.vsock.connects.push(VsockConnect { port, path: path.required("path")?.into() });
         Ok(())
     })
 }

@@ -48,6 +48,19 @@ fn the_header_is_plain_c_and_plain_cpp() {
 }
 
 #[test]
+fn statuses_have_a_prefix_and_their_names_without_one_can_be_left_out() {
+    let source = sources().join("names.c");
+    for (compiler, standard, language) in
+        [("cc", "-std=c99", "c"), ("cc", "-std=c17", "c"), ("g++", "-std=c++20", "c++")]
+    {
+        for without in [None, Some("-DVMETTE_NO_SHORT_NAMES")] {
+            let args = [standard, "-fsyntax-only", "-x", language].into_iter().chain(without).map(Into::into);
+            compile(compiler, args.chain([source.clone(), "-I".into(), build::include_dir()]));
+        }
+    }
+}
+
+#[test]
 fn a_cpp_program_is_linked_and_runs() {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("program");

@@ -52,6 +52,7 @@ fn one(image: &ImageDetails) -> String {
     each(&mut line, "labels", config.labels.iter().map(|(key, value)| format!("{key}={value}")));
     let layers = image.layers.iter().map(|layer| format!("{} ({})", layer.digest, size(layer.size)));
     each(&mut line, "layers", layers);
+    each(&mut line, "notes", image.notes.iter().cloned());
     text
 }
 
@@ -89,6 +90,7 @@ mod tests {
             },
             layers: Vec::new(),
             unpacked: None,
+            notes: vec!["an entry was left out".into()],
             path: PathBuf::from("/cache/x"),
         };
         let text = all(std::slice::from_ref(&image));
@@ -97,6 +99,7 @@ mod tests {
         assert!(text.contains("\n            b:2\n"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() < VALUE_MAX + 20), "{text}");
         assert!(text.contains("size        10 B\n"), "{text}");
+        assert!(text.ends_with("notes       an entry was left out\n"), "{text}");
         let known = ImageDetails { unpacked: Some(5), ..image };
         assert!(all(&[known]).contains("size        10 B, 5 B of content\n"));
         assert!(!text.contains("entrypoint") && !text.contains("platform"), "{text}");

@@ -156,6 +156,19 @@ fn a_link_in_a_share_leads_nowhere_on_the_host() {
 }
 
 #[test]
+fn locks_of_the_guest_and_of_the_host_exclude_each_other() {
+    let dir = folder();
+    fs::write(dir.path().join("free"), "").unwrap();
+    let held = fs::File::open(dir.path().join("file")).unwrap();
+    held.lock().unwrap();
+    let script = "for f in file free; do flock -n /data/$f true && echo $f is ours || echo $f is theirs; done
+        exec 9< /data/free; flock -n 9; flock -n /data/free true || echo and not twice";
+    attack(&["-v", &share(dir.path(), "/data")], script)
+        .exits(0)
+        .printed("file is theirs\nfree is ours\nand not twice\n");
+}
+
+#[test]
 fn a_device_node_made_in_a_share_opens_no_device() {
     let dir = folder();
     let script = "mknod /data/node b 254 0; mknod /data/mem c 1 1; cat /data/mem | head -c 1; cat /data/file";

@@ -109,6 +109,40 @@ fn an_archive_is_a_root_with_its_owners_and_modes() {
     script(&spec, check).exits(0).printed(expected);
 }
 
+/// Packed with the oldest format and a label, from a folder that only its owner may enter, with things in the places of
+/// file systems that are no folders.
+#[test]
+fn an_odd_archive_is_a_root_for_every_user() {
+    let (dir, root) = folder();
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+    let spec = |name: &str, options: &[&str]| {
+        let archive = dir.path().join(name);
+        let mut tar = Command::new("tar");
+        tar.args(options)
+            .args(["--numeric-owner", "--owner=501", "--group=501", "-cf"])
+            .arg(&archive)
+            .arg("-C");
+        assert!(tar.args([root.as_path(), Path::new(".")]).status().unwrap().success());
+        format!("tar+file://{}", archive.display())
+    };
+    let swap = |name: &str, made: &dyn Fn(&Path)| {
+        let path = root.join(name);
+        let _ = fs::remove_dir_all(&path);
+        made(&path);
+    };
+    let check = "id -u; id -g; ls / > /dev/null && echo entered; cat /tmp 2> /dev/null || readlink /tmp; \
+        stat -fc %T /proc /run; stat -c '%F %a %u' /";
+    let check = |spec: &str, user: &str| Vmette::run([spec, "-u", user, "--", "sh", "-c", check]).exits(0);
+    swap("tmp", &|path| fs::write(path, "a file\n").unwrap());
+    let printed = "1000\n0\nentered\na file\nproc\ntmpfs\ndirectory 755 0\n";
+    check(&spec("v7.tar", &["--format=v7"]), "1000:").printed(printed);
+    swap("tmp", &|path| drop(fs::remove_file(path).and_then(|()| symlink("/nowhere/tmp", path))));
+    swap("proc", &|path| fs::write(path, "").unwrap());
+    swap("run", &|path| symlink("/nowhere/run", path).unwrap());
+    let printed = "0\n50\nentered\n/nowhere/tmp\nproc\ntmpfs\ndirectory 755 0\n";
+    check(&spec("label.tar", &["--label=a root"]), ":50").printed(printed);
+}
+
 #[test]
 fn a_read_only_root_refuses_writes_and_the_status_arrives() {
     let (_dir, root) = folder();

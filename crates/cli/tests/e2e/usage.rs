@@ -55,7 +55,9 @@ fn sizes_and_grants_that_cannot_be_read_are_refused() {
     refused(&["run", "-m", "12X"], ["number of MiB"]);
     refused(&["run", "--share", "no-path"], ["TAG=PATH"]);
     refused(&["run", "-v", "/only-host"], ["HOST:GUEST"]);
-    refused(&["run", "-e", "1BAD=x"], ["variable name"]);
+    refused(&["run", "-e", "=x"], ["name of the variable"]);
+    refused(&["run", "-v", "/tmp:/x:rslave"], ["rslave", "between host and guest"]);
+    refused(&["run", "-v", "/tmp:/x:z,foo"], ["foo", "not known"]);
     refused(&["run", "--vsock-port", "4294967296"], ["4294967295"]);
 }
 

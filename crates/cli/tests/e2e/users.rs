@@ -147,6 +147,14 @@ fn an_ordinary_user_runs_a_command_shares_a_folder_and_has_vsock() {
     // Root in the guest is nobody but the user on the host.
     assert_eq!(fs::read_to_string(work.join("roots")).unwrap(), "of root\n");
 
+    // For a user of the guest it is the user's own too, and whatever is private in it.
+    fs::set_permissions(work.join("file"), fs::Permissions::from_mode(0o600)).unwrap();
+    let script = "id -u; cat /data/file; echo more >> /data/file; mkdir /data/theirs; stat -c %u:%g /data/file /data/theirs";
+    user.vmette(&["run", "-q", "-u", "1234:50", "-v", "./work:/data", "--", "sh", "-c", script])
+        .exits(0)
+        .printed("1234\nof the user\n1234:50\n1234:50\n");
+    assert_eq!(fs::metadata(work.join("theirs")).unwrap().uid(), user.uid);
+
     let read_only =
         user.vmette(&["run", "-v", "./work:/data:ro", "--", "sh", "-c", "echo x > /data/new"]).outcome();
     assert_ne!(read_only.code, Some(0), "{read_only:?}");

@@ -11,6 +11,7 @@ use vmette_wire::Root;
 use vmette_wire::root::Overlay;
 
 use super::error::{Error, make_dir};
+use crate::log;
 
 /// Devices every workload has, with their permissions. Those that the kernel lacks are left out.
 const DEVICES: [(&str, u16); 13] = [
@@ -75,7 +76,7 @@ pub(super) fn nodes() -> io::Result<Vec<Node>> {
 
 /// Mounts a `/dev` with the devices that a workload may use. It is not the machine's: the agent's port is not in it.
 pub(super) fn devices(nodes: &[Node]) -> Result<(), Error> {
-    make_dir("/dev")?;
+    make_place("/dev")?;
     mount("tmpfs", "/dev", "tmpfs", MountFlags::NOSUID, c"mode=0755,size=4m")
         .map_err(Error::io("mount /dev"))?;
     for node in nodes {
@@ -111,25 +112,102 @@ pub(super) fn devices(nodes: &[Node]) -> Result<(), Error> {
 pub(super) fn mount_all(root: &Root) -> Result<(), Error> {
     let safe = MountFlags::NOSUID | MountFlags::NODEV;
     for dir in ["/proc", "/sys", "/run"] {
-        make_dir(dir)?;
+        make_place(dir)?;
     }
-    make_tmp()?;
+    let has_tmp = make_tmp("/tmp")?;
     if !root.switch_root {
         mount("proc", "/proc", "proc", safe | MountFlags::NOEXEC, None).map_err(Error::io("mount /proc"))?;
     }
     mount("sysfs", "/sys", "sysfs", safe | MountFlags::NOEXEC | MountFlags::RDONLY, None)
         .map_err(Error::io("mount /sys"))?;
     mount("tmpfs", "/run", "tmpfs", safe, c"mode=0755").map_err(Error::io("mount /run"))?;
-    if root.overlay != Overlay::Scratch {
+    if has_tmp && root.overlay != Overlay::Scratch {
         mount("tmpfs", "/tmp", "tmpfs", safe, c"mode=1777").map_err(Error::io("mount /tmp"))?;
     }
     Ok(())
 }
 
-/// Makes `/tmp` for everybody, unless the image has one: what it may be used for there is the image's to say.
-fn make_tmp() -> Result<(), Error> {
-    if fs::create_dir("/tmp").is_err() {
-        return make_dir("/tmp");
+/// Makes a folder for a file system that every workload has. An image may have a file in its place, or a link that leads
+/// nowhere: that gives way.
+fn make_place(path: &str) -> Result<(), Error> {
+    match fs::create_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let failed = format!("replace the image's {path}, which is not a folder");
+            fs::remove_file(path).map_err(Error::io(failed))?;
+            make_dir(path)
+        }
+        _ => make_dir(path),
     }
-    chmod("/tmp", Mode::from_raw_mode(0o1777)).map_err(Error::io("give /tmp its permissions"))
+}
+
+/// Makes `/tmp` for everybody, unless the image has one: what it may be used for there is the image's to say. Returns
+/// whether it is a folder. An image may have a file in its place, or a link that leads nowhere, and that stays.
+fn make_tmp(path: &str) -> Result<bool, Error> {
+    match fs::create_dir(path) {
+        Ok(()) => chmod(path, Mode::from_raw_mode(0o1777))
+            .map(|()| true)
+            .map_err(Error::io(format!("give {path} its permissions"))),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let is_folder = fs::metadata(path).is_ok_and(|found| found.is_dir());
+            if !is_folder {
+                log::note(format_args!("{path} of the workload is left as it is: it is not a folder"));
+            }
+            Ok(is_folder)
+        }
+        Err(e) => Err(Error::io(format!("make the folder {path}"))(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// What an image has under that name, and what becomes of it.
+    fn with(prepare: fn(&str), check: fn(&str)) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("place").display().to_string();
+        prepare(&path);
+        check(&path);
+    }
+
+    const NOWHERE: fn(&str) = |path| symlink("/nowhere/tmp", path).unwrap();
+    const FILE: fn(&str) = |path| fs::write(path, "x").unwrap();
+    const LOOP: fn(&str) = |path| symlink("place", path).unwrap();
+    const LINK: fn(&str) = |path| {
+        fs::create_dir(path.to_owned() + "-target").unwrap();
+        symlink("place-target", path).unwrap();
+    };
+
+    #[test]
+    fn what_is_no_folder_gives_way_to_a_file_system() {
+        for prepare in [NOWHERE, FILE, LOOP, |_| {}] {
+            with(prepare, |path| {
+                make_place(path).unwrap();
+                assert!(fs::symlink_metadata(path).unwrap().is_dir());
+            });
+        }
+        with(LINK, |path| {
+            make_place(path).unwrap();
+            assert!(fs::symlink_metadata(path).unwrap().is_symlink(), "the image's own");
+        });
+    }
+
+    #[test]
+    fn a_tmp_that_is_no_folder_stays() {
+        for prepare in [NOWHERE, FILE, LOOP] {
+            with(prepare, |path| {
+                assert!(!make_tmp(path).unwrap());
+                assert!(!fs::symlink_metadata(path).unwrap().is_dir());
+            });
+        }
+        with(LINK, |path| assert!(make_tmp(path).unwrap()));
+        with(
+            |_| {},
+            |path| {
+                assert!(make_tmp(path).unwrap());
+                assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o1777);
+            },
+        );
+    }
 }

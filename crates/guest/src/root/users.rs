@@ -27,7 +27,7 @@ pub(crate) enum UserError {
     NoUser(String),
     #[error("no such group in the guest's /etc/group: {0}")]
     NoGroup(String),
-    #[error("user {0:?} is not `name`, `uid`, `name:group` or `uid:gid`")]
+    #[error("user {0:?} is none of `name`, `uid`, `name:group`, `uid:gid` and `:group`")]
     Malformed(String),
     #[error("cannot read {path} in the guest: {source}")]
     Database { path: &'static str, source: std::io::Error },
@@ -60,12 +60,12 @@ struct Entry<'a> {
     home: &'a str,
 }
 
+/// The fields after the ids may be missing.
 fn passwd_entry(line: &str) -> Option<Entry<'_>> {
     let mut fields = line.split(':');
     let (name, _password) = (fields.next()?, fields.next()?);
     let (uid, gid) = (id(fields.next()?)?, id(fields.next()?)?);
-    let _comment = fields.next()?;
-    Some(Entry { name, uid, gid, home: fields.next()? })
+    Some(Entry { name, uid, gid, home: fields.nth(1).unwrap_or_default() })
 }
 
 /// Name, id and members.
@@ -80,29 +80,24 @@ fn id(text: &str) -> Option<u32> {
     text.parse().ok().filter(|id| *id != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()))
 }
 
+/// As container engines read it: a number is an id and never a name, and a part that is empty is not set. Root is the user
+/// that is not set.
 fn resolve(spec: &str, passwd: &str, group: &str) -> Result<User, UserError> {
-    let malformed = || UserError::Malformed(spec.to_owned());
-    let (user, explicit_group) = match spec.split_once(':') {
-        Some((_, group)) if group.is_empty() || group.contains(':') => return Err(malformed()),
-        Some((user, group)) => (user, Some(group)),
-        None => (spec, None),
-    };
-    if user.is_empty() || user.chars().any(char::is_control) {
-        return Err(malformed());
+    let (user, explicit_group) = spec.split_once(':').unwrap_or((spec, ""));
+    if explicit_group.contains(':') || spec.chars().any(char::is_control) {
+        return Err(UserError::Malformed(spec.to_owned()));
     }
-    let entries = || passwd.lines().filter_map(passwd_entry);
-    let number = id(user);
-    let found = entries().find(|e| e.name == user).or_else(|| entries().find(|e| Some(e.uid) == number));
-    let uid = match (&found, number) {
-        (Some(entry), _) => entry.uid,
-        (None, Some(uid)) => uid,
-        (None, None) => return Err(UserError::NoUser(user.to_owned())),
-    };
+    let explicit_group = Some(explicit_group).filter(|group| !group.is_empty());
+    let number = if user.is_empty() { Some(0) } else { id(user) };
+    let is_meant = |entry: &Entry<'_>| number.map_or(entry.name == user, |uid| entry.uid == uid);
+    let found = passwd.lines().filter_map(passwd_entry).find(is_meant);
+    let uid = found.as_ref().map(|entry| entry.uid).or(number);
+    let uid = uid.ok_or_else(|| UserError::NoUser(user.to_owned()))?;
     let groups = || group.lines().filter_map(group_entry);
     let (gid, supplementary) = match explicit_group {
         Some(wanted) => {
-            let gid =
-                groups().find(|(name, ..)| *name == wanted).map(|(_, gid, _)| gid).or_else(|| id(wanted));
+            let of_name = || groups().find(|(name, ..)| *name == wanted).map(|(_, gid, _)| gid);
+            let gid = id(wanted).or_else(of_name);
             (gid.ok_or_else(|| UserError::NoGroup(wanted.to_owned()))?, Vec::new())
         }
         None => {
@@ -131,8 +126,9 @@ mod tests {
     use super::*;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n# comment\nbroken:x:12\n\
-        web:x:33:34::/var/www:/bin/false\nodd:x:4294967295:0::/:/\n1000:x:7:8::/seven:\nrel:x:9:9::home:\n";
-    const GROUP: &str = "root:x:0:\nwww:x:34:\naudio:x:29:web,other\nvideo:x:44:other,web\n\nbad:x:y:web\n";
+        web:x:33:34::/var/www:/bin/false\nshort:x:12:13\nodd:x:4294967295:0::/:/\n1000:x:7:8::/seven:\nrel:x:9:9::home:\n";
+    const GROUP: &str =
+        "root:x:0:\nwww:x:34:\naudio:x:29:web,other\nvideo:x:44:other,web\n30:x:31:\n\nbad:x:y:web\n";
 
     fn credentials(spec: &str) -> (u32, u32, Vec<u32>) {
         let c = resolve(spec, PASSWD, GROUP).unwrap().credentials;
@@ -147,7 +143,25 @@ mod tests {
         assert_eq!(credentials("web:5"), (33, 5, vec![]));
         assert_eq!(credentials("500"), (500, 0, vec![]));
         assert_eq!(credentials("500:600"), (500, 600, vec![]));
-        assert_eq!(credentials("1000"), (7, 8, vec![8]), "a name that looks like a number is a name");
+        assert_eq!(credentials("1000"), (1000, 0, vec![]), "a number is never a name");
+        assert_eq!(credentials("web:30"), (33, 30, vec![]), "neither of a group");
+        assert_eq!(credentials("short"), (12, 13, vec![13]), "the rest of a line may be missing");
+    }
+
+    #[test]
+    fn parts_that_are_empty_are_not_set() {
+        assert_eq!(credentials("1000:"), credentials("1000"));
+        assert_eq!(credentials("33:"), (33, 34, vec![29, 34, 44]));
+        assert_eq!(credentials("web:"), credentials("web"));
+        assert_eq!(credentials(":50"), (0, 50, vec![]));
+        assert_eq!(credentials(":audio"), (0, 29, vec![]));
+        assert_eq!(credentials(":"), (0, 0, vec![0]));
+        assert_eq!(credentials(""), credentials("root"));
+        assert_eq!(credentials("0:0"), (0, 0, vec![]));
+        let bare = |spec: &str| resolve(spec, "", "").unwrap().credentials;
+        assert_eq!((bare(":").uid, bare(":").gid), (0, 0), "without a passwd, too");
+        assert_eq!((bare("1000:").uid, bare("1000:").gid), (1000, 0));
+        assert_eq!((bare(":50").uid, bare(":50").gid), (0, 50));
     }
 
     #[test]
@@ -161,10 +175,10 @@ mod tests {
     fn what_is_not_there_is_named() {
         assert!(matches!(resolve("nobody", PASSWD, GROUP), Err(UserError::NoUser(n)) if n == "nobody"));
         assert!(matches!(resolve("web:wheel", PASSWD, GROUP), Err(UserError::NoGroup(n)) if n == "wheel"));
-        for spec in ["", ":", "web:", ":0", "a:b:c", "a\nb"] {
+        for spec in ["a:b:c", "1:2:3", "::", "a\nb", "web:\t"] {
             assert!(matches!(resolve(spec, PASSWD, GROUP), Err(UserError::Malformed(_))), "{spec:?}");
         }
-        for spec in ["4294967295", "-1", "+5", "odd", "0:4294967295"] {
+        for spec in ["4294967295", "-1", "+5", "odd", "0:4294967295", " web", "web ", " ", " :"] {
             assert!(resolve(spec, PASSWD, GROUP).is_err(), "{spec} must not become root");
         }
     }

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use crate::error::{ProviderError, Result};
 use crate::layers::decoder;
+use crate::notes::Notes;
 use crate::providers::spec;
 use crate::sniff::FileKind;
-use crate::tar::{ArchiveError, Budget, End, Kind, Source, next};
+use crate::tar::{ArchiveError, Budget, Kind, Source, next};
 
 /// Most decompressed bytes that are looked at. Only archives of images are read beyond their first entry, and these
 /// hold layers.
@@ -55,12 +56,12 @@ fn of_archive(file: File, kind: FileKind) -> std::result::Result<Content, Archiv
     let file = BufReader::with_capacity(1 << 20, file);
     let plain = BufReader::with_capacity(1 << 20, decoder(file, kind)?);
     let budget = Budget::new(LOOK_MAX, "no variable");
-    of_entries(&mut Source::new(plain, &budget))
+    of_entries(&mut Source::new(plain, &budget, &Notes::default()))
 }
 
 fn of_entries<R: BufRead>(source: &mut Source<'_, R>) -> std::result::Result<Content, ArchiveError> {
     let (mut index, mut manifest) = (false, false);
-    while let Some(entry) = next(source, End::Anywhere)? {
+    while let Some(entry) = next(source)? {
         let path = entry.path.strip_prefix(b"./").unwrap_or(&entry.path);
         let path = path.strip_suffix(b"/").unwrap_or(path);
         match part(path) {
@@ -70,10 +71,7 @@ fn of_entries<R: BufRead>(source: &mut Source<'_, R>) -> std::result::Result<Con
             Part::None => return Ok(Content::Tar),
         }
         match entry.kind {
-            Kind::File(size) => {
-                source.copy(size, |_| Ok(()))?;
-                source.padding(size)?;
-            }
+            Kind::File(size) => source.skip(size)?,
             Kind::Dir | Kind::HardLink(_) | Kind::Symlink(_) => {}
             _ => return Ok(Content::Tar),
         }
@@ -123,7 +121,7 @@ mod tests {
         }
         let bytes = archive.into_inner().unwrap();
         let budget = Budget::new(LOOK_MAX, "none");
-        of_entries(&mut Source::new(&bytes[..], &budget)).unwrap()
+        of_entries(&mut Source::new(&bytes[..], &budget, &Notes::default())).unwrap()
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub struct ImageDetails {
     pub layers: Vec<LayerInfo>,
     /// Bytes of its files' content. None of a squashfs image: it came as it is, and was not looked into.
     pub unpacked: Option<u64>,
+    /// Lines on what was mended or left out when it was made, such as access control lists.
+    pub notes: Vec<String>,
     /// The squashfs image.
     pub path: PathBuf,
 }
@@ -140,6 +142,7 @@ mod tests {
             config,
             layers: vec![LayerInfo { digest, size: 4 }],
             unpacked: Some(5),
+            notes: vec!["d".to_owned()],
             path: "/c".into(),
         };
         let mut shown = json!({
@@ -149,7 +152,8 @@ mod tests {
                 "env": [["A", "b"]], "entrypoint": [], "cmd": [], "user": null, "working_dir": null,
                 "volumes": [], "stop_signal": null, "labels": {},
             },
-            "layers": [{"digest": digest.to_string(), "size": 4}], "unpacked": 5, "path": "/c",
+            "layers": [{"digest": digest.to_string(), "size": 4}], "unpacked": 5, "notes": ["d"],
+            "path": "/c",
         });
         let Value::Object(members) = listed else { panic!() };
         shown.as_object_mut().unwrap().extend(members);

@@ -69,6 +69,7 @@ impl Images {
             config: described.config,
             layers: described.layers,
             unpacked: (described.kind != ImageKind::Squashfs).then_some(described.unpacked),
+            notes: described.notes,
             path: image.path,
         })
     }

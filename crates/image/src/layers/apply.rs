@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::path;
 use super::record::{Action, Attrs, Record};
-use super::resolve::{Links, resolve};
+use super::resolve::resolve;
 use super::steps::Steps;
 use super::tree::{Child, InodeId, NodeKind, ROOT, Tree};
+use crate::notes::{Note, Notes};
 use crate::tar::{ArchiveError, Refusal, shown};
 
 type Result<T> = std::result::Result<T, ArchiveError>;
@@ -16,14 +17,15 @@ const SYMLINK_MODE: u16 = 0o777;
 
 /// Applies layers, the lowest first, entry by entry.
 #[derive(Debug)]
-pub(super) struct Applier {
+pub(super) struct Applier<'a> {
     tree: Tree,
     steps: Steps,
+    notes: &'a Notes,
 }
 
-impl Applier {
-    pub(super) fn new() -> Self {
-        Self { tree: Tree::new(), steps: Steps::new() }
+impl<'a> Applier<'a> {
+    pub(super) fn new(notes: &'a Notes) -> Self {
+        Self { tree: Tree::new(), steps: Steps::new(), notes }
     }
 
     pub(super) fn into_tree(self) -> Tree {
@@ -33,6 +35,10 @@ impl Applier {
     /// Applies an entry of this layer, whose path is normal.
     pub(super) fn apply(&mut self, layer: u16, path: &[u8], record: Record) -> Result<()> {
         let Record { attrs, action } = record;
+        if path.is_empty() && action != Action::Opaque {
+            self.pass_over_root(&attrs, &action);
+            return Ok(());
+        }
         let what = match action {
             Action::Whiteout => return self.whiteout(layer, path),
             Action::Opaque => return self.opaque(layer, path),
@@ -54,12 +60,17 @@ impl Applier {
         self.place(layer, path, attrs, what)
     }
 
+    /// An entry of the root itself, which containerd passes over as well: packed from a folder that only its owner may
+    /// enter, no other user could run anything.
+    fn pass_over_root(&self, attrs: &Attrs, action: &Action) {
+        let root = Attrs { mtime: attrs.mtime, ..Attrs::of_missing_dir() };
+        if *action != Action::Dir || *attrs != root {
+            self.notes.add(Note::Root);
+        }
+    }
+
     /// A directory that is there already takes the entry's attributes; anything else gives way.
     fn dir(&mut self, layer: u16, path: &[u8], attrs: Attrs) -> Result<()> {
-        if path.is_empty() {
-            self.tree.set_attrs(ROOT, attrs);
-            return Ok(());
-        }
         let (dir, name) = self.parent(layer, path)?;
         match self.tree.child(dir, name) {
             Some(Child { inode, .. }) if self.tree.is_dir(inode) => {
@@ -92,8 +103,7 @@ impl Applier {
         // First, as in extraction: a link to what it replaces is a link to nothing.
         self.tree.unlink(dir, name, &mut self.steps)?;
         let (target_dir, target_name) = path::split(target);
-        let steps = resolve(&self.tree, target_dir, Links::Follow, &mut self.steps, path)?;
-        let target_dir = steps.last().map_or(Some(ROOT), |step| step.inode).ok_or_else(refuse)?;
+        let target_dir = self.find(layer, target_dir, path)?.ok_or_else(refuse)?;
         match self.tree.child(target_dir, target_name) {
             Some(Child { inode, .. }) if !self.tree.is_dir(inode) => {
                 self.tree.link(dir, name, inode, layer);
@@ -107,7 +117,7 @@ impl Applier {
     /// the way to them.
     fn whiteout(&mut self, layer: u16, path: &[u8]) -> Result<()> {
         let (dir, name) = path::split(path);
-        let Some(dir) = self.find(dir, path)? else { return Ok(()) };
+        let Some(dir) = self.find(layer, dir, path)? else { return Ok(()) };
         match self.tree.child(dir, name) {
             None => Ok(()),
             Some(child) if child.layer == layer => self.clear(layer, child.inode),
@@ -117,7 +127,7 @@ impl Applier {
 
     /// Empties that directory of lower layers' names.
     fn opaque(&mut self, layer: u16, path: &[u8]) -> Result<()> {
-        match self.find(path, path)? {
+        match self.find(layer, path, path)? {
             Some(dir) => self.clear(layer, dir),
             None => Ok(()),
         }
@@ -140,24 +150,20 @@ impl Applier {
         Ok(())
     }
 
-    /// The directory of this path, without links: a whiteout that leads through one would remove something that its name
-    /// does not say. `None` if there is no such directory.
-    fn find(&mut self, dir: &[u8], entry: &[u8]) -> Result<Option<InodeId>> {
-        match resolve(&self.tree, dir, Links::Refuse, &mut self.steps, entry) {
+    /// The directory that this path leads to. `None` if there is no such directory.
+    fn find(&mut self, layer: u16, dir: &[u8], entry: &[u8]) -> Result<Option<InodeId>> {
+        match resolve(&self.tree, dir, layer, &mut self.steps, entry) {
             Ok(steps) => Ok(steps.last().map_or(Some(ROOT), |step| step.inode)),
             Err(ArchiveError::Entry { refusal: Refusal::ThroughFile { .. }, .. }) => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// The directory that the path's last name belongs to, and that name. Directories that are missing are made, and
-    /// all on the way count as this layer's.
+    /// The directory that the path's last name belongs to, and that name. Directories that are missing are made, in the
+    /// place of a lower layer's file if there is one, and all on the way count as this layer's.
     fn parent<'p>(&mut self, layer: u16, path: &'p [u8]) -> Result<(InodeId, &'p [u8])> {
-        if path.is_empty() {
-            return Err(Refusal::Root.of(path));
-        }
         let (dir, name) = path::split(path);
-        let steps = resolve(&self.tree, dir, Links::Follow, &mut self.steps, path)?;
+        let steps = resolve(&self.tree, dir, layer, &mut self.steps, path)?;
         let mut at = ROOT;
         for step in steps {
             match step.inode {
@@ -166,6 +172,10 @@ impl Applier {
                     at = inode;
                 }
                 None => {
+                    if self.tree.child(at, &step.name).is_some() {
+                        self.tree.unlink(at, &step.name, &mut self.steps)?;
+                        self.notes.add(Note::GaveWay);
+                    }
                     let made = self.tree.make(Attrs::of_missing_dir(), NodeKind::Dir(BTreeMap::new()))?;
                     self.tree.link(at, &step.name, made, layer);
                     at = made;

@@ -9,6 +9,7 @@ use vmette_work::{Cancelled, Work};
 
 use super::content::unwritable;
 use super::error::ConvertError;
+use crate::notes::Notes;
 use crate::read_error::ReadError;
 use crate::sniff::FileKind;
 use crate::tar::{ArchiveError, Budget};
@@ -25,7 +26,7 @@ pub(crate) struct Layer<'a> {
     pub(crate) open: Open<'a>,
     /// Its compression; `None` to tell it by its magic.
     pub(crate) compression: Option<FileKind>,
-    /// Digest of its decompressed bytes. Only with it is an archive without the mark of its end let through.
+    /// Digest of its decompressed bytes.
     pub(crate) diff_id: Option<Digest>,
 }
 
@@ -48,6 +49,7 @@ pub(super) struct Shared<'a> {
     /// The directory that content is spilled to.
     pub(super) dir: &'a Path,
     pub(super) budget: Budget,
+    pub(super) notes: Notes,
     /// Held while a stream is decompressed that takes much memory: one at a time, so that layers cannot add it up.
     pub(super) large: Mutex<()>,
     /// The first failure.
@@ -57,7 +59,8 @@ pub(super) struct Shared<'a> {
 impl<'a> Shared<'a> {
     pub(super) fn new(rules: Rules, work: &'a Work, dir: &'a Path) -> Self {
         let budget = Budget::new(rules.max_bytes, rules.max_bytes_variable);
-        Self { rules, work, dir, budget, large: Mutex::new(()), cause: Mutex::new(None) }
+        let notes = Notes::default();
+        Self { rules, work, dir, budget, notes, large: Mutex::new(()), cause: Mutex::new(None) }
     }
 
     /// Ends the waits of all threads, at once. The conversion's failure is the first one that comes here.

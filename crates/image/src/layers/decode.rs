@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, Read};
 
+use super::gzip::Members;
 use crate::sniff::FileKind;
 use crate::tar::ArchiveError;
 
@@ -87,7 +88,7 @@ pub(super) fn decoder_within<'a, R: BufRead + Send + 'a>(
     memory: Memory,
 ) -> Result<Box<dyn Read + Send + 'a>, ArchiveError> {
     Ok(match kind {
-        FileKind::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        FileKind::Gzip => Box::new(Members::of(input)),
         FileKind::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(ArchiveError::Read)?;
             let window = if memory == Memory::Small { ZSTD_WINDOW_LOG_SMALL } else { ZSTD_WINDOW_LOG_MAX };

@@ -175,13 +175,14 @@ mod tests {
     use super::super::apply::Applier;
     use super::super::record::Attrs;
     use super::*;
+    use crate::notes::Notes;
 
-    fn apply(applier: &mut Applier, path: &str, action: Action) {
+    fn apply(applier: &mut Applier<'_>, path: &str, action: Action) {
         applier.apply(0, path.as_bytes(), Record { attrs: Attrs::of_missing_dir(), action }).unwrap();
     }
 
     /// What is done to the shape stands for what else the tree might have.
-    fn list(applier: Applier, change: fn(&mut Shape)) -> Result<()> {
+    fn list(applier: Applier<'_>, change: fn(&mut Shape)) -> Result<()> {
         let (tree, dir) = (applier.into_tree(), tempfile::tempdir().unwrap());
         let mut shape = Shape::of(&tree);
         change(&mut shape);
@@ -192,7 +193,8 @@ mod tests {
     #[test]
     fn names_that_hard_links_lead_through_are_counted() {
         let of_links = |links: usize, change| {
-            let mut applier = Applier::new();
+            let notes = Notes::default();
+            let mut applier = Applier::new(&notes);
             for path in ["a", "d/1", "d/2", "d/e/1", "d/e/2", "d/e/3", "d/e/4", "e"] {
                 apply(&mut applier, path, Action::Fifo);
             }
@@ -212,7 +214,8 @@ mod tests {
     fn first_names_are_bounded_however_they_were_written() {
         const DEEP: usize = 4000;
         let listed = |files: usize| {
-            let mut applier = Applier::new();
+            let notes = Notes::default();
+            let mut applier = Applier::new(&notes);
             let mut apply = |path: &str, action| apply(&mut applier, path, action);
             let deep = vec!["d".repeat(249); DEEP / 250].join("/");
             apply(&deep, Action::Dir);

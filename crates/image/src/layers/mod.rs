@@ -12,6 +12,7 @@ mod decode;
 mod emit;
 mod entry_log;
 mod error;
+mod gzip;
 mod name;
 mod path;
 mod read;
@@ -30,6 +31,8 @@ use std::thread;
 use vmette_cache::Digest;
 use vmette_work::Work;
 
+use crate::notes::Notes;
+use crate::store::{Description, ImageKind};
 use crate::tar::ArchiveError;
 use apply::Applier;
 use content::SpillFile;
@@ -54,6 +57,15 @@ pub(crate) struct Converted {
     pub(crate) unpacked: u64,
     /// Digests of the layers' decompressed bytes.
     pub(crate) diff_ids: Vec<Digest>,
+    /// Lines on what was mended or left out.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Converted {
+    /// The description of a root file system that declares nothing.
+    pub(crate) fn describe(self, kind: ImageKind, source: String) -> Description {
+        Description { notes: self.notes, ..Description::of_rootfs(kind, source, self.unpacked) }
+    }
 }
 
 /// Writes an image of the layers to `staging`, which does not exist yet. Spills the content of their files to the same
@@ -71,9 +83,10 @@ pub(crate) fn convert(
     work: &Work,
     staging: &Path,
 ) -> Result<Converted> {
-    let Applied { tree, spills, diff_ids } = apply(layers, rules, work, staging.parent().unwrap_or(staging))?;
+    let Applied { tree, spills, diff_ids, notes } =
+        apply(layers, rules, work, staging.parent().unwrap_or(staging))?;
     let unpacked = emit::emit(tree, spills, rules, work, staging)?;
-    Ok(Converted { unpacked, diff_ids })
+    Ok(Converted { unpacked, diff_ids, notes: notes.lines() })
 }
 
 /// The result of all layers.
@@ -83,12 +96,13 @@ struct Applied {
     /// The content of each layer's files.
     spills: Vec<SpillFile>,
     diff_ids: Vec<Digest>,
+    notes: Notes,
 }
 
 /// Reads all layers and applies them. Spills content to `dir`.
 fn apply(layers: Vec<Layer<'_>>, rules: Rules, work: &Work, dir: &Path) -> Result<Applied> {
     let shared = Shared::new(rules, work, dir);
-    let mut applier = Applier::new();
+    let mut applier = Applier::new(&shared.notes);
     let (mut spills, mut diff_ids) = (Vec::new(), Vec::new());
     let read = shared.read_all(layers, |name, layer| {
         let index = u16::try_from(spills.len()).map_err(|_| {
@@ -103,9 +117,10 @@ fn apply(layers: Vec<Layer<'_>>, rules: Rules, work: &Work, dir: &Path) -> Resul
         spills.push(spill);
         Ok(())
     });
+    let tree = applier.into_tree();
     let cause = shared.cause.into_inner().unwrap_or_else(PoisonError::into_inner);
     read.map_err(|e| cause.unwrap_or(e))?;
-    Ok(Applied { tree: applier.into_tree(), spills, diff_ids })
+    Ok(Applied { tree, spills, diff_ids, notes: shared.notes })
 }
 
 impl Shared<'_> {

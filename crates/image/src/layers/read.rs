@@ -17,9 +17,10 @@ use super::path::{self, Name};
 use super::record::{Action, Attrs, Record, XattrSets};
 use super::stream::{Chunks, Pump, read_buffered, stream};
 
+use crate::notes::Note;
 use crate::read_error::ReadError;
 use crate::sniff::FileKind;
-use crate::tar::{self, ArchiveError, End, Entry, Kind, Refusal, Source};
+use crate::tar::{self, ArchiveError, Entry, Kind, Refusal, Source};
 
 type Result<T> = std::result::Result<T, ConvertError>;
 
@@ -33,7 +34,6 @@ pub(super) struct ReadLayer {
 /// Reads the layer. One thread reads its stored bytes, one decompresses them, and this one does the rest.
 pub(super) fn read(layer: Layer<'_>, shared: &Shared<'_>) -> Result<ReadLayer> {
     let Layer { name, open, compression, diff_id: expected } = layer;
-    let ends = if expected.is_some() { End::Anywhere } else { End::Marked };
     let (entries, spill, diff_id) = thread::scope(|scope| {
         let (pump, stored) = stream();
         scope.spawn(move || match open() {
@@ -44,7 +44,13 @@ pub(super) fn read(layer: Layer<'_>, shared: &Shared<'_>) -> Result<ReadLayer> {
         scope.spawn(move || decompress(stored, compression, shared, pump));
         let bytes = HashedReader { inner: plain, hasher: Sha256::new(), shared };
         // The scope waits for its threads, of which one may wait for a server that has nothing more to say.
-        parse(&mut Source::new(bytes, &shared.budget), ends, shared, &name).map_err(|e| shared.give_up(e))
+        let mut source = Source::new(bytes, &shared.budget, &shared.notes);
+        let parsed = parse(&mut source, shared, &name).map_err(|e| shared.give_up(e))?;
+        // With a digest it is known to be complete.
+        if expected.is_none() && !source.is_marked() {
+            shared.notes.add(Note::NoEnd);
+        }
+        Ok::<_, ConvertError>(parsed)
     })?;
     match expected {
         Some(expected) if expected != diff_id => {
@@ -76,7 +82,6 @@ fn decompress(mut stored: Chunks, compression: Option<FileKind>, shared: &Shared
 
 fn parse(
     source: &mut Source<'_, HashedReader<'_>>,
-    ends: End,
     shared: &Shared<'_>,
     name: &str,
 ) -> Result<(EntryLog, SpillFile, Digest)> {
@@ -88,7 +93,7 @@ fn parse(
         spill: SpillWriter::new(shared.dir).map_err(|e| refused(ArchiveError::Spill(e)))?,
     };
     let mut any = false;
-    while let Some(entry) = tar::next(source, ends).map_err(refused)? {
+    while let Some(entry) = tar::next(source).map_err(refused)? {
         any = true;
         reader.take(entry, source).map_err(refused)?;
     }
@@ -115,7 +120,7 @@ impl Reader<'_> {
     ) -> std::result::Result<(), ArchiveError> {
         let Entry { path: given, meta, kind } = entry;
         let budget = source.budget();
-        let normal = self.normal(&given).map_err(|e| e.of(&given))?;
+        let normal = path::normal(&given).map_err(|e| e.of(&given))?;
         let attrs = Attrs {
             // Twelve bits.
             mode: u16::try_from(meta.mode).map_err(|_| Refusal::Number { field: "mode" }.of(&given))?,
@@ -124,16 +129,16 @@ impl Reader<'_> {
             mtime: meta.mtime,
             xattrs: self.xattrs.keep(meta.xattrs, budget)?,
         };
-        let (path, action) = match path::name(&normal, self.shared.rules.whiteouts)
-            .map_err(|e| e.of(&given))?
-        {
-            Name::Whiteout(path) => (path, whiteout(&kind, Action::Whiteout).map_err(|e| e.of(&given))?),
-            Name::Opaque(path) => (path.to_vec(), whiteout(&kind, Action::Opaque).map_err(|e| e.of(&given))?),
-            Name::Ordinary => {
-                let action = self.action(&given, kind, source)?;
-                (normal, action)
-            }
-        };
+        let (path, action) =
+            match path::name(&normal, self.shared.rules.whiteouts).map_err(|e| e.of(&given))? {
+                // Whatever it is: the name alone counts.
+                Name::Whiteout(path) => (path, self.pass_over(kind, Action::Whiteout, source)?),
+                Name::Opaque(path) => (path.to_vec(), self.pass_over(kind, Action::Opaque, source)?),
+                Name::Ordinary => {
+                    let action = self.action(&given, kind, source)?;
+                    (normal, action)
+                }
+            };
         let target = match &action {
             Action::Symlink(target) | Action::HardLink(target) => target.len(),
             _ => 0,
@@ -143,9 +148,22 @@ impl Reader<'_> {
         budget.names(kept + target)
     }
 
-    /// Builders of images write absolute paths, and mean the image's root. In an archive they are a mistake.
-    fn normal(&self, path: &[u8]) -> std::result::Result<Vec<u8>, Refusal> {
-        path::normal(if self.shared.rules.whiteouts { path::below_root(path) } else { path })
+    /// The action of an entry whose content does not matter.
+    fn pass_over(
+        &self,
+        kind: Kind,
+        action: Action,
+        source: &mut Source<'_, HashedReader<'_>>,
+    ) -> std::result::Result<Action, ArchiveError> {
+        match kind {
+            Kind::File(size) => source.skip(size)?,
+            Kind::Sparse { map, content } => {
+                source.copy(map.content(), |_| Ok(()))?;
+                source.padding(content)?;
+            }
+            _ => {}
+        }
+        Ok(action)
     }
 
     fn action(
@@ -162,7 +180,7 @@ impl Reader<'_> {
             }
             Kind::HardLink(target) => {
                 let refuse = |_| Refusal::HardLink { target: tar::shown(&target) }.of(path);
-                Action::HardLink(self.normal(&target).map_err(refuse)?.into())
+                Action::HardLink(path::normal(&target).map_err(refuse)?.into())
             }
             Kind::Char(device) => Action::Char(device),
             Kind::Block(device) => Action::Block(device),
@@ -190,14 +208,6 @@ impl Reader<'_> {
         source: &mut Source<'_, HashedReader<'_>>,
     ) -> std::result::Result<(), ArchiveError> {
         source.copy(len, |bytes| self.spill.append(bytes).map_err(ArchiveError::Spill))
-    }
-}
-
-/// A whiteout is an empty file.
-fn whiteout(kind: &Kind, action: Action) -> std::result::Result<Action, Refusal> {
-    match kind {
-        Kind::File(0) => Ok(action),
-        _ => Err(Refusal::Whiteout("is not an empty file")),
     }
 }
 

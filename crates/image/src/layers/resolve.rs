@@ -1,4 +1,4 @@
-//! Which directory of the tree a path leads to.
+//! Which directory of the tree a path leads to. Symbolic links are followed from the tree's root and never above it.
 
 use super::path::{self, DEPTH_MAX, PATH_MAX};
 use super::steps::Steps;
@@ -8,27 +8,20 @@ use crate::tar::{ArchiveError, Refusal, shown};
 /// Most symbolic links on the way to one entry: Linux's own limit.
 const LINKS_MAX: usize = 40;
 
-/// Treatment of symbolic links on a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Links {
-    /// From the tree's root and never above it.
-    Follow,
-    Refuse,
-}
-
 /// A directory on the way, which may be yet to be made.
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) name: Box<[u8]>,
+    /// `None` if there is no directory: either nothing, or something else of a layer below, which gives way.
     pub(super) inode: Option<InodeId>,
 }
 
-/// The names from the root to the directory that `dir` means, without links. What is missing stays missing. `entry` is
-/// the path that errors speak of.
+/// The names from the root to the directory that `dir` means to that layer, without links. What is missing stays missing.
+/// `entry` is the path that errors speak of.
 pub(super) fn resolve(
     tree: &Tree,
     dir: &[u8],
-    links: Links,
+    layer: u16,
     budget: &mut Steps,
     entry: &[u8],
 ) -> Result<Vec<Step>, ArchiveError> {
@@ -48,17 +41,15 @@ pub(super) fn resolve(
             _ => path::check_name(name).map_err(|e| e.of(entry))?,
         }
         let at = steps.last().map_or(Some(ROOT), |step| step.inode);
-        let found = at.and_then(|dir| tree.child(dir, name)).map(|child| child.inode);
+        let found = at.and_then(|dir| tree.child(dir, name));
         let through = || {
             let names: Vec<&[u8]> = steps.iter().map(|step| &*step.name).chain([name]).collect();
             shown(&names.join(&b'/'))
         };
-        match found.map(|inode| &tree.inode(inode).what) {
-            None | Some(NodeKind::Dir(_)) => {}
-            Some(NodeKind::Symlink(_)) if links == Links::Refuse => {
-                return Err(Refusal::ThroughSymlink { at: through() }.of(entry));
-            }
-            Some(NodeKind::Symlink(target)) => {
+        let inode = match found.map(|child| (child, &tree.inode(child.inode).what)) {
+            None => None,
+            Some((child, NodeKind::Dir(_))) => Some(child.inode),
+            Some((_, NodeKind::Symlink(target))) => {
                 followed += 1;
                 if followed > LINKS_MAX {
                     return Err(Refusal::TooManyLinks { max: LINKS_MAX }.of(entry));
@@ -69,9 +60,12 @@ pub(super) fn resolve(
                 ahead.extend(path::names(target).rev());
                 continue;
             }
-            Some(_) => return Err(Refusal::ThroughFile { at: through() }.of(entry)),
-        }
-        steps.push(Step { name: name.into(), inode: found });
+            Some((child, _)) if child.layer == layer => {
+                return Err(Refusal::ThroughFile { at: through() }.of(entry));
+            }
+            Some(_) => None,
+        };
+        steps.push(Step { name: name.into(), inode });
     }
     // Links may lead deeper than any path.
     let len: usize = steps.iter().map(|step| step.name.len() + 1).sum();

@@ -11,13 +11,13 @@ use super::spec;
 use super::url;
 use crate::context::Context;
 use crate::error::{ProviderError, Result};
-use crate::layers::{self, Layer, Rules};
-use crate::store::{Description, ImageKind, key_of_file};
+use crate::layers::{self, Converted, Layer, Rules};
+use crate::store::{ImageKind, key_of_file};
 
 /// Prefix of archives' specs.
 const SCHEME: &str = "tar";
 /// Part of every key. Counts up whenever the same archive would become another image.
-const CONVERTER: &str = "tar 3";
+const CONVERTER: &str = "tar 4";
 
 /// Makes images of archives.
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,9 +66,9 @@ impl RootfsProvider for TarProvider {
         let source = format!("tar+file://{}", spec::encode_path(&path));
         let image = store.obtain_of_file::<ProviderError>(&source, &key, |staging| {
             ctx.work().step(&format!("converting {}", path.display()));
-            let unpacked =
+            let converted =
                 convert_file(file, &metadata, &path, staging, limits.max_bytes, &ctx.work().child())?;
-            Ok(Description::of_rootfs(ImageKind::Tar, source.clone(), unpacked))
+            Ok(converted.describe(ImageKind::Tar, source.clone()))
         })?;
         Ok(RootfsArtifact::stored(image))
     }
@@ -81,7 +81,7 @@ fn convert_file(
     staging: &Path,
     max_bytes: u64,
     work: &Work,
-) -> Result<u64> {
+) -> Result<Converted> {
     let again = file.try_clone().map_err(ProviderError::io("cannot open again", path))?;
     let archive = Layer {
         name: path.display().to_string(),
@@ -99,5 +99,5 @@ fn convert_file(
             path.display()
         )));
     }
-    Ok(converted.unpacked)
+    Ok(converted)
 }

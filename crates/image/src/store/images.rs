@@ -122,6 +122,9 @@ impl Store {
             self.discard(key)?;
             let staging = Staging(self.staging_path(key)?);
             let description = build(&staging.0)?;
+            for note in &description.notes {
+                self.work.warn(&format!("image {}: {note}", description.source));
+            }
             #[cfg(test)]
             super::crash::point("built");
             self.publish(key, &staging.0, description)?

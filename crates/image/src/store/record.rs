@@ -57,14 +57,17 @@ pub struct Description {
     pub layers: Vec<LayerInfo>,
     /// Bytes of its files' content; of a squashfs image, which is not looked into, the image's own.
     pub unpacked: u64,
+    /// Lines on what was mended or left out when it was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Description {
     /// A root file system that declares nothing.
     #[must_use]
     pub fn of_rootfs(kind: ImageKind, source: String, unpacked: u64) -> Self {
-        let (config, layers) = (ImageConfig::default(), Vec::new());
-        Self { kind, source, id: None, platform: None, config, layers, unpacked }
+        let (config, layers, notes) = (ImageConfig::default(), Vec::new(), Vec::new());
+        Self { kind, source, id: None, platform: None, config, layers, unpacked, notes }
     }
 }
 

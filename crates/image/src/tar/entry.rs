@@ -1,18 +1,21 @@
-//! From blocks to entries: headers, their extensions, and nothing else that an archive may hold.
+//! From blocks to entries: headers, and the extended headers before them. Read as Go's `archive/tar` reads them, so as
+//! containerd, docker and podman do; besides, what GNU tar and bsdtar write and these refuse.
 
 use std::io::BufRead;
 
 use super::error::{ArchiveError, Refusal};
 use super::pax::{EXTENSION_MAX, Pax};
-use super::source::{BLOCK, Source};
+use super::source::Source;
 use super::sparse::SparseMap;
+use crate::header::{BLOCK, Header, text};
 use crate::meta::{Device, Meta};
+use crate::notes::{Note, Notes};
 
-/// The id that means "no user" to the kernel, and so cannot own a file.
-const NO_ID: u64 = u32::MAX as u64;
-/// Largest numbers of a device in squashfs.
-const MAJOR_MAX: u32 = 0xfff;
-const MINOR_MAX: u32 = 0xf_ffff;
+/// The id that means "leave it" to the kernel, and so cannot own a file.
+const NO_ID: u32 = u32::MAX;
+/// Bits of a device's major and of its minor number.
+const MAJOR_BITS: u32 = 12;
+const MINOR_BITS: u32 = 20;
 
 type Result<T> = std::result::Result<T, ArchiveError>;
 
@@ -42,87 +45,59 @@ pub(crate) enum Kind {
     Fifo,
 }
 
-/// The fields of the headers before an entry's own.
+/// The fields of the headers before an entry's own. Of two headers of a kind the last one counts.
 #[derive(Default)]
 struct Extensions {
-    pax: Option<Pax>,
+    pax: Pax,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
+    access_list: bool,
 }
 
-impl Extensions {
-    fn any(&self) -> bool {
-        self.pax.is_some() || self.long_name.is_some() || self.long_link.is_some()
-    }
-}
-
-/// How an archive may end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// With the mark of its end: without it nothing tells that it is complete.
-    Marked,
-    /// After any entry: a digest tells whether it is complete, and there are layers that lack the mark.
-    Anywhere,
-}
-
-/// The next entry, or None at the archive's end.
-pub(crate) fn next<R: BufRead>(source: &mut Source<'_, R>, ends: End) -> Result<Option<Entry>> {
+/// The next entry, or `None` at the archive's end. An archive may lack the mark of its end, as some layers do.
+pub(crate) fn next<R: BufRead>(source: &mut Source<'_, R>) -> Result<Option<Entry>> {
     let mut extensions = Extensions::default();
     loop {
         let offset = source.offset();
-        let damaged = |what| ArchiveError::Damaged { offset, what };
-        let Some(block) = source.block()? else {
-            return match ends {
-                End::Anywhere if !extensions.any() => Ok(None),
-                _ if offset == 0 => Err(ArchiveError::NotTar),
-                _ => Err(source.truncated()),
-            };
-        };
+        let Some(block) = source.block()? else { return Ok(None) };
         if is_zero(&block) {
-            if extensions.any() {
-                return Err(damaged("an extended header without an entry"));
-            }
-            return end(source).map(|()| None);
+            return end(source, offset).map(|()| None);
         }
-        if !checksum_fits(&block) {
-            return Err(if offset == 0 {
-                ArchiveError::NotTar
-            } else {
-                damaged("a header's checksum is wrong")
-            });
-        }
-        let header = tar::Header::from_byte_slice(&block);
-        let kind = header.entry_type().as_byte();
-        let name = header.path_bytes();
-        let mut extension = || {
-            let len = header.entry_size().map_err(|_| Refusal::Number { field: "size" }.of(&name))?;
+        let header = Header::of(&block).ok_or(match offset {
+            0 => ArchiveError::NotTar,
+            _ => ArchiveError::Damaged { offset, what: "a header's checksum is wrong" },
+        })?;
+        let name = || header.name();
+        let size = || header.size().ok_or_else(|| Refusal::Number { field: "size" }.of(&name()));
+        let extension = |source: &mut Source<'_, R>| {
+            let len = size()?;
             match usize::try_from(len) {
                 Ok(small) if len <= EXTENSION_MAX => source.small(small),
-                _ => Err(Refusal::ExtensionTooLong { len, max: EXTENSION_MAX }.of(&name)),
+                _ => Err(Refusal::ExtensionTooLong { len, max: EXTENSION_MAX }.of(&name())),
             }
         };
-        let once = |seen: bool| {
-            if seen { Err(damaged("two extended headers of a kind for one entry")) } else { Ok(()) }
-        };
-        match kind {
-            b'x' => {
-                once(extensions.pax.is_some())?;
-                extensions.pax = Some(Pax::parse(&extension()?).map_err(|e| e.of(&name))?);
+        match header.kind() {
+            // Solaris has a letter of its own for it.
+            b'x' | b'X' => extensions.pax = Pax::parse(&extension(source)?).map_err(|e| e.of(&name()))?,
+            b'g' => {
+                let pax = Pax::parse(&extension(source)?).map_err(|e| e.of(&name()))?;
+                // None of the three merges it into the entries.
+                if pax.says_something() {
+                    source.notes().add(Note::GlobalHeaders);
+                }
             }
-            b'g' => Pax::parse(&extension()?).and_then(|pax| pax.check_global()).map_err(|e| e.of(&name))?,
-            b'L' => {
-                once(extensions.long_name.is_some())?;
-                extensions.long_name = Some(until_nul(extension()?));
-            }
-            b'K' => {
-                once(extensions.long_link.is_some())?;
-                extensions.long_link = Some(until_nul(extension()?));
-            }
+            b'L' => extensions.long_name = Some(text(&extension(source)?).to_vec()),
+            b'K' => extensions.long_link = Some(text(&extension(source)?).to_vec()),
             // A volume's label.
-            b'V' => drop(extension()?),
+            b'V' => source.skip(size()?)?,
+            // Solaris's form of an access control list.
+            b'A' => {
+                source.skip(size()?)?;
+                extensions.access_list = true;
+            }
             _ => {
                 source.budget().entry()?;
-                return entry(header, extensions, source).map(Some);
+                return entry(&header, extensions, source).map(Some);
             }
         }
     }
@@ -130,58 +105,59 @@ pub(crate) fn next<R: BufRead>(source: &mut Source<'_, R>, ends: End) -> Result<
 
 /// An entry of its own header and what came before it.
 fn entry<R: BufRead>(
-    header: &tar::Header,
+    header: &Header<'_>,
     extensions: Extensions,
     source: &mut Source<'_, R>,
 ) -> Result<Entry> {
-    let Extensions { pax, long_name, long_link } = extensions;
-    let pax = pax.unwrap_or_default();
-    let sparse_name = pax.get("GNU.sparse.name");
-    let path = match sparse_name.or(pax.get("path")) {
-        Some(path) => path.to_vec(),
-        None => long_name.unwrap_or_else(|| header.path_bytes().into_owned()),
+    let Extensions { pax, long_name, long_link, access_list } = extensions;
+    let path = long_name.or_else(|| pax.get("path").map(<[u8]>::to_vec)).unwrap_or_else(|| header.name());
+    let path = match pax.get("GNU.sparse.name") {
+        Some(name) if pax.is_sparse() => name.to_vec(),
+        _ => path,
     };
     let refuse = |refusal: Refusal| refusal.of(&path);
-    let meta = meta(header, &pax).map_err(refuse)?;
-    let size = match pax.number("size").map_err(refuse)? {
-        Some(size) => size,
-        None => header.entry_size().map_err(|_| refuse(Refusal::Number { field: "size" }))?,
+    let meta = meta(header, &pax, source.notes()).map_err(refuse)?;
+    if access_list || pax.has_access_list() {
+        source.notes().add(Note::AccessLists);
+    }
+    let size = || match pax.size().map_err(refuse)? {
+        Some(size) => Ok(size),
+        None => header.size().ok_or_else(|| refuse(Refusal::Number { field: "size" })),
     };
-    let link = match pax.get("linkpath") {
-        Some(link) => Some(link.to_vec()),
-        None => long_link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)),
+    let link = || {
+        long_link
+            .or_else(|| pax.get("linkpath").map(<[u8]>::to_vec))
+            .unwrap_or_else(|| header.link().to_vec())
     };
-    let link = || link.unwrap_or_default();
-    let kind = match header.entry_type().as_byte() {
-        b'0' | b'\0' | b'7' if path.ends_with(b"/") => Kind::Dir,
-        b'0' | b'\0' | b'7' => match pax.get("GNU.sparse.major") {
-            Some(b"1") => {
+    // Kinds without content have none whatever size they declare.
+    let kind = match header.kind() {
+        // How the oldest writers mark a directory.
+        b'\0' if path.ends_with(b"/") => Kind::Dir,
+        b'0' | b'\0' | b'7' => match size()? {
+            0 if path.ends_with(b"/") => Kind::Dir,
+            size if pax.is_sparse() => {
                 let (map, map_len) = SparseMap::pax(&path, &pax, size, source)?;
                 sparse(&path, map, size, size - map_len)?
             }
-            None if pax.get("GNU.sparse.size").is_none() && pax.get("GNU.sparse.map").is_none() => {
-                Kind::File(size)
-            }
-            _ => return Err(refuse(Refusal::Sparse("format 0.x; pack again with --sparse-version=1.0"))),
+            size => Kind::File(size),
         },
         b'S' => {
-            let gnu = header.as_gnu().ok_or_else(|| refuse(Refusal::Sparse("it is not GNU's")))?;
-            let map = SparseMap::gnu(&path, gnu, source)?;
-            sparse(&path, map, size, size)?
+            let size = size()?;
+            sparse(&path, SparseMap::gnu(&path, header, source)?, size, size)?
         }
         b'1' => Kind::HardLink(link()),
         b'2' => Kind::Symlink(link()),
-        b'3' => Kind::Char(device(header).map_err(refuse)?),
-        b'4' => Kind::Block(device(header).map_err(refuse)?),
+        b'3' => Kind::Char(device(header, source.notes()).map_err(refuse)?),
+        b'4' => Kind::Block(device(header, source.notes()).map_err(refuse)?),
         b'5' => Kind::Dir,
         b'6' => Kind::Fifo,
+        // Of an incremental dump, with a list of the directory's names.
+        b'D' => {
+            source.skip(size()?)?;
+            Kind::Dir
+        }
         other => return Err(refuse(Refusal::Kind(char::from(other)))),
     };
-    match kind {
-        Kind::File(_) | Kind::Sparse { .. } => {}
-        _ if size != 0 => return Err(refuse(Refusal::Content { size })),
-        _ => {}
-    }
     Ok(Entry { path, meta, kind })
 }
 
@@ -192,69 +168,73 @@ fn sparse(path: &[u8], map: SparseMap, content: u64, left: u64) -> Result<Kind> 
     Ok(Kind::Sparse { map, content })
 }
 
-fn meta(header: &tar::Header, pax: &Pax) -> std::result::Result<Meta, Refusal> {
-    let number = |field, value: std::io::Result<u64>| value.map_err(|_| Refusal::Number { field });
-    let id = |field: &'static str, own: std::io::Result<u64>| {
-        let value = pax.number(field)?.map_or_else(|| number(field, own), Ok)?;
-        u32::try_from(value).ok().filter(|_| value != NO_ID).ok_or(Refusal::Number { field })
+fn meta(header: &Header<'_>, pax: &Pax, notes: &Notes) -> std::result::Result<Meta, Refusal> {
+    let id = |field: &'static str, own: Option<i64>| {
+        let value = pax.integer(field)?.or(own).ok_or(Refusal::Number { field })?;
+        Ok(owner(value, notes))
     };
     let mtime = match pax.mtime()? {
         Some(mtime) => mtime,
         None => {
-            // A time before 1970 is a negative number in base 256, whose low 64 bits the parser gives.
-            let seconds = number("mtime", header.mtime())?.cast_signed();
+            let seconds = header.mtime().ok_or(Refusal::Number { field: "mtime" })?;
             if seconds < 0 { 0 } else { u32::try_from(seconds).unwrap_or(u32::MAX) }
         }
     };
-    Ok(Meta {
-        // Some writers put the file's type into the mode as well.
-        mode: header.mode().map_err(|_| Refusal::Number { field: "mode" })? & 0o7777,
-        uid: id("uid", header.uid())?,
-        gid: id("gid", header.gid())?,
-        mtime,
-        xattrs: pax.xattrs()?,
-    })
+    // Some writers put the file's type into the mode as well.
+    let mode = low_bits(header.mode().ok_or(Refusal::Number { field: "mode" })?, 12);
+    let (uid, gid) = (id("uid", header.uid())?, id("gid", header.gid())?);
+    Ok(Meta { mode, uid, gid, mtime, xattrs: pax.xattrs(notes)? })
 }
 
-fn device(header: &tar::Header) -> std::result::Result<Device, Refusal> {
-    let bad = Refusal::Number { field: "device number" };
-    match (header.device_major(), header.device_minor()) {
-        (Ok(Some(major)), Ok(Some(minor))) if major <= MAJOR_MAX && minor <= MINOR_MAX => {
-            Ok(Device { major, minor })
-        }
-        _ => Err(bad),
+/// An owner as the kernel takes it: cut to its 32 bits. The id that means "leave it" leaves root.
+fn owner(value: i64, notes: &Notes) -> u32 {
+    let id = Some(low_bits(value, u32::BITS)).filter(|&id| id != NO_ID);
+    if id.is_none_or(|id| i64::from(id) != value) {
+        notes.add(Note::Numbers);
     }
+    id.unwrap_or(0)
 }
 
-/// After one block of zeros there is another, or nothing; after both come at most more zeros. All is read: a compressed
-/// stream's checksum is at its very end.
-fn end<R: BufRead>(source: &mut Source<'_, R>) -> Result<()> {
+/// A device's numbers, as the kernel takes them: cut to the bits that it has for them.
+fn device(header: &Header<'_>, notes: &Notes) -> std::result::Result<Device, Refusal> {
+    let (major, minor) = header.device().ok_or(Refusal::Number { field: "device number" })?;
+    let device = Device { major: low_bits(major, MAJOR_BITS), minor: low_bits(minor, MINOR_BITS) };
+    if (i64::from(device.major), i64::from(device.minor)) != (major, minor) {
+        notes.add(Note::Numbers);
+    }
+    Ok(device)
+}
+
+/// At most 32 of the lowest bits.
+fn low_bits(value: i64, bits: u32) -> u32 {
+    u32::try_from(value & ((1 << bits) - 1)).unwrap_or_default()
+}
+
+/// After one block of zeros there is another, or nothing. Whatever follows is passed over, and all of it is read: a
+/// compressed stream's checksum is at its very end.
+fn end<R: BufRead>(source: &mut Source<'_, R>, offset: u64) -> Result<()> {
+    source.end_marked();
     let mut rest = [0; 16 * BLOCK];
+    let mut more = false;
     loop {
-        match source.read(&mut rest)? {
-            0 => return Ok(()),
-            read if is_zero(&rest[..read]) => {}
-            _ => return Err(ArchiveError::Trailing),
+        let at = source.offset() - offset;
+        let read = source.read(&mut rest)?;
+        if read == 0 {
+            break;
         }
+        // Of the second block.
+        let mark = usize::try_from((2 * BLOCK as u64).saturating_sub(at)).unwrap_or(0).min(read);
+        if !is_zero(&rest[..mark]) {
+            return Err(ArchiveError::Damaged { offset, what: "a block of zeros is not its end" });
+        }
+        more |= !is_zero(&rest[mark..read]);
     }
+    if more {
+        source.notes().add(Note::Trailing);
+    }
+    Ok(())
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|&byte| byte == 0)
-}
-
-/// The sum of all bytes, with the checksum's own field taken as spaces; historic writers summed signed bytes.
-fn checksum_fits(block: &[u8; BLOCK]) -> bool {
-    const FIELD: std::ops::Range<usize> = 148..156;
-    let Ok(expected) = tar::Header::from_byte_slice(block).cksum() else { return false };
-    let bytes = || block.iter().enumerate().map(|(at, &byte)| if FIELD.contains(&at) { b' ' } else { byte });
-    let unsigned: i64 = bytes().map(i64::from).sum();
-    let signed: i64 = bytes().map(|byte| i64::from(byte.cast_signed())).sum();
-    [unsigned, signed].contains(&i64::from(expected))
-}
-
-fn until_nul(mut name: Vec<u8>) -> Vec<u8> {
-    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-    name.truncate(end);
-    name
 }

@@ -1,4 +1,4 @@
-//! Reasons for refusing an archive. Nothing is skipped: an image lacks nothing that its archive has.
+//! Reasons for refusing an archive.
 
 use std::io;
 
@@ -23,7 +23,7 @@ pub enum ArchiveError {
         variable: &'static str,
     },
     /// Ends before it is complete.
-    #[error("is truncated: it ends {offset} bytes in (decompressed), without the mark of its end")]
+    #[error("is truncated: it ends {offset} bytes in (decompressed), in the middle of an entry")]
     Truncated {
         /// Where it ends.
         offset: u64,
@@ -42,9 +42,6 @@ pub enum ArchiveError {
     /// No entries.
     #[error("holds no entries")]
     Empty,
-    /// Something follows the mark of its end.
-    #[error("goes on after its end: archives that were joined must be unpacked and packed again as one")]
-    Trailing,
     /// More of something than is let through.
     #[error("holds more than {limit} {what}, the most that is let through")]
     TooMany {
@@ -78,11 +75,9 @@ pub enum ArchiveError {
 #[non_exhaustive]
 #[allow(missing_docs)]
 pub enum Refusal {
-    #[error("its path is absolute; pack with relative paths")]
-    Absolute,
     #[error("its path holds `..`, which could lead out of the rootfs")]
     DotDot,
-    #[error("its path or name is empty or holds a NUL")]
+    #[error("its path holds a NUL")]
     BadName,
     #[error("its path has {len} bytes; {max} is the most")]
     PathTooLong { len: usize, max: usize },
@@ -92,20 +87,14 @@ pub enum Refusal {
     TooDeep { max: usize },
     #[error("its path leads through more than {max} symbolic links")]
     TooManyLinks { max: usize },
-    #[error("it removes what is below {at}, which is a symbolic link")]
-    ThroughSymlink { at: String },
     #[error("its path leads through {at}, which is not a directory")]
     ThroughFile { at: String },
-    #[error("the root of a rootfs is a directory, and nothing else")]
-    Root,
     #[error("it is a whiteout, and {0}")]
     Whiteout(&'static str),
     #[error("it is a hard link to {target}, which is not an earlier file")]
     HardLink { target: String },
     #[error("its link target is empty, holds a NUL or is longer than {max} bytes")]
     SymlinkTarget { max: usize },
-    #[error("an entry of its kind has no content, but {size} bytes are declared")]
-    Content { size: u64 },
     #[error("its {field} is not a number, or out of range")]
     Number { field: &'static str },
     #[error("entries of type {0:?} cannot be part of a rootfs")]

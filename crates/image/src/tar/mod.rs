@@ -1,5 +1,5 @@
-//! Tar archives, read strictly: owners by number, modes, times to the second, hard links, extended attributes, device
-//! nodes. Everything that an image could not keep exactly as it is is refused.
+//! Tar archives: owners by number, modes, times to the second, hard links, extended attributes, device nodes. What the
+//! engines of containers take is taken; what an image cannot keep of it is noted.
 
 mod budget;
 mod entry;
@@ -9,7 +9,7 @@ mod source;
 mod sparse;
 
 pub(crate) use budget::{Budget, ENTRIES_MAX};
-pub(crate) use entry::{End, Entry, Kind, next};
+pub(crate) use entry::{Entry, Kind, next};
 pub(crate) use error::shown;
 pub use error::{ArchiveError, Refusal};
 pub(crate) use source::Source;

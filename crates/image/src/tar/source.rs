@@ -1,12 +1,11 @@
 //! The archive's decompressed bytes, counted.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Seek};
 
 use super::budget::Budget;
 use super::error::ArchiveError;
-
-/// Length of a tar block.
-pub(super) const BLOCK: usize = 512;
+use crate::header::{BLOCK, Block};
+use crate::notes::Notes;
 
 type Result<T> = std::result::Result<T, ArchiveError>;
 
@@ -15,21 +14,49 @@ type Result<T> = std::result::Result<T, ArchiveError>;
 pub(crate) struct Source<'a, R> {
     inner: R,
     budget: &'a Budget,
+    notes: &'a Notes,
     /// Bytes given so far.
     offset: u64,
+    /// The mark of the archive's end was there.
+    is_marked: bool,
+}
+
+impl<R: BufRead + Seek> Source<'_, R> {
+    /// Passes over content of `len` bytes, which are there, and its padding, without reading them.
+    pub(crate) fn jump(&mut self, len: u64) -> Result<()> {
+        let len = len.checked_next_multiple_of(BLOCK as u64).ok_or_else(|| self.truncated())?;
+        let by = i64::try_from(len).map_err(|_| self.truncated())?;
+        self.inner.seek_relative(by).map_err(ArchiveError::Read)?;
+        self.offset += len;
+        self.budget.bytes(len)
+    }
 }
 
 impl<'a, R: BufRead> Source<'a, R> {
-    pub(crate) fn new(inner: R, budget: &'a Budget) -> Self {
-        Self { inner, budget, offset: 0 }
+    pub(crate) fn new(inner: R, budget: &'a Budget, notes: &'a Notes) -> Self {
+        Self { inner, budget, notes, offset: 0, is_marked: false }
     }
 
-    pub(super) fn offset(&self) -> u64 {
+    pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
     pub(crate) fn budget(&self) -> &'a Budget {
         self.budget
+    }
+
+    pub(crate) fn notes(&self) -> &'a Notes {
+        self.notes
+    }
+
+    /// Notes that the mark of the archive's end was there.
+    pub(super) fn end_marked(&mut self) {
+        self.is_marked = true;
+    }
+
+    /// Returns whether the mark of the archive's end was there.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.is_marked
     }
 
     pub(crate) fn get_ref(&self) -> &R {
@@ -82,6 +109,12 @@ impl<'a, R: BufRead> Source<'a, R> {
         Ok(())
     }
 
+    /// Passes over content of `len` bytes and its padding.
+    pub(crate) fn skip(&mut self, len: u64) -> Result<()> {
+        self.copy(len, |_| Ok(()))?;
+        self.padding(len)
+    }
+
     pub(super) fn read_exact(&mut self, mut buffer: &mut [u8]) -> Result<()> {
         while !buffer.is_empty() {
             match self.read(buffer)? {
@@ -93,7 +126,7 @@ impl<'a, R: BufRead> Source<'a, R> {
     }
 
     /// The next block; None when the archive ends before it.
-    pub(super) fn block(&mut self) -> Result<Option<[u8; BLOCK]>> {
+    pub(super) fn block(&mut self) -> Result<Option<Block>> {
         let mut block = [0; BLOCK];
         let mut filled = 0;
         while filled < BLOCK {

@@ -4,7 +4,8 @@ use std::io::BufRead;
 
 use super::error::{ArchiveError, Refusal};
 use super::pax::{Pax, decimal};
-use super::source::{BLOCK, Source};
+use super::source::Source;
+use crate::header::{BLOCK, Header, Pieces, more_pieces};
 
 /// Most pieces of one file.
 const SEGMENTS_MAX: usize = 1 << 18;
@@ -30,32 +31,33 @@ impl SparseMap {
     /// The map of GNU's own format, in the header and in blocks after it.
     pub(super) fn gnu<R: BufRead>(
         path: &[u8],
-        header: &tar::GnuHeader,
+        header: &Header<'_>,
         source: &mut Source<'_, R>,
     ) -> Result<Self> {
         let bad = |what| Refusal::Sparse(what).of(path);
-        let unreadable = |_| bad("a number cannot be read");
-        let mut map = Self { segments: Vec::new(), size: header.real_size().map_err(unreadable)? };
-        let mut add = |pieces: &[tar::GnuSparseHeader]| {
-            for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-                let offset = piece.offset().map_err(unreadable)?;
-                map.push(Segment { offset, len: piece.length().map_err(unreadable)? })
-                    .map_err(|e| e.of(path))?;
-            }
-            Ok(())
-        };
-        add(&header.sparse)?;
-        let mut more = header.is_extended();
+        let (size, pieces, mut more) =
+            header.sparse().ok_or_else(|| bad("its size cannot be read, or it is not GNU's"))?;
+        let mut map = Self { segments: Vec::new(), size };
+        map.add(path, pieces)?;
         while more {
-            let mut block = tar::GnuExtSparseHeader::new();
-            source.read_exact(block.as_mut_bytes())?;
-            add(&block.sparse)?;
-            more = block.is_extended();
+            let mut block = [0; BLOCK];
+            source.read_exact(&mut block)?;
+            let (pieces, again) = more_pieces(&block);
+            map.add(path, pieces)?;
+            more = again;
         }
         Ok(map)
     }
 
-    /// The map of POSIX archives, format 1.0, at the start of the content. Also gives its length there.
+    fn add(&mut self, path: &[u8], pieces: Pieces<'_>) -> Result<()> {
+        for piece in pieces {
+            let (offset, len) = piece.ok_or_else(|| Refusal::Sparse("a number cannot be read").of(path))?;
+            self.push(Segment { offset, len }).map_err(|e| e.of(path))?;
+        }
+        Ok(())
+    }
+
+    /// The map of POSIX archives. Also gives its length in the content, of which `content` bytes are there.
     pub(super) fn pax<R: BufRead>(
         path: &[u8],
         pax: &Pax,
@@ -64,21 +66,54 @@ impl SparseMap {
     ) -> Result<(Self, u64)> {
         let refuse = |refusal: Refusal| refusal.of(path);
         let bad = |what| refuse(Refusal::Sparse(what));
-        let size =
-            pax.number("GNU.sparse.realsize").map_err(refuse)?.ok_or_else(|| bad("the size is missing"))?;
+        let size = match pax.bytes("GNU.sparse.size").map_err(refuse)? {
+            Some(size) => Some(size),
+            None => pax.bytes("GNU.sparse.realsize").map_err(refuse)?,
+        };
+        let map = Self { segments: Vec::new(), size: size.unwrap_or(content) };
+        match (pax.get("GNU.sparse.major"), pax.get("GNU.sparse.minor")) {
+            (Some(b"1"), Some(b"0")) => map.in_content(path, content, source),
+            (None, None) | (Some(b"0"), Some(b"0" | b"1")) => Ok((map.in_header(pax).map_err(refuse)?, 0)),
+            _ => Err(bad("its format is none of 0.0, 0.1 and 1.0")),
+        }
+    }
+
+    /// Formats 0.0 and 0.1: in the extended header.
+    fn in_header(mut self, pax: &Pax) -> std::result::Result<Self, Refusal> {
+        let numbers = pax.get("GNU.sparse.map").unwrap_or_default().split(|&byte| byte == b',');
+        let mut numbers = numbers.filter(|number| !number.is_empty()).map(decimal);
+        let count = pax.bytes("GNU.sparse.numblocks")?;
+        while let Some(offset) = numbers.next() {
+            let len = numbers.next().ok_or(Refusal::Sparse("a length is missing"))?;
+            let piece = offset.zip(len).ok_or(Refusal::Sparse("a number cannot be read"))?;
+            self.push(Segment { offset: piece.0, len: piece.1 })?;
+        }
+        if count.is_some_and(|count| count != self.segments.len() as u64) {
+            return Err(Refusal::Sparse("it has another number of pieces than it says"));
+        }
+        Ok(self)
+    }
+
+    /// Format 1.0: at the start of the content.
+    fn in_content<R: BufRead>(
+        mut self,
+        path: &[u8],
+        content: u64,
+        source: &mut Source<'_, R>,
+    ) -> Result<(Self, u64)> {
+        let bad = |what| Refusal::Sparse(what).of(path);
         let mut numbers = Numbers { source, left: content, block: [0; BLOCK], at: BLOCK };
         let mut next = || numbers.next()?.ok_or_else(|| bad("a number cannot be read"));
         let count = next()?;
         if count > SEGMENTS_MAX as u64 {
             return Err(bad("too many pieces"));
         }
-        let mut map = Self { segments: Vec::new(), size };
         for _ in 0..count {
             let segment = Segment { offset: next()?, len: next()? };
-            map.push(segment).map_err(refuse)?;
+            self.push(segment).map_err(|e| e.of(path))?;
         }
         let left = numbers.left;
-        Ok((map, content - left))
+        Ok((self, content - left))
     }
 
     fn push(&mut self, segment: Segment) -> std::result::Result<(), Refusal> {

@@ -1,9 +1,9 @@
 //! Tokens: what a registry's token server gives for credentials, or for none.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
 
 use super::credentials::Credential;
+use crate::bounded::object;
 use vmette_http::Result;
 use vmette_http::{Authorization, Client, NetworkError, Request, SmallResponse, Url};
 
@@ -15,11 +15,12 @@ const TOKEN_MAX: usize = 32 << 10;
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The part that is needed of an answer.
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Answer {
-    token: Option<String>,
-    access_token: Option<String>,
+    token: String,
+    access_token: String,
 }
+object!(Answer { token: "token", access_token: "access_token" });
 
 /// A token server's answer.
 pub(super) enum Given {
@@ -66,7 +67,8 @@ pub(super) fn fetch(
     }
     let parsed: Answer =
         serde_json::from_slice(answer.bytes()).map_err(|_| bad(realm, "the answer is not a token's JSON"))?;
-    let token = parsed.token.or(parsed.access_token).unwrap_or_default();
+    // Some servers have the one, some the other, and some leave one of the two empty.
+    let token = if parsed.token.is_empty() { parsed.access_token } else { parsed.token };
     if token.is_empty() || token.len() > TOKEN_MAX || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(bad(realm, "the answer holds no token").into());
     }

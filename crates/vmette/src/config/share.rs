@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use vmette_vmm::{Owner, Share};
 use vmette_wire::devices;
 
 use crate::report::ShareGrant;
@@ -29,16 +30,15 @@ impl ShareMount {
         Self { tag: tag.into(), path: path.into(), read_only: false, target: None }
     }
 
+    /// The device; `owner` is the guest's user for whom the session's commands run.
+    pub(crate) fn device(&self, owner: Option<Owner>) -> Share {
+        Share { tag: self.tag.clone(), path: self.path.clone(), read_only: self.read_only, owner }
+    }
+
     /// Where it appears in the guest.
     #[must_use]
     pub fn guest_path(&self) -> String {
         self.target.clone().unwrap_or_else(|| format!("{}/{}", devices::SHARE_DIR, self.tag))
-    }
-}
-
-impl From<&ShareMount> for vmette_vmm::Share {
-    fn from(share: &ShareMount) -> Self {
-        Self { tag: share.tag.clone(), path: share.path.clone(), read_only: share.read_only }
     }
 }
 

@@ -37,6 +37,9 @@ const TOOLS: [(&str, Package, &str, bool); 2] = [
     ("mke2fs", Package::Ext4, "a root's writes cannot go to a scratch disk", false),
 ];
 
+/// The finding that only runs with shared folders depend on.
+const SHARES: &str = "shares";
+
 /// Everything that was looked at.
 #[derive(Debug, Clone, Serialize)]
 pub struct Diagnosis {
@@ -65,9 +68,9 @@ pub enum Status {
 pub struct Finding {
     /// What: `engine`, `accelerator`, `kernel`, …
     pub name: &'static str,
-    /// Whether a run could go on.
+    /// Whether it can be had.
     pub ok: bool,
-    /// The same, and whether this thing itself can be had.
+    /// The same, and whether runs work without it.
     pub status: Status,
     /// What was found, or what is wrong and what to do.
     pub value: String,
@@ -79,7 +82,7 @@ pub struct Finding {
 
 impl Finding {
     fn new(name: &'static str, status: Status, value: String) -> Self {
-        Self { name, ok: status != Status::Failed, status, value, details: Vec::new(), lack: None }
+        Self { name, ok: status == Status::Ok, status, value, details: Vec::new(), lack: None }
     }
 
     fn good(name: &'static str, value: impl Into<String>) -> Self {
@@ -113,7 +116,7 @@ impl Diagnosis {
         let lacks: Vec<_> =
             findings.iter().filter_map(|finding| Some((finding.name, finding.lack.clone()?))).collect();
         let fixes = fixes(&lacks, |program| vmette_spawn::find(program).is_some());
-        Self { ok: findings.iter().all(|finding| finding.ok), findings, fixes }
+        Self { ok: findings.iter().all(|finding| finding.status != Status::Failed), findings, fixes }
     }
 }
 
@@ -144,8 +147,12 @@ pub fn examine(config: &Config) -> Diagnosis {
 
 fn engine_findings(config: &Resolved, cache: &CacheRoot) -> Vec<Finding> {
     let spec = bare_spec(config);
-    match engine::for_this_host(&config.host, cache).and_then(|engine| Ok(engine.probe(&spec)?)) {
-        Ok(capabilities) => {
+    let probed = engine::for_this_host(&config.host, cache).and_then(|engine| {
+        let capabilities = engine.probe(&spec)?;
+        Ok((engine, capabilities))
+    });
+    match probed {
+        Ok((engine, capabilities)) => {
             let accelerator = capabilities.accelerator;
             let mut finding =
                 Finding::good("accelerator", format!("{accelerator}: {}", accelerator.isolation()));
@@ -157,12 +164,7 @@ fn engine_findings(config: &Resolved, cache: &CacheRoot) -> Vec<Finding> {
             vec![
                 Finding::good("engine", capabilities.engine),
                 finding,
-                Finding::ability(
-                    "shares",
-                    &capabilities.shares,
-                    "host folders can be shared",
-                    "host folders cannot be shared",
-                ),
+                shares(&engine.try_shares()),
                 Finding::ability(
                     "vsock",
                     &capabilities.vsock,
@@ -186,6 +188,17 @@ fn engine_findings(config: &Resolved, cache: &CacheRoot) -> Vec<Finding> {
 fn is_missing() -> bool {
     let named = std::env::var_os("VMETTE_QEMU").is_some_and(|named| !named.is_empty());
     cfg!(target_os = "linux") && !named && vmette_spawn::find_on_path(EMULATOR).is_none()
+}
+
+/// A sandbox that this host does not allow is known only from trying.
+fn shares(tried: &Support) -> Finding {
+    let able = "host folders can be shared";
+    let mut finding = Finding::ability(SHARES, tried, able, "host folders cannot be shared");
+    if finding.status == Status::Off {
+        let works = "runs without shared folders, and with an image instead of a folder as root, work";
+        finding.details.push(works.into());
+    }
+    finding
 }
 
 fn kernel(config: &Resolved, cache: &CacheRoot) -> Finding {
@@ -284,19 +297,23 @@ mod tests {
             let found = tool_finding(tool, Some("/usr/bin/x".into()));
             assert!(found.ok && found.value == "/usr/bin/x");
             let missing = tool_finding(tool, None);
-            assert_eq!((missing.name, missing.ok), (name, !tool.3));
+            let status = if tool.3 { Status::Failed } else { Status::Off };
+            assert_eq!((missing.name, missing.status), (name, status));
             assert!(missing.value.ends_with(&format!("install {}", package.debian())), "{}", missing.value);
-            assert_ne!(missing.status, Status::Ok, "what is not there is not called so");
+            assert!(!missing.ok, "what is not there is not called so");
             assert_eq!(missing.lack, Some(Lack::Package(package)));
         }
     }
 
     #[test]
     fn what_is_refused_is_not_ok_and_says_why() {
-        let finding = Finding::ability("shares", &Support::No("no namespaces".into()), "can", "cannot");
-        assert_eq!((finding.ok, finding.status), (true, Status::Off), "a run without shares works");
-        assert_eq!(finding.value, "cannot: no namespaces");
-        assert_eq!(Finding::ability("shares", &Support::Yes, "can", "cannot").status, Status::Ok);
+        let refused = shares(&Support::No("user.max_user_namespaces is 0".into()));
+        assert_eq!((refused.ok, refused.status), (false, Status::Off));
+        assert!(refused.value.contains("cannot be shared: user.max_user_namespaces"), "{refused:?}");
+        assert!(refused.details[0].contains("runs without shared folders"));
+        let others = shares(&Support::Yes);
+        assert!(others.ok);
+        assert!(Diagnosis::of(vec![others, refused]).ok, "a run without shares works");
     }
 
     #[test]

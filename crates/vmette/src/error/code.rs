@@ -43,6 +43,7 @@ impl ConfigError {
             Self::WrongFile { .. } => "config_wrong_file",
             Self::Contradiction(_) => "config_contradiction",
             Self::NoNetwork { .. } => "config_no_network",
+            Self::NoShares { .. } => "config_no_shares",
             Self::NothingToRun => "config_nothing_to_run",
             Self::Command(_) => "config_command",
         }

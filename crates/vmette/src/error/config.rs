@@ -80,6 +80,14 @@ pub enum ConfigError {
         /// Why not.
         reason: String,
     },
+    /// A folder is to be shared, and this host cannot share any.
+    #[error(
+        "share: {reason}; runs without shared folders, and with an image instead of a folder as root, work"
+    )]
+    NoShares {
+        /// Why not, and what would help.
+        reason: String,
+    },
     /// The session would never end: there is neither a command nor a time limit.
     #[error("nothing to run: name a command; the rootfs names none")]
     NothingToRun,

@@ -68,6 +68,7 @@ impl Launcher<'_> {
                     path: share.path.clone(),
                     // Writes go to the overlay; the folder itself is never written to.
                     read_only: true,
+                    owner: None,
                 });
                 None
             }
@@ -94,7 +95,7 @@ impl Launcher<'_> {
         for (i, path) in config.grants.disks.iter().enumerate() {
             disks.push(Disk { serial: devices::disk_serial(i), path: path.clone(), read_only: false });
         }
-        shares.extend(config.grants.shares.iter().map(Share::from));
+        shares.extend(config.shares());
         let boot = Boot {
             disks: disks.iter().map(|disk| disk.serial.clone()).collect(),
             vsock: config.vsock.is_some(),

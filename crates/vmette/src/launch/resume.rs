@@ -44,7 +44,7 @@ impl Launcher<'_> {
         let spec = MachineSpec {
             rootfs: Some(rootfs),
             disks,
-            shares: config.grants.shares.iter().map(Into::into).collect(),
+            shares: config.shares().collect(),
             slots: manifest.machine.slots,
             origin: Origin::Saved(saved.saved()),
             ..self.spec(kernel, initramfs)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vmette_vmm::{Accelerator, AcceleratorChoice, Capabilities};
+use vmette_vmm::{Accelerator, AcceleratorChoice, Capabilities, Support};
 
 use super::bring_up::Ready;
 use super::launcher::{Launched, Launcher};
@@ -23,6 +23,9 @@ impl Launcher<'_> {
         if let (Some(reason), true) = (capabilities.nat.refusal(), self.config.grants.net) {
             return Err(ConfigError::NoNetwork { reason: reason.to_owned() }.into());
         }
+        if !self.config.grants.shares.is_empty() {
+            self.try_shares()?;
+        }
         if self.config.build_snapshot.is_some() {
             saving::possible(self.config, &capabilities).map_err(SaveError::Impossible)?;
         }
@@ -32,6 +35,10 @@ impl Launcher<'_> {
             );
         }
         let mut prepared = self.prepare(&capabilities)?;
+        if !prepared.spec.shares.is_empty() {
+            // A folder as root is one as well.
+            self.try_shares()?;
+        }
         let assets_ms = self.elapsed_ms();
         let (Ready { up, root }, started_from) = match self.bring_up(&prepared, &capabilities) {
             Ok(ready) => ready,
@@ -68,6 +75,14 @@ impl Launcher<'_> {
             root,
             _held: prepared.held,
         })
+    }
+
+    /// A host that can share no folder says so in one line, before a machine is started that would fail.
+    fn try_shares(&self) -> Result<(), Error> {
+        match self.engine.try_shares() {
+            Support::Yes => Ok(()),
+            Support::No(reason) => Err(ConfigError::NoShares { reason }.into()),
+        }
     }
 
     /// Whether KVM may be what kept a machine from coming up: not when the caller's own files may be.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use vmette::engine_api::{
     Capabilities, ControlStream, Device, DeviceId, Disk, Error, Frames, Hypervisor, Mac, Machine, MachineEnd,
-    MachineSpec, Network, Result, SavedState, Share, Slot,
+    MachineSpec, Network, Result, SavedState, Share, Slot, Support,
 };
 use vmette::{ExecOptions, Session, ShareMount, VsockListener, VsockStream, WorkloadStrategy};
 use vmette_qemu::Qemu;
@@ -25,6 +25,10 @@ struct Tapped {
 impl Hypervisor for Tapped {
     fn probe(&self, spec: &MachineSpec) -> Result<Capabilities> {
         self.engine.probe(spec)
+    }
+
+    fn try_shares(&self) -> Support {
+        self.engine.try_shares()
     }
 
     fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {
@@ -124,7 +128,7 @@ fn shares_disks_and_networks_come_and_go() {
     let (session, machine) = session(None, Vec::new());
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("name"), "shared").unwrap();
-    let share = Share { tag: "late".into(), path: dir.path().to_owned(), read_only: true };
+    let share = Share { tag: "late".into(), path: dir.path().to_owned(), read_only: true, owner: None };
     let before = machine.processes().len();
     for _ in 0..2 {
         let id = machine.attach(Device::Share(share.clone())).unwrap();
@@ -168,7 +172,7 @@ fn a_machine_whose_memory_is_private_takes_no_share_and_says_why() {
     let config = shared.with(|c| c.command.workload = WorkloadStrategy::Agent);
     let session = bench.start(&config).unwrap();
     let machine = last.lock().unwrap().take().unwrap();
-    let share = Share { tag: "late".into(), path: "/".into(), read_only: true };
+    let share = Share { tag: "late".into(), path: "/".into(), read_only: true, owner: None };
     let error = machine.attach(Device::Share(share)).unwrap_err();
     assert!(matches!(&error, Error::Unsupported { engine: "QEMU", .. }), "{error}");
     session.ping().unwrap();

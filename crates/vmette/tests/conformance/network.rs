@@ -50,6 +50,10 @@ impl Hypervisor for Networked {
         Ok(Capabilities { nat: Support::Yes, ..self.0.probe(spec)? })
     }
 
+    fn try_shares(&self) -> Support {
+        self.0.try_shares()
+    }
+
     fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {
         self.0.fingerprint(spec)
     }
@@ -161,6 +165,10 @@ impl Hypervisor for Wired {
         let capabilities = self.engine.probe(spec)?;
         assert_eq!((&capabilities.frames, capabilities.framing), (&Support::Yes, Framing::LengthPrefixed));
         Ok(Capabilities { nat: Support::Yes, ..capabilities })
+    }
+
+    fn try_shares(&self) -> Support {
+        self.engine.try_shares()
     }
 
     fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use vmette::WorkloadStrategy;
-use vmette::engine_api::{Capabilities, ControlStream, Hypervisor, Machine, MachineSpec, Result};
+use vmette::engine_api::{Capabilities, ControlStream, Hypervisor, Machine, MachineSpec, Result, Support};
 use vmette_qemu::Qemu;
 use vmette_wire::handshake::{ENTROPY_LEN, PROTOCOL_VERSION};
 use vmette_wire::root::{Base, Overlay};
@@ -28,6 +28,10 @@ struct Watched {
 impl Hypervisor for Watched {
     fn probe(&self, spec: &MachineSpec) -> Result<Capabilities> {
         self.qemu.probe(spec)
+    }
+
+    fn try_shares(&self) -> Support {
+        self.qemu.try_shares()
     }
 
     fn fingerprint(&self, spec: &MachineSpec) -> Result<String> {

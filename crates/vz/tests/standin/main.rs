@@ -38,7 +38,8 @@ fn a_machine_boots_answers_and_is_stopped() {
 fn the_guest_gets_the_devices_of_its_spec() {
     let bench = Bench::new();
     let image = bench.path("image");
-    let share = |tag: &str, read_only| Share { tag: tag.into(), path: bench.path("root"), read_only };
+    let share =
+        |tag: &str, read_only| Share { tag: tag.into(), path: bench.path("root"), read_only, owner: None };
     let machine = bench
         .engine
         .create(MachineSpec {
@@ -104,7 +105,7 @@ fn devices_neither_come_nor_go() {
     let bench = Bench::new();
     let machine = bench.machine("");
     let stream = machine.start().unwrap();
-    let share = Share { tag: "a".into(), path: bench.path("root"), read_only: true };
+    let share = Share { tag: "a".into(), path: bench.path("root"), read_only: true, owner: None };
     for refused in [machine.attach(Device::Share(share)).map(drop), machine.detach(&DeviceId::Vsock)] {
         let error = refused.unwrap_err();
         assert!(matches!(error, Error::Unsupported { engine: "Virtualization.framework", .. }), "{error}");
@@ -315,7 +316,7 @@ fn a_saved_machine_is_restored_and_is_the_same_machine() {
     // Another shape is another machine.
     let error = restored(&|s| s.vcpus = 1).err().expect("refused").to_string();
     assert!(error.contains("vcpus=2") && error.contains("vcpus=1"), "{error}");
-    let share = Share { tag: "a".into(), path: bench.path("root"), read_only: true };
+    let share = Share { tag: "a".into(), path: bench.path("root"), read_only: true, owner: None };
     let error = restored(&|s| s.shares = vec![share.clone()]).err().expect("refused");
     assert!(matches!(error, Error::Unsupported { operation: "restore", .. }), "{error}");
 }
@@ -345,7 +346,7 @@ fn a_state_that_vz_refuses_is_the_snapshots_fault() {
 #[test]
 fn a_machine_that_cannot_be_saved_says_why_and_goes_on() {
     let bench = Bench::new();
-    let share = Share { tag: "a".into(), path: bench.path("root"), read_only: true };
+    let share = Share { tag: "a".into(), path: bench.path("root"), read_only: true, owner: None };
     let with_share = MachineSpec { shares: vec![share], ..bench.spec("") };
     assert!(
         bench.engine.probe(&with_share).unwrap().snapshots.refusal().unwrap().contains("shares or disks")
@@ -428,7 +429,8 @@ fn capabilities_say_what_this_mac_offers() {
     assert!(capabilities.engine.contains("macOS Version 14.5"), "{}", capabilities.engine);
     assert_eq!(capabilities.snapshots, Support::Yes);
     assert_eq!(capabilities.max_vcpus, 8);
-    for support in [capabilities.shares, capabilities.vsock, capabilities.nat, capabilities.frames] {
+    assert_eq!(bench.engine.try_shares(), Support::Yes);
+    for support in [capabilities.vsock, capabilities.nat, capabilities.frames] {
         assert_eq!(support, Support::Yes);
     }
     let kvm = MachineSpec { accelerator: AcceleratorChoice::Kvm, ..bench.spec("") };

@@ -27,6 +27,10 @@ const TOOL: &str = "mmdebstrap";
 const TIME_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 /// Longest time for removing its folder and everything that it has mounted there, after it was asked to end.
 const CLEAN_UP_MAX: Duration = Duration::from_secs(10);
+/// Takes the build host's name and name servers out of the system, which the tool has copied there. A link in their place
+/// is the system's own.
+const CLEAN: &str =
+    r#"for file in resolv.conf hostname; do test -L "$1/etc/$file" || rm -f "$1/etc/$file" || exit 1; done"#;
 /// The login's `PATH` of root on a Debian system.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -57,7 +61,7 @@ pub(crate) fn build(options: &BuildOptions, ctx: &Context, staging: &Path) -> Re
     };
     let rules = Rules { whiteouts: false, max_bytes, max_bytes_variable: TAR_MAX_VARIABLE };
     let converted = layers::convert(vec![archive], rules, &work, staging)?;
-    let described = Description::of_rootfs(ImageKind::Debian, options.source(), converted.unpacked);
+    let described = converted.describe(ImageKind::Debian, options.source());
     let config = ImageConfig {
         env: vec![("PATH".to_owned(), PATH.to_owned())],
         cmd: vec!["bash".to_owned()],
@@ -85,6 +89,7 @@ fn command(program: &Path, options: &BuildOptions) -> Command {
         .arg(format!("--mode={mode}"))
         .arg(format!("--variant={}", options.variant))
         .arg("--format=tar")
+        .arg(format!("--customize-hook={CLEAN}"))
         .args(listed("components", &options.components))
         .args(listed("include", &options.include))
         .arg("--")

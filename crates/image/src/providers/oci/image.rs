@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use vmette_cache::{Digest, Key};
-use vmette_oci::{Configuration, ImageError, listed};
+use vmette_oci::{Configuration, ImageError};
 use vmette_work::Work;
 
 use crate::error::{ProviderError, Result};
@@ -15,7 +15,7 @@ use crate::read_error::ReadError;
 use crate::store::{Description, ImageKind, LayerInfo, Store, StoredImage, key_of};
 
 /// Part of every key. Counts up whenever the same image would become another one in the store.
-pub(super) const CONVERTER: &str = "oci 2";
+pub(super) const CONVERTER: &str = "oci 3";
 
 /// Opens a layer for an attempt at the conversion, of which there may be a second one.
 pub(super) type Open<'a> =
@@ -62,13 +62,6 @@ impl Image<'_> {
     ) -> Result<StoredImage> {
         store.obtain(&key(&self.id), |staging| {
             self.check_size(max_bytes)?;
-            if !self.configuration.dropped.is_empty() {
-                attempt.warn(&format!(
-                    "image {}: entries of its environment that are not NAME=VALUE were left out: {}",
-                    self.name,
-                    listed(self.configuration.dropped.iter().cloned())
-                ));
-            }
             attempt.step(&format!("converting {}", self.name));
             let converted = match self.convert(attempt, max_bytes, staging) {
                 Ok(converted) => converted,
@@ -79,6 +72,7 @@ impl Image<'_> {
                     self.convert(&attempt, max_bytes, staging)?
                 }
             };
+            let notes = [self.configuration.notes.clone(), converted.notes].concat();
             Ok(Description {
                 kind: ImageKind::Oci,
                 source: self.source.clone(),
@@ -87,6 +81,7 @@ impl Image<'_> {
                 config: self.configuration.config.clone(),
                 layers: self.layers.iter().map(|layer| layer.info.clone()).collect(),
                 unpacked: converted.unpacked,
+                notes,
             })
         })
     }

@@ -10,7 +10,7 @@ use super::body::Body;
 use super::remote::Remote;
 use crate::context::{Context, PullPolicy};
 use crate::error::{ProviderError, Result};
-use crate::store::{Description, ImageKind, NameRecord, Origin, Store, StoredImage, key_of};
+use crate::store::{Description, NameRecord, Origin, Store, StoredImage, key_of};
 
 /// A file that is to become an image.
 pub(super) struct Fetch<'a> {
@@ -19,11 +19,10 @@ pub(super) struct Fetch<'a> {
     pub(super) ctx: &'a Context,
     /// Part of every key.
     pub(super) converter: &'a str,
-    pub(super) kind: ImageKind,
     /// Most bytes of the file, and the variable that raises it.
     pub(super) limit: (u64, &'static str),
-    /// Makes the image at the path, and says how many bytes its files have.
-    pub(super) build: &'a dyn Fn(Body, &Path) -> Result<u64>,
+    /// Makes the image at the path, and describes it.
+    pub(super) build: &'a dyn Fn(Body, &Path) -> Result<Description>,
 }
 
 /// The image of a spec when its server was last asked.
@@ -137,10 +136,7 @@ impl Fetch<'_> {
             .or_else(|| self.version_key(name, etag.as_deref(), last_modified.as_deref()))
             .unwrap_or_else(|| self.unique_key(name));
         let body = Body::new(download, shown.clone(), self.remote.pin(), self.limit, self.ctx.work())?;
-        let image = store.obtain::<ProviderError>(&key, |staging| {
-            let unpacked = (self.build)(body, staging)?;
-            Ok(Description::of_rootfs(self.kind, shown, unpacked))
-        })?;
+        let image = store.obtain::<ProviderError>(&key, |staging| (self.build)(body, staging))?;
         store.set_name(name, &key, &Origin::Url { etag, last_modified })?;
         Ok(image)
     }

@@ -23,7 +23,7 @@ use crate::error::{ProviderError, Result};
 use crate::layers::{self, Layer, Rules};
 use crate::read_error::ReadError;
 use crate::sniff::FileKind;
-use crate::store::{ImageKind, StoredImage};
+use crate::store::{Description, ImageKind, StoredImage};
 use crate::superblock::Superblock;
 use body::Body;
 use cached::Fetch;
@@ -33,7 +33,7 @@ pub(super) use remote::claims;
 /// Part of every key. Counts up whenever the same file would become another image.
 const SQUASHFS_CONVERTER: &str = "squashfs url 1";
 /// The same of an archive; its beginning is that of [`TarProvider`](crate::TarProvider).
-const TAR_CONVERTER: &str = "tar 3 url";
+const TAR_CONVERTER: &str = "tar 4 url";
 /// Bytes from whose kind it is told whether the rest is worth fetching: a tar archive says so 257 bytes in.
 const HEAD: u64 = 512;
 /// Bytes that are written at once.
@@ -69,16 +69,20 @@ fn tar_with(
             diff_id: None,
         };
         let rules = Rules { whiteouts: false, max_bytes, max_bytes_variable: TAR_MAX_VARIABLE };
-        Ok(layers::convert(vec![archive], rules, attempt, staging)?.unpacked)
+        let converted = layers::convert(vec![archive], rules, attempt, staging)?;
+        Ok(converted.describe(ImageKind::Tar, remote.shown()))
     };
-    let (kind, limit) = (ImageKind::Tar, (max_bytes, TAR_MAX_VARIABLE));
-    Fetch { remote, client, ctx, converter: TAR_CONVERTER, kind, limit, build: &build }.obtain()
+    let limit = (max_bytes, TAR_MAX_VARIABLE);
+    Fetch { remote, client, ctx, converter: TAR_CONVERTER, limit, build: &build }.obtain()
 }
 
 fn squashfs_with(client: &Client, remote: &Remote, ctx: &Context, max_bytes: u64) -> Result<StoredImage> {
-    let build = |body: Body, staging: &Path| save(body, &remote.shown(), staging);
-    let (kind, limit) = (ImageKind::Squashfs, (max_bytes, SQUASHFS_MAX_VARIABLE));
-    Fetch { remote, client, ctx, converter: SQUASHFS_CONVERTER, kind, limit, build: &build }.obtain()
+    let build = |body: Body, staging: &Path| {
+        let bytes = save(body, &remote.shown(), staging)?;
+        Ok(Description::of_rootfs(ImageKind::Squashfs, remote.shown(), bytes))
+    };
+    let limit = (max_bytes, SQUASHFS_MAX_VARIABLE);
+    Fetch { remote, client, ctx, converter: SQUASHFS_CONVERTER, limit, build: &build }.obtain()
 }
 
 /// Writes the image to `staging` and checks that it is one, what its beginning says before anything else is fetched.

@@ -275,7 +275,10 @@ struct Guarded {
 
 type Answering = fn(usize, &Received) -> Reply;
 
-fn guarded(valid: fn(&str) -> bool, token: Answering) -> Guarded {
+fn guarded(
+    valid: fn(&str) -> bool,
+    token: impl Fn(usize, &Received) -> Reply + Send + Sync + 'static,
+) -> Guarded {
     let given = AtomicUsize::new(0);
     let tokens = Server::start(move |request| token(given.fetch_add(1, Ordering::SeqCst) + 1, request));
     let challenge = format!(
@@ -316,9 +319,16 @@ fn a_token_is_fetched_once_and_used() {
 
 #[test]
 fn a_token_for_nobody() {
-    let guarded = guarded(|token| token == "t1", |_, _| Reply::ok(r#"{"access_token":"t1"}"#));
-    registry(&guarded.registry.host(), &anybody()).manifest(&tag()).unwrap();
-    assert_eq!(authorizations(&guarded.tokens), [None]);
+    for answer in [
+        r#"{"access_token":"t1"}"#,
+        r#"{"token":"","access_token":"t1"}"#,
+        r#"{"token":null,"access_token":"t1"}"#,
+        r#"{"Token":"t1","access_token":""}"#,
+    ] {
+        let guarded = guarded(|token| token == "t1", move |_, _| Reply::ok(answer));
+        registry(&guarded.registry.host(), &anybody()).manifest(&tag()).unwrap();
+        assert_eq!(authorizations(&guarded.tokens), [None], "{answer}");
+    }
 }
 
 #[test]
