@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_state_arrives_whole_in_either_direction() {
-        let state: Vec<u8> = (0..3 * CHUNK + 5).map(|at| (at % 251) as u8).collect();
+        let state: Vec<u8> = (0..=250).cycle().take(3 * CHUNK + 5).collect();
         let mut file = tempfile::tempfile().unwrap();
         let mut saving = Transfer::to_file(&file).unwrap();
         let mut qemu = taken(&mut saving);
