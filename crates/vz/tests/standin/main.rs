@@ -161,7 +161,7 @@ fn a_refused_configuration_names_what_is_wrong() {
     assert!(refused(&odd).contains("disk image"));
     let many = |s: &mut MachineSpec| {
         s.shares = (0..17)
-            .map(|i| Share { tag: format!("t{i}"), path: bench.path("root"), read_only: true })
+            .map(|i| Share { tag: format!("t{i}"), path: bench.path("root"), read_only: true, owner: None })
             .collect();
     };
     assert!(refused(&many).contains("at most 16"));
