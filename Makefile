@@ -2,8 +2,9 @@
 
 PREFIX ?= $(HOME)/.local
 MAC := $(filter Darwin,$(shell uname -s))
-# On a Mac the engine is the system's: what belongs to QEMU and to the guest is for Linux.
-PROGRAMS := $(if $(MAC),-p vmette-cli -p vmette-capi,--workspace --exclude xtask)
+# On a Mac the engine is the system's: what serves QEMU's devices is for Linux.
+SERVERS := $(if $(MAC),,-p vmette-virtiofsd -p vmette-vsockd)
+BUILD = cargo build --release --locked -p vmette-cli $(SERVERS)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A shell that did not log in has no Cargo in its PATH, nor one that has just installed it.
 # The make of a Mac looks commands up in the PATH that it was started with, unless a shell other than its own does it.
@@ -11,7 +12,7 @@ SHELL := bash
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test vz-check sign universal bench audit install clean
+.PHONY: help setup build run test vz-check sign universal bench dist audit install clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +21,7 @@ setup: ## Install what is missing to build and run; sudo only for apt-get, and i
 	@scripts/setup
 
 build: setup ## Build in release mode
-	cargo build --release --locked $(PROGRAMS)
+	$(BUILD)
 
 run: $(if $(MAC),sign,build) ## Do real work in a machine and show what it can and cannot reach
 	@scripts/demo $(TARGET)/release/vmette
@@ -39,14 +40,19 @@ sign: build ## On a Mac: give the built program the entitlement that machines ne
 universal: setup ## On a Mac: build for both of Apple's processors in one program, and sign it
 	@scripts/universal
 
-bench: build ## Measure against the same kernel in plain QEMU and against other sandboxes
+bench: setup ## Measure against the same kernel in plain QEMU and against other sandboxes
+	$(BUILD) -p vmette-bench
 	@scripts/bench
+
+dist: setup ## Build a release for any Linux on this kind of processor: target/dist
+	@scripts/dist
 
 audit: ## Look the dependencies up among the known vulnerabilities (needs a network)
 	@scripts/setup test
 	cargo deny --locked check advisories
 
-install: build ## Install command, C library and header to PREFIX, ~/.local unless given; SUDO=sudo where it takes root
+install: setup ## Install command, C library and header to PREFIX, ~/.local unless given; SUDO=sudo where it takes root
+	$(BUILD) -p vmette-capi
 	$(SUDO) env DESTDIR="$(DESTDIR)" scripts/install $(TARGET)/release "$(PREFIX)"
 
 clean: ## Remove what was built; the cache of kernels and templates stays

@@ -44,7 +44,14 @@ fn main() {
     let guest = match env::var_os(PREBUILT).filter(|path| !path.is_empty()) {
         Some(path) => {
             println!("cargo:rerun-if-changed={}", Path::new(&path).display());
-            read(Path::new(&path))
+            let guest = read(Path::new(&path));
+            // As /init of an otherwise empty root it would not start, and the kernel would not say why.
+            assert!(
+                !needs_loader(&guest),
+                "{PREBUILT}={}: it is dynamically linked; name a static one",
+                path.display()
+            );
+            guest
         }
         None if var("HOST").contains("linux") && var("CARGO_CFG_TARGET_OS") == "linux" => {
             read(&build(&out, &var("TARGET"), RUSTFLAGS))
@@ -98,6 +105,8 @@ fn build(out: &Path, triple: &str, rustflags: &str) -> PathBuf {
         .args(["--target", triple])
         .arg("--target-dir")
         .arg(&target_dir)
+        // It is small, and each of its bytes is unpacked at every cold boot.
+        .env("CARGO_PROFILE_RELEASE_LTO", "thin")
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags);
     for name in EMPTIED {
         cargo.env(name, "");
@@ -118,6 +127,19 @@ fn guest_target_dir(out: &Path) -> PathBuf {
         .and_then(|build| build.parent()?.parent())
         .unwrap_or(out)
         .join("guest")
+}
+
+/// Whether a 64-bit little-endian ELF file names a loader in a program header, of type `PT_INTERP`: elf(5).
+fn needs_loader(program: &[u8]) -> bool {
+    const PT_INTERP: [u8; 4] = [3, 0, 0, 0];
+    let bytes = |at: usize, length: usize| program.get(at..at.checked_add(length)?);
+    let short = |at| bytes(at, 2).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])));
+    let table = bytes(0x20, 8).and_then(|b| usize::try_from(u64::from_le_bytes(b.try_into().ok()?)).ok());
+    let (size, count) = (short(0x36), short(0x38));
+    (0..count).any(|nth| {
+        let at = table.and_then(|table| table.checked_add(nth * size));
+        at.and_then(|at| bytes(at, 4)).is_some_and(|kind| kind == PT_INTERP)
+    })
 }
 
 fn read(path: &Path) -> Vec<u8> {

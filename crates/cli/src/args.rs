@@ -51,6 +51,11 @@ pub(crate) enum Command {
         /// For this shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages into a folder
+    Man {
+        /// It is made if it is not there
+        folder: PathBuf,
+    },
     /// Print the version
     #[command(hide = true)]
     Version,
@@ -118,6 +123,12 @@ pub(crate) struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print the commands that would mend what was found
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) fix: bool,
+    /// With --fix: run them, with sudo where they take root
+    #[arg(long, requires = "fix")]
+    pub(crate) yes: bool,
     /// Judge for this accelerator
     #[arg(long, value_name = "WHICH", default_value = "auto")]
     pub(crate) accel: Accel,

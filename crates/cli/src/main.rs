@@ -10,6 +10,7 @@ mod image;
 mod inherited;
 mod interruptible;
 mod limits;
+mod man;
 mod network_args;
 mod progress;
 mod providers;
@@ -63,6 +64,7 @@ fn dispatch(arguments: &[OsString]) -> Result<u8, clap::Error> {
             stdio::print_out(&format!("vmette {}\n", env!("CARGO_PKG_VERSION")));
             Ok(0)
         }
+        Command::Man { folder } => Ok(man::man(&folder)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vmette", &mut script);

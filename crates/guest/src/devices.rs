@@ -4,9 +4,11 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
@@ -125,12 +127,23 @@ impl Uevents {
 
 /// The block device whose virtio serial number is `serial`, as `/dev/vdX`.
 fn disk(serial: &str) -> io::Result<Option<String>> {
-    for entry in fs::read_dir("/sys/block")? {
+    disk_in(Path::new("/sys/block"), "/dev", serial)
+}
+
+/// A disk is there when it can be opened. Its attributes and its node come earlier, and opening it fails until the kernel
+/// has brought it to life and announced it: `device_add_disk` in the kernel's `block/genhd.c`.
+fn disk_in(sys: &Path, dev: &str, serial: &str) -> io::Result<Option<String>> {
+    for entry in fs::read_dir(sys)? {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| name.starts_with("vd")) else { continue };
         if fs::read(entry.path().join("serial")).is_ok_and(|found| is_serial(&found, serial)) {
-            return Ok(Some(format!("/dev/{name}")));
+            let node = format!("{dev}/{name}");
+            return match rustix::fs::open(&node, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(_) => Ok(Some(node)),
+                Err(Errno::NXIO | Errno::NODEV | Errno::NOENT) => Ok(None),
+                Err(e) => Err(e.into()),
+            };
         }
     }
     Ok(None)
@@ -173,7 +186,29 @@ fn is_serial(found: &[u8], wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_serial;
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    /// A socket's node can be opened no more than that of a disk which is not live yet: both say ENXIO.
+    #[test]
+    fn a_disk_is_there_when_it_can_be_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let (sys, dev) = (folder.path().join("sys"), folder.path().join("dev"));
+        fs::create_dir_all(sys.join("vdb")).unwrap();
+        fs::create_dir(&dev).unwrap();
+        let node = dev.join("vdb");
+        let found = |serial| disk_in(&sys, dev.to_str().unwrap(), serial).unwrap();
+        assert_eq!(found("scratch"), None, "it has no serial number yet");
+        fs::write(sys.join("vdb/serial"), "scratch").unwrap();
+        assert_eq!(found("scratch"), None, "it has no node yet");
+        let listener = UnixListener::bind(&node).unwrap();
+        assert_eq!(found("scratch"), None, "it is not live yet");
+        drop(listener);
+        fs::remove_file(&node).unwrap();
+        fs::write(&node, "").unwrap();
+        assert_eq!(found("scratch").as_deref(), node.to_str());
+        assert_eq!(found("other"), None);
+    }
 
     #[test]
     fn serial_numbers_may_be_padded() {

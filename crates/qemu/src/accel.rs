@@ -11,6 +11,8 @@ pub(crate) struct Decision {
     pub(crate) accelerator: Accelerator,
     /// Why it is this one and what would have to change to get a better one, one sentence each.
     pub(crate) reasons: Vec<String>,
+    /// A command of root's that would allow a better one.
+    pub(crate) remedy: Option<String>,
 }
 
 /// Decides. Pure: everything about the host is in `facts`.
@@ -29,22 +31,26 @@ pub(crate) fn decide(choice: AcceleratorChoice, facts: &HostFacts) -> Result<Dec
             Some(failure) => Ok(tcg(vec![format!(
                 "KVM was tried since this host booted and failed ({failure}); it is tried again after a reboot, or when chosen explicitly"
             )])),
-            None => Ok(Decision { accelerator, reasons: vec![usable(accelerator, facts)] }),
+            None => Ok(found(accelerator, vec![usable(accelerator, facts)])),
         },
         // A choice of the user's own is tried even after a failure: there is nothing to fall back to.
-        (_, Hardware::Usable(accelerator)) => {
-            Ok(Decision { accelerator, reasons: vec![usable(accelerator, facts)] })
-        }
+        (_, Hardware::Usable(accelerator)) => Ok(found(accelerator, vec![usable(accelerator, facts)])),
         (AcceleratorChoice::Kvm, Hardware::Unknown(doubt)) => {
-            Ok(Decision { accelerator: Accelerator::Kvm, reasons: vec!["KVM was asked for".into(), doubt] })
+            Ok(found(Accelerator::Kvm, vec!["KVM was asked for".into(), doubt]))
         }
-        (AcceleratorChoice::Auto, Hardware::Unknown(why) | Hardware::Absent(why)) => Ok(tcg(vec![why])),
+        (AcceleratorChoice::Auto, Hardware::Unknown(why) | Hardware::Absent(why)) => {
+            Ok(Decision { remedy: remedy(facts), ..tcg(vec![why]) })
+        }
         (_, Hardware::Unknown(why) | Hardware::Absent(why)) => Err(why),
     }
 }
 
 fn tcg(reasons: Vec<String>) -> Decision {
-    Decision { accelerator: Accelerator::Tcg, reasons }
+    found(Accelerator::Tcg, reasons)
+}
+
+fn found(accelerator: Accelerator, reasons: Vec<String>) -> Decision {
+    Decision { accelerator, reasons, remedy: None }
 }
 
 enum Hardware {
@@ -66,6 +72,10 @@ fn hardware(facts: &HostFacts) -> Hardware {
 }
 
 fn kvm(facts: &HostFacts) -> Hardware {
+    // Whoever may not open it would gain nothing by being allowed to.
+    if facts.kvm != KvmDevice::Missing && facts.modules.is_pvm_alone() {
+        return Hardware::Absent(PVM.into());
+    }
     match &facts.kvm {
         KvmDevice::Missing => return Hardware::Absent(missing(facts)),
         KvmDevice::Denied { group } => return Hardware::Absent(denied(group.as_deref())),
@@ -80,15 +90,21 @@ fn kvm(facts: &HostFacts) -> Hardware {
     }
     match facts.modules {
         Modules { intel: true, .. } | Modules { amd: true, .. } => Hardware::Usable(Accelerator::Kvm),
-        Modules { pvm: true, .. } => Hardware::Absent(
-            "/dev/kvm is served by kvm_pvm, a paging-based KVM inside of a virtual machine that cannot run a stock guest kernel; hardware KVM needs a host with nested virtualisation turned on, or bare metal"
-                .into(),
-        ),
         Modules { .. } => Hardware::Unknown(
             "/dev/kvm opens, but neither kvm_intel nor kvm_amd is in /sys/module, so nothing says that hardware is behind it; choose `kvm` to try it"
                 .into(),
         ),
     }
+}
+
+const PVM: &str = "/dev/kvm is served by kvm_pvm, a paging-based KVM inside of a virtual machine that cannot run a stock guest kernel; hardware KVM needs a host with nested virtualisation turned on, or bare metal";
+
+/// What lets this user open the device, from the next login on.
+fn remedy(facts: &HostFacts) -> Option<String> {
+    let KvmDevice::Denied { group: Some(group) } = &facts.kvm else { return None };
+    let plain = group.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    (plain && group != "root" && !facts.modules.is_pvm_alone())
+        .then(|| format!("usermod -aG {group} \"$USER\""))
 }
 
 fn missing(facts: &HostFacts) -> String {
@@ -165,6 +181,11 @@ mod tests {
     #[test]
     fn paging_based_kvm_is_not() {
         check(&HostFacts { modules: PVM, ..host() }, [TCG, None, None], "kvm_pvm");
+        // Nor is a membership in its group worth advising.
+        let denied = KvmDevice::Denied { group: Some("kvm".into()) };
+        let denied = HostFacts { modules: PVM, kvm: denied, ..host() };
+        check(&denied, [TCG, None, None], "kvm_pvm");
+        assert_eq!(decide(AcceleratorChoice::Auto, &denied).unwrap().remedy, None);
         let both = Modules { amd: true, ..PVM };
         check(&HostFacts { modules: both, ..host() }, [KVM, KVM, KVM], "kvm_amd");
     }
@@ -181,6 +202,13 @@ mod tests {
         check(&off, [TCG, None, None], "firmware");
         let group = KvmDevice::Denied { group: Some("kvm".into()) };
         check(&HostFacts { kvm: group, ..host() }, [TCG, None, None], "usermod -aG kvm $USER");
+        let remedy = |facts: &HostFacts| decide(AcceleratorChoice::Auto, facts).unwrap().remedy;
+        let denied = |group: &str| KvmDevice::Denied { group: Some(group.into()) };
+        assert_eq!(
+            remedy(&HostFacts { kvm: denied("kvm"), ..host() }).as_deref(),
+            Some("usermod -aG kvm \"$USER\"")
+        );
+        assert_eq!(remedy(&HostFacts { kvm: denied("a; b"), ..host() }), None);
         let root = KvmDevice::Denied { group: Some("root".into()) };
         check(&HostFacts { kvm: root, ..host() }, [TCG, None, None], "by root only");
         let broken = KvmDevice::Unusable("No such device".into());

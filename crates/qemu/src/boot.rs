@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -24,6 +24,7 @@ use crate::plan::{Plan, Plugged};
 use crate::qmp::{self, Qmp, QmpError, failed};
 use crate::servers;
 use crate::snapshot::Snapshot;
+use crate::transfer::Transfer;
 
 /// Time for the loading of a device state.
 const RESTORE_LIMIT: Duration = Duration::from_secs(60);
@@ -200,11 +201,13 @@ impl Running {
     fn load(&self, restore: Restore) -> Result<Vec<Plugged>> {
         let Restore { folder, state, copy, later } = restore;
         let qmp = &self.qmp;
+        let mut transfer = Transfer::from_file(&state).map_err(Error::io("load a saved state"))?;
         let mut sent = vec![
             qmp.send("qmp_capabilities", Value::Null).map_err(failed)?,
             qmp.send("migrate-set-capabilities", qmp::capabilities()).map_err(failed)?,
-            qmp.send_fd("state", state.as_fd()).map_err(failed)?,
+            qmp.send_fd("state", transfer.end()).map_err(failed)?,
         ];
+        transfer.handed_over();
         if let Some(copy) = copy {
             // The devices look into the guest's memory while their state is loaded, so it must be complete by then.
             let copied = copy.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")));
@@ -221,13 +224,14 @@ impl Running {
                 _ => None,
             })
         });
-        match loaded {
-            Ok(true) => Ok(later),
-            Ok(false) => {
-                Err(self.restore_failure(folder, QmpError::Broken("the state does not load".into())))
-            }
-            Err(e) => Err(self.restore_failure(folder, e)),
-        }
+        let error = match loaded {
+            // What QEMU has read is whole: the state says itself where it ends.
+            Ok(true) => return Ok(later),
+            Ok(false) => QmpError::Broken("the state does not load".into()),
+            Err(e) => e,
+        };
+        transfer.stop().map_err(Error::io("read a saved state"))?;
+        Err(self.restore_failure(folder, error))
     }
 
     /// QEMU says on its standard error why it does not load a state, and exits, or dies of it.

@@ -98,11 +98,12 @@ impl Qemu {
 impl Hypervisor for Qemu {
     fn probe(&self, spec: &MachineSpec) -> Result<Capabilities> {
         let (_, version) = self.binary()?;
-        let Decision { accelerator, reasons } = self.decide(spec.accelerator)?;
+        let Decision { accelerator, reasons, remedy } = self.decide(spec.accelerator)?;
         Ok(Capabilities {
             engine: format!("{ENGINE} {version}"),
             accelerator,
             reasons,
+            remedy,
             boots_elf: true,
             snapshots: Support::unless(
                 (!cfg!(target_os = "linux")).then(|| "QEMU saves machines on Linux only".into()),

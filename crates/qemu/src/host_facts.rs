@@ -57,6 +57,13 @@ pub(crate) struct Modules {
     pub(crate) pvm: bool,
 }
 
+impl Modules {
+    /// Whether nothing but the kind that needs a kernel made for it is behind the device.
+    pub(crate) fn is_pvm_alone(self) -> bool {
+        self.pvm && !self.intel && !self.amd
+    }
+}
+
 impl HostFacts {
     /// Asks this host. `cache_dir` is where a failure would be remembered.
     pub(crate) fn gather(cache_dir: Option<&Path>) -> Self {

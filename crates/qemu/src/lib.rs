@@ -21,6 +21,7 @@ mod qmp;
 mod save;
 mod servers;
 mod snapshot;
+mod transfer;
 mod version;
 mod vsock;
 

@@ -1,7 +1,6 @@
 //! Saving a paused machine.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use crate::ENGINE;
 use crate::boot::Running;
 use crate::qmp::{self, Qmp, failed};
 use crate::snapshot::{MEMORY, STATE};
+use crate::transfer::Transfer;
 
 /// Time for QEMU to write its devices' state; the memory is not part of it.
 const STATE_LIMIT: Duration = Duration::from_secs(60);
@@ -53,7 +53,9 @@ pub(crate) fn save(running: &Running, folder: &Path) -> Result<SavedState> {
 fn save_devices(qmp: &Qmp, state: &File) -> Result<()> {
     qmp.execute("migrate-set-capabilities", qmp::capabilities()).map_err(failed)?;
     qmp.forget("MIGRATION");
-    qmp.wait(qmp.send_fd("save", state.as_fd()).map_err(failed)?).map_err(failed)?;
+    let mut transfer = Transfer::to_file(state).map_err(Error::io("save the devices' state"))?;
+    qmp.wait(qmp.send_fd("save", transfer.end()).map_err(failed)?).map_err(failed)?;
+    transfer.handed_over();
     // Without a limit on the bandwidth: the default is meant for networks.
     qmp.execute("migrate-set-parameters", json!({ "max-bandwidth": 0 })).map_err(failed)?;
     qmp.execute("migrate", json!({ "uri": "fd:save" })).map_err(failed)?;
@@ -65,7 +67,7 @@ fn save_devices(qmp: &Qmp, state: &File) -> Result<()> {
         })
         .map_err(failed)?;
     if written {
-        return Ok(());
+        return transfer.finish().map_err(Error::io("save the devices' state"));
     }
     let why = qmp.execute("query-migrate", Value::Null).map_err(failed)?;
     let why = why["error-desc"].as_str().unwrap_or("no space, or a device that cannot be saved").to_owned();

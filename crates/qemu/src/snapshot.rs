@@ -8,7 +8,7 @@ use vmette_vmm::{Error, Result, Saved, is_shortage};
 
 /// Largest device state that is read. Real ones have less than a MiB; those of machines with many processors somewhat
 /// more.
-const STATE_MAX: u64 = 64 << 20;
+pub(crate) const STATE_MAX: u64 = 64 << 20;
 
 pub(crate) const STATE: &str = "state";
 pub(crate) const MEMORY: &str = "memory";

@@ -4,4 +4,5 @@
 
 pub mod again;
 pub mod authority;
+pub mod lane;
 pub mod registry;

@@ -89,6 +89,8 @@ pub(crate) struct Locks {
     descriptors: File,
     /// Memory on which locks of indexes are held.
     memory: File,
+    /// Files may be opened for writing. On a share that is read-only none is, not even for a lock.
+    writable: bool,
     held: HashMap<(u64, u64), Held>,
     indexes: HashMap<u64, Index>,
 }
@@ -110,9 +112,15 @@ struct Index {
 
 impl Locks {
     /// No locks. `descriptors` is the folder `/proc/self/fd`.
-    pub(crate) fn new(descriptors: File) -> io::Result<Self> {
+    pub(crate) fn new(descriptors: File, writable: bool) -> io::Result<Self> {
         let memory = rustix::fs::memfd_create("locks", rustix::fs::MemfdFlags::CLOEXEC)?;
-        Ok(Self { descriptors, memory: memory.into(), held: HashMap::new(), indexes: HashMap::new() })
+        Ok(Self {
+            descriptors,
+            memory: memory.into(),
+            writable,
+            held: HashMap::new(),
+            indexes: HashMap::new(),
+        })
     }
 
     /// No lock is held any more.
@@ -223,7 +231,7 @@ impl Locks {
             let owner = self.held.get(&(request.node, request.owner)).map(|held| &held.file);
             return test(owner.unwrap_or(&self.memory), range, base);
         }
-        let taken = self.take(request, range, |locks| locks.reopen(&locks.memory));
+        let taken = self.take(request, range, |locks| Ok(locks.again(&locks.memory, OFlags::RDWR)?));
         self.let_go(request.node);
         taken
     }
@@ -235,11 +243,15 @@ impl Locks {
 
     /// The same file, opened once more. For reading and writing if it can be, since either is needed for one kind of lock.
     fn reopen(&self, file: &File) -> io::Result<File> {
+        let same = |_| self.again(file, fcntl_getfl(file)? & OFlags::RWMODE);
+        let both = if self.writable { self.again(file, OFlags::RDWR) } else { Err(Errno::ROFS) };
+        Ok(both.or_else(same)?)
+    }
+
+    fn again(&self, file: &File, access: OFlags) -> rustix::io::Result<File> {
+        let flags = OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK | access;
         let path = file.as_raw_fd().to_string();
-        let flags = OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-        let open = |access| openat(&self.descriptors, path.as_str(), flags | access, Mode::empty());
-        let opened = open(OFlags::RDWR).or_else(|_| open(fcntl_getfl(file)? & OFlags::RWMODE))?;
-        Ok(opened.into())
+        openat(&self.descriptors, path.as_str(), flags, Mode::empty()).map(File::from)
     }
 }
 

@@ -113,7 +113,8 @@ fn serve(share: &Share) -> Result<(), Error> {
     }
     let missing = || io::Error::other("/proc/self/fd is missing");
     let reopened = descriptors.as_ref().ok_or_else(missing).and_then(std::fs::File::try_clone);
-    let locks = reopened.and_then(Locks::new).map_err(share.io("prepare locks"))?;
+    let locks =
+        reopened.and_then(|open| Locks::new(open, !share.read_only)).map_err(share.io("prepare locks"))?;
     let config = Config {
         entry_timeout: NAME_TIME,
         attr_timeout: NAME_TIME,

@@ -99,6 +99,8 @@ pub struct Capabilities {
     pub accelerator: Accelerator,
     /// Reasons for this accelerator, and changes that would allow a better one. One sentence each.
     pub reasons: Vec<String>,
+    /// A command of root's that would allow a better accelerator, as a shell takes it.
+    pub remedy: Option<String>,
     /// True if a machine boots an uncompressed x86 kernel (`vmlinux`) at its PVH entry, which takes less time than the
     /// image that the kernel's build makes.
     pub boots_elf: bool,

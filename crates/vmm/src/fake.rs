@@ -45,6 +45,7 @@ impl Hypervisor for FakeHypervisor {
             engine: "fake".into(),
             accelerator: Accelerator::None,
             reasons: vec!["the in-process engine of the test suite isolates nothing".into()],
+            remedy: None,
             boots_elf: false,
             snapshots: Support::No("there is no machine that could be saved".into()),
             vsock: Support::No("the in-process engine has no devices".into()),

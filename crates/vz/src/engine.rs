@@ -46,6 +46,7 @@ impl Hypervisor for Vz {
             engine: format!("{ENGINE} (macOS {})", host.version),
             accelerator: Accelerator::Hvf,
             reasons,
+            remedy: None,
             boots_elf: false,
             snapshots: Support::unless(host.no_snapshots().or_else(|| no_snapshots_of(spec))),
             vsock: Support::Yes,

@@ -49,6 +49,55 @@ fn doctor_fails_where_a_run_would() {
     Vmette::new(["doctor"]).cache(Path::new("/proc/no/such")).exits(1);
 }
 
+/// A program in a folder that is all of `PATH`.
+fn put_program(bin: &Path, name: &str, script: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    // Written under another name: a program that is open for writing elsewhere cannot be started.
+    let new = bin.join("new");
+    fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&new, bin.join(name)).unwrap();
+}
+
+#[test]
+fn doctor_prints_the_commands_that_mend_and_runs_them_when_told_to() {
+    let bin = tempfile::tempdir().unwrap();
+    let asked = bin.path().join("asked");
+    put_program(bin.path(), "apt-get", &format!("echo \"$*\" >>'{}'", asked.display()));
+    put_program(bin.path(), "sudo", "exec \"$@\"");
+    put_program(bin.path(), "sh", "exec /bin/sh \"$@\"");
+    let doctor = |args: &[&str]| Vmette::new([&["doctor"], args].concat()).env("PATH", bin.path()).exits(1);
+
+    let printed = doctor(&["--fix"]);
+    let install = "apt-get install --no-remove --no-install-recommends qemu-system-";
+    assert!(printed.text().contains(install) && printed.text().contains("# engine"), "{printed:?}");
+    let diagnosis = json(&doctor(&["--json"]).stdout);
+    assert_eq!(diagnosis["fixes"][0]["findings"][0], "engine", "{diagnosis}");
+    assert!(!asked.exists(), "nothing runs unasked");
+
+    let run = doctor(&["--fix", "--yes"]);
+    assert!(text_of(&asked).starts_with("install --no-remove"), "{run:?}");
+    // That apt-get installs nothing, and the last word is about what is there now.
+    assert!(run.text().ends_with("A run would fail here."), "{run:?}");
+    put_program(bin.path(), "apt-get", "exit 100");
+    doctor(&["--fix", "--yes"]).said(["running:", "failed", "100"]);
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man1");
+    Vmette::new(["man", pages.to_str().unwrap()]).exits(0);
+    for page in ["vmette.1", "vmette-run.1", "vmette-image-build.1", "vmette-doctor.1"] {
+        assert!(text_of(&pages.join(page)).starts_with(".ie"), "{page}");
+    }
+    assert!(text_of(&pages.join("vmette-run.1")).contains("timeout"));
+    fs::write(folder.path().join("file"), "").unwrap();
+    Vmette::new(["man", folder.path().join("file").to_str().unwrap()])
+        .exits(1)
+        .said(["manual pages", "file"]);
+}
+
 #[test]
 fn doctor_changes_nothing() {
     let cache = tempfile::tempdir().unwrap();

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
+use vmette_testing::lane;
 
 use crate::processes::{Processes, await_end, pidfd};
 use crate::stream::Stream;
@@ -28,7 +29,7 @@ pub(crate) const VMETTE: &str = env!("CARGO_BIN_EXE_vmette");
 
 /// The cache that all tests share, so that the kernel is fetched and the template made once.
 pub(crate) fn shared_cache() -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    let path = lane::shared_cache(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     private_folder(&path);
     path
 }
@@ -76,6 +77,7 @@ impl Vmette {
         }
         command
             .args(args)
+            .envs(lane::environment())
             .env("VMETTE_CACHE_DIR", shared_cache())
             .env("TMPDIR", temp.path())
             .env_remove("XDG_RUNTIME_DIR")

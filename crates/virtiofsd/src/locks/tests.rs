@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 fn locks() -> Locks {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    Locks::new(openat(rustix::fs::CWD, "/proc/self/fd", flags, Mode::empty()).unwrap().into()).unwrap()
+    Locks::new(openat(rustix::fs::CWD, "/proc/self/fd", flags, Mode::empty()).unwrap().into(), true).unwrap()
 }
 
 fn open(path: &Path) -> File {
@@ -113,6 +113,12 @@ fn a_file_that_is_open_for_reading_only_has_shared_locks() {
     let file = File::open(&path).unwrap();
     let sealed = Range { kind: EXCLUSIVE, start: 0, len: 1 };
     assert_eq!(set(&file, sealed).unwrap_err().raw_os_error(), Some(libc::ENOLCK));
+    assert_eq!(locks.request(&file, c"a", &ask(1, SHARED, 0..=0)).unwrap(), Taken::Yes);
+    // On a share that is read-only no file is opened for writing, whatever the lock.
+    locks.clear();
+    locks.writable = false;
+    let error = locks.request(&file, c"a", &ask(1, EXCLUSIVE, 0..=0)).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOLCK));
     assert_eq!(locks.request(&file, c"a", &ask(1, SHARED, 0..=0)).unwrap(), Taken::Yes);
 }
 

@@ -61,7 +61,7 @@ impl Guest {
         let open = rustix::fs::open("/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let bounds = Bounds { descriptors: 64, files: 1000, size: 1 << 20 };
         let folder =
-            Folder::new(PassthroughFs::new(config).unwrap(), bounds, Locks::new(open.into()).unwrap());
+            Folder::new(PassthroughFs::new(config).unwrap(), bounds, Locks::new(open.into(), true).unwrap());
         let queues = Queues::new(atomic.clone(), folder).unwrap();
         let vrings = (0..2).map(|_| Vring::new(atomic.clone(), 256).unwrap()).collect();
         let mut guest = Self { memory, queues, vrings, dir, next_head: 0 };

@@ -155,10 +155,12 @@ pub(super) fn is_package_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte))
 }
 
-/// A command that asks nothing, and knows the way to the network. One that is not installed fails when it is started.
+/// A command that asks nothing, and knows the way to the network and the caller's own configuration of apt. One that is not
+/// installed fails when it is started.
 fn command(program: &str) -> Command {
     Command::new(find(program).unwrap_or_else(|| program.into()))
         .env("DEBIAN_FRONTEND", "noninteractive")
+        .pass_on(&["APT_CONFIG"])
         .pass_on(NETWORK_VARIABLES)
 }
 

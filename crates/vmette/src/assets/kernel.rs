@@ -19,9 +19,12 @@ pub(super) const PACKAGE: &str =
 const PACKAGE_ELSEWHERE: &str = "linux-image-virtual";
 
 /// The packages that such a package needs for the kernel itself; the others are tools to install it.
-const PARTS: [&str; 3] = ["linux-image-", "linux-modules-", "linux-binary-"];
-/// A kernel comes in one to three packages.
+const PARTS: [&str; 4] = ["linux-image-", "linux-modules-", "linux-binary-", "linux-base-"];
+/// A kernel comes in one to six packages.
 const MAX_PARTS: usize = 8;
+
+/// Folders of module trees, each below the name of its version. Debian 14, Fedora and Arch keep the image there as well.
+const MODULE_FOLDERS: [&str; 2] = ["usr/lib/modules", "lib/modules"];
 
 /// File names of a kernel in `VMETTE_ASSETS_DIR`.
 const IMAGE_NAMES: [&str; 2] = ["vmlinuz", "vmlinuz-virt"];
@@ -67,7 +70,7 @@ impl Kernel {
     }
 
     /// The kernel to boot if it is there already: the explicit one, else the first of `VMETTE_ASSETS_DIR`, the cache
-    /// and the host's `/boot`.
+    /// and those that are installed on the host.
     pub fn find(options: &AssetOptions) -> Result<Option<Self>, AssetError> {
         Self::find_on(options, Path::new("/"))
     }
@@ -87,9 +90,11 @@ fn explicit(image: &Path, options: &AssetOptions, host: &Path) -> Result<Kernel,
     let image = fs::canonicalize(image).map_err(AssetError::file("kernel", image))?;
     let version = version_of(&image)?;
     let beside = image.parent().unwrap_or(Path::new("/"));
-    // `<folder>/modules`, or the tree of a `boot` folder's system, or one that has the same version.
+    // `<folder>/modules`, or the tree that the image is in, or that of a `boot` folder's system, or one that has the same
+    // version.
     let modules = [
         beside.join("modules"),
+        beside.to_owned(),
         beside.join("../lib/modules").join(&version),
         options.cache.path().join("kernel").join(&version).join("modules"),
         host.join("lib/modules").join(&version),
@@ -136,17 +141,39 @@ fn cached(options: &AssetOptions) -> Result<Option<Kernel>, AssetError> {
 fn installed(host: &Path) -> Option<Kernel> {
     let debian = PACKAGE.rsplit_once('-').map_or(PACKAGE, |(_, arch)| arch);
     let ending = format!("-cloud-{debian}");
-    let entries = fs::read_dir(host.join("boot")).ok()?;
-    let found =
-        entries.filter_map(|entry| {
-            let image = entry.ok()?.path();
-            let version = image.file_name()?.to_str()?.strip_prefix("vmlinuz-")?.to_owned();
-            let modules = host.join("lib/modules").join(&version);
-            (version.ends_with(&ending) && Head::read(&image).is_ok() && is_tree(&modules)).then_some(
-                Kernel { image, modules: Some(modules), version, origin: Origin::Installed, initramfs: None },
-            )
-        });
+    let found = images(host).into_iter().filter_map(|(image, version)| {
+        let tree = module_tree(host, &version).filter(|_| version.ends_with(&ending))?;
+        Head::read(&image).is_ok().then_some(Kernel {
+            image,
+            modules: Some(tree),
+            version,
+            origin: Origin::Installed,
+            initramfs: None,
+        })
+    });
     found.max_by(|a, b| by_version(&a.version, &b.version))
+}
+
+/// The images of a system, with their versions: `boot/vmlinuz-VERSION` and `usr/lib/modules/VERSION/vmlinuz`.
+fn images(system: &Path) -> Vec<(PathBuf, String)> {
+    let names = |folder: &Path| {
+        let entries = fs::read_dir(folder).into_iter().flatten();
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect::<Vec<_>>()
+    };
+    let boot = system.join("boot");
+    let in_boot = names(&boot).into_iter().filter_map(|name| {
+        let version = name.strip_prefix("vmlinuz-")?.to_owned();
+        Some((boot.join(name), version))
+    });
+    let beside_modules = MODULE_FOLDERS.iter().map(|folder| system.join(folder)).flat_map(|folder| {
+        names(&folder).into_iter().map(move |version| (folder.join(&version).join("vmlinuz"), version))
+    });
+    in_boot.chain(beside_modules).filter(|(image, version)| is_version(version) && image.is_file()).collect()
+}
+
+/// The modules of that version in a system.
+fn module_tree(system: &Path, version: &str) -> Option<PathBuf> {
+    MODULE_FOLDERS.iter().map(|folder| system.join(folder).join(version)).find(|tree| is_tree(tree))
 }
 
 /// The version that the image's header gives, or else its name. An unreadable image, or a file that is no image, is an error.
@@ -246,24 +273,21 @@ fn arrange(staging: &Path) -> Result<String, AssetError> {
     let (root, kernel) = (staging.join("root"), staging.join("kernel"));
     let lacks =
         |what: &str| AssetError::Package { package: PACKAGE.to_owned(), reason: format!("it has no {what}") };
-    let version = fs::read_dir(root.join("boot"))
-        .map_err(|_| lacks("/boot"))?
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.strip_prefix("vmlinuz-")?.to_owned()))
-        .find(|version| is_version(version))
-        .ok_or_else(|| lacks("/boot/vmlinuz"))?;
-    let trees = ["lib/modules", "usr/lib/modules"].map(|folder| root.join(folder).join(&version));
-    let tree = trees.iter().find(|tree| is_tree(tree)).ok_or_else(|| lacks("modules of that kernel"))?;
+    let mut found = images(&root).into_iter();
+    let (image, version) = found.next().ok_or_else(|| lacks("vmlinuz below /boot or /usr/lib/modules"))?;
+    let tree = module_tree(&root, &version).ok_or_else(|| lacks("modules of that kernel"))?;
     let rename = |from: &Path, name: &str| {
         let to = kernel.join(name);
         fs::rename(from, &to).map_err(AssetError::cache(&to))
     };
     fs::create_dir(&kernel).map_err(AssetError::cache(&kernel))?;
-    rename(&root.join(format!("boot/vmlinuz-{version}")), "vmlinuz")?;
-    rename(tree, "modules")?;
-    let config = root.join(format!("boot/config-{version}"));
-    if config.is_file() {
-        rename(&config, "config")?;
+    rename(&image, "vmlinuz")?;
+    let configs = [root.join(format!("boot/config-{version}")), tree.join("config")];
+    if let Some(config) = configs.iter().find(|path| path.is_file()) {
+        rename(config, "config")?;
     }
+    // The last one: image and configuration may have been in it.
+    rename(&tree, "modules")?;
     flush(&kernel).map_err(AssetError::cache(&kernel))?;
     Ok(version)
 }

@@ -168,6 +168,36 @@ fn an_unpacked_package_becomes_image_configuration_and_modules() {
     host.put("root/boot/vmlinuz-6.1.0-9", ELF);
     let error = arrange(host.folder.path()).unwrap_err().to_string();
     assert!(error.contains("no modules"), "{error}");
+    fs::remove_dir_all(host.path("root/boot")).unwrap();
+    fs::remove_dir_all(host.path("kernel")).unwrap();
+    let error = arrange(host.folder.path()).unwrap_err().to_string();
+    assert!(error.contains("no vmlinuz"), "{error}");
+}
+
+/// The packages of Debian 14 and newer fill no `/boot`.
+#[test]
+fn an_image_may_be_in_the_tree_of_its_modules() {
+    let version = cloud("7.2.13+deb14");
+    let mut host = Host::new();
+    for file in ["vmlinuz", "config", "modules.builtin", "kernel/fs/x.ko"] {
+        host.put(&format!("root/usr/lib/modules/{version}/{file}"), ELF);
+    }
+    assert_eq!(arrange(host.folder.path()).unwrap(), version);
+    for file in ["vmlinuz", "config", "modules/modules.builtin", "modules/kernel/fs/x.ko"] {
+        assert!(host.path("kernel").join(file).is_file(), "{file}");
+    }
+
+    let tree = format!("usr/lib/modules/{version}");
+    let image = host.put(&format!("{tree}/vmlinuz"), ELF);
+    assert_eq!(host.find().unwrap(), None, "without its modules it is of no use");
+    host.put(&format!("{tree}/modules.builtin"), b"");
+    let kernel = host.found();
+    assert_eq!((&kernel.image, &kernel.version, kernel.origin), (&image, &version, Origin::Installed));
+    assert_eq!(kernel.modules, Some(host.path(&tree)));
+
+    host.options.kernel = Some(image);
+    let modules = host.found().modules.unwrap();
+    assert_eq!(modules, fs::canonicalize(host.path(&tree)).unwrap());
 }
 
 #[test]

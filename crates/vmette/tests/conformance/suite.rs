@@ -1,6 +1,6 @@
 //! The promises. Commands are what any Linux has, so that the same text runs below a host folder and in a machine.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -8,6 +8,7 @@ use vmette::engine_api::Hypervisor;
 use vmette::{
     Action, Config, Error, ExecOptions, ExitStatus, FailureKind, Output, Session, SessionEnd, StopHandle,
 };
+use vmette_testing::lane;
 
 /// An engine with the folders that it needs.
 pub(crate) struct Bench {
@@ -33,7 +34,7 @@ impl Bench {
         // One cache for all tests with real machines: the template is made once.
         let cache = match self.engine {
             Some(_) => self.dir.path().join("cache"),
-            None => PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("cache"),
+            None => lane::shared_cache(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")),
         };
         Config::default().with(|c| {
             c.host.cache_dir = Some(cache);
