@@ -36,8 +36,8 @@ impl Note {
             }
             Self::GlobalHeaders => "global headers of an archive were passed over",
             Self::Root => {
-                "the root's own entry was passed over: the root has mode 0755 and belongs to root, so that every user \
-                 can enter it"
+                "the root's own entry was passed over, since it keeps users out: the root has mode 0755 and belongs to \
+                 root"
             }
             Self::Numbers => "owners or device numbers out of Linux's range were cut to it",
             Self::GaveWay => "files of a lower layer gave way to folders of the same name",

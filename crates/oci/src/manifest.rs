@@ -58,6 +58,12 @@ pub(super) struct DeclaredPlatform {
     pub(super) architecture: String,
     pub(super) variant: Option<String>,
 }
+impl DeclaredPlatform {
+    /// Returns whether it is more than empty.
+    pub(super) fn says_something(&self) -> bool {
+        !self.os.is_empty() || !self.architecture.is_empty()
+    }
+}
 object!(DeclaredPlatform { os: "os", architecture: "architecture", variant: "variant" });
 
 /// The annotations that mean something here.

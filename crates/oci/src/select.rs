@@ -16,21 +16,22 @@ pub fn candidates<'a>(
     let images = || entries.iter().filter(|entry| !entry.is_attestation());
     let of_kind =
         |kind: Kind| images().filter(move |entry| media_type::kind(&entry.media_type) == Some(kind));
+    let platform =
+        |entry: &'a Descriptor| entry.platform.as_ref().filter(|platform| platform.says_something());
 
-    let mut fitting: Vec<_> = of_kind(Kind::Manifest)
-        .filter_map(|entry| Some((rank(entry.platform.as_ref()?, guest)?, entry)))
-        .collect();
+    let mut fitting: Vec<_> =
+        of_kind(Kind::Manifest).filter_map(|entry| Some((rank(platform(entry)?, guest)?, entry))).collect();
     fitting.sort_by(|a, b| a.0.cmp(b.0));
     if let Some((_, best)) = fitting.first() {
         return Ok(vec![best]);
     }
-    let mut unnamed = of_kind(Kind::Manifest).filter(|entry| entry.platform.is_none());
+    let mut unnamed = of_kind(Kind::Manifest).filter(|entry| platform(entry).is_none());
     // One that does not say for what it is: its configuration will. Of several, none is the right one to guess.
     if let (Some(only), None) = (unnamed.next(), unnamed.next()) {
         return Ok(vec![only]);
     }
     let indexes: Vec<_> = of_kind(Kind::Index)
-        .filter(|entry| entry.platform.as_ref().is_none_or(|platform| rank(platform, guest).is_some()))
+        .filter(|entry| platform(entry).is_none_or(|platform| rank(platform, guest).is_some()))
         .collect();
     if !indexes.is_empty() {
         return Ok(indexes);
@@ -41,7 +42,8 @@ pub fn candidates<'a>(
 /// Rank of an entry for this guest, the least the best; `None` if it does not fit.
 fn rank<'a>(declared: &'a DeclaredPlatform, guest: &Platform) -> Option<&'a str> {
     let architecture = normal(&declared.architecture);
-    if normal(&declared.os) != guest.os || architecture != guest.architecture {
+    let os = normal(&declared.os);
+    if !(os.is_empty() || os == guest.os) || architecture != guest.architecture {
         return None;
     }
     match declared.variant.as_deref() {
@@ -131,6 +133,10 @@ mod tests {
         assert_eq!(chosen(&[unnamed("a"), manifest("b", "linux/amd64")], "amd64"), [Digest::of(b"b")]);
         assert!(candidates(&[unnamed("a"), unnamed("b")], &guest("amd64")).is_err());
         assert_eq!(chosen(&[index("a"), index("b")], "amd64"), [Digest::of(b"a"), Digest::of(b"b")]);
+        let nulls = entry("a", media_type::MANIFESTS[0], json!({"os": null, "architecture": null}));
+        assert_eq!(chosen(&[nulls, manifest("b", "linux/s390x")], "amd64"), [Digest::of(b"a")]);
+        let no_os = entry("a", media_type::MANIFESTS[0], json!({"OS": null, "Architecture": "AMD64"}));
+        assert_eq!(chosen(&[manifest("b", "windows/amd64"), no_os], "amd64"), [Digest::of(b"a")]);
         let other = entry("a", "application/x\u{1b}", Value::Null);
         let message = candidates(&[other], &guest("amd64")).unwrap_err().to_string();
         assert!(message.contains("application/x") && !message.contains('\u{1b}'), "{message}");

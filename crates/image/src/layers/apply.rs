@@ -15,6 +15,9 @@ type Result<T> = std::result::Result<T, ArchiveError>;
 /// Permission bits of every symbolic link on Linux.
 const SYMLINK_MODE: u16 = 0o777;
 
+/// The permission bit that lets everybody enter a folder.
+const OTHERS_ENTER: u16 = 0o001;
+
 /// Applies layers, the lowest first, entry by entry.
 #[derive(Debug)]
 pub(super) struct Applier<'a> {
@@ -36,7 +39,7 @@ impl<'a> Applier<'a> {
     pub(super) fn apply(&mut self, layer: u16, path: &[u8], record: Record) -> Result<()> {
         let Record { attrs, action } = record;
         if path.is_empty() && action != Action::Opaque {
-            self.pass_over_root(&attrs, &action);
+            self.root(attrs, &action);
             return Ok(());
         }
         let what = match action {
@@ -60,11 +63,12 @@ impl<'a> Applier<'a> {
         self.place(layer, path, attrs, what)
     }
 
-    /// An entry of the root itself, which containerd passes over as well: packed from a folder that only its owner may
-    /// enter, no other user could run anything.
-    fn pass_over_root(&self, attrs: &Attrs, action: &Action) {
-        let root = Attrs { mtime: attrs.mtime, ..Attrs::of_missing_dir() };
-        if *action != Action::Dir || *attrs != root {
+    /// An entry of the root itself. One that keeps others out is passed over, as containerd passes over all: packed from a
+    /// folder that only its owner may enter, no other user could run anything.
+    fn root(&mut self, attrs: Attrs, action: &Action) {
+        if *action == Action::Dir && attrs.mode & OTHERS_ENTER != 0 {
+            self.tree.set_attrs(ROOT, attrs);
+        } else {
             self.notes.add(Note::Root);
         }
     }

@@ -112,7 +112,7 @@ fn a_lower_layers_file_gives_way_to_a_folder() {
 
 /// A folder that is entered by others than its owner must not depend on who has packed it.
 #[test]
-fn the_roots_own_entry_is_passed_over() {
+fn a_root_that_keeps_others_out_is_passed_over() {
     for root in ["./", ".", "/", "", "a/..", ". -> elsewhere", ". = f"] {
         let packed = pack(&["f", root, "a/f"]);
         let applied = applied(vec![layer(&packed)], LAYERS).unwrap();
@@ -123,8 +123,11 @@ fn the_roots_own_entry_is_passed_over() {
     }
     let mut tar = CleanTar::without_root(Vec::new());
     tar.dir(b"./", &Meta { mtime: 7, ..Meta::root_owned(0o755) }).unwrap();
-    let notes = applied(vec![layer(&tar.finish().unwrap())], LAYERS).unwrap().notes;
-    assert!(notes.lines().is_empty(), "the usual root is nothing to speak of");
+    tar.dir(b".", &Meta { uid: 5, mtime: 8, ..Meta::root_owned(0o711) }).unwrap();
+    let applied = applied(vec![layer(&tar.finish().unwrap())], LAYERS).unwrap();
+    let root = &listing::of(&applied)[""];
+    assert_eq!((root.mode, root.owner, root.mtime), (0o711, (5, 0), 8), "everybody can enter it");
+    assert!(applied.notes.lines().is_empty());
 }
 
 /// As ko names its program, and Kaniko the targets of hard links.

@@ -114,6 +114,31 @@ mod tests {
     }
 
     #[test]
+    fn the_build_host_leaves_no_traces() {
+        let arguments = format!("{:?}", command(Path::new("/usr/bin/mmdebstrap"), &options()));
+        assert!(arguments.contains("--customize-hook="), "{arguments}");
+        let clean = |prepare: fn(&Path)| {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir(dir.path().join("etc")).unwrap();
+            prepare(&dir.path().join("etc"));
+            let mut shell = std::process::Command::new("sh");
+            assert!(shell.args(["-c", CLEAN, "sh"]).arg(dir.path()).status().unwrap().success());
+            let left = dir.path().join("etc").read_dir().unwrap();
+            left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+        };
+        let copied = |etc: &Path| {
+            for name in ["resolv.conf", "hostname", "hosts"] {
+                std::fs::write(etc.join(name), "x").unwrap();
+            }
+        };
+        assert_eq!(clean(copied), ["hosts"]);
+        assert!(clean(|_| {}).is_empty());
+        // As a service of the system has it.
+        let own = |etc: &Path| std::os::unix::fs::symlink("/run/resolve", etc.join("resolv.conf")).unwrap();
+        assert_eq!(clean(own), ["resolv.conf"]);
+    }
+
+    #[test]
     fn the_cause_of_a_failure_is_told_and_what_follows_from_it_is_not() {
         let printed = "\
 Reading package lists...
