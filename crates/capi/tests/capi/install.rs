@@ -87,12 +87,27 @@ fn a_package_is_staged_below_destdir_and_says_where_it_will_be() {
     ]
     .map(str::to_owned)
     .into();
-    assert_eq!(files(&root, &root), expected);
+    let described = |files: BTreeSet<String>| -> (BTreeSet<String>, BTreeSet<String>) {
+        files.into_iter().partition(|file| !file.starts_with("share/"))
+    };
+    let (installed, documents) = described(files(&root, &root));
+    assert_eq!(installed, expected);
+    for page in ["vmette.1", "vmette-run.1", "vmette-image-pull.1"] {
+        assert!(documents.contains(&format!("share/man/man1/{page}")), "{page}: {documents:?}");
+    }
+    let completions = [
+        "bash-completion/completions/vmette",
+        "zsh/site-functions/_vmette",
+        "fish/vendor_completions.d/vmette.fish",
+    ];
+    for script in completions {
+        assert!(documents.contains(&format!("share/{script}")), "{script}: {documents:?}");
+    }
     let description = fs::read_to_string(root.join("lib/pkgconfig/vmette.pc")).unwrap();
     assert!(description.contains("prefix=/opt/vm&ette\n") && !description.contains('@'), "{description}");
     // A second installation takes the place of the first.
     install(prefix, stage.path().to_str().unwrap());
-    assert_eq!(files(&root, &root), expected);
+    assert_eq!(described(files(&root, &root)), (expected, documents));
 }
 
 fn files(root: &Path, folder: &Path) -> BTreeSet<String> {
@@ -125,6 +140,10 @@ fn on_a_mac_the_library_is_the_dylib_and_static_linking_names_the_frameworks() {
     for name in ["vmette", "libvmette.a", "libvmette.dylib"] {
         fs::write(built.join(name), name).unwrap();
     }
+    // The one that writes its pages: one will do.
+    let command = built.join("vmette");
+    fs::write(&command, "#!/bin/sh\n[ \"$1\" != man ] || echo page >\"$2/vmette.1\"\n").unwrap();
+    fs::set_permissions(&command, fs::Permissions::from_mode(0o755)).unwrap();
     let mut script = Command::new(build::workspace().join("scripts/install"));
     script.arg(&built).arg(&prefix).env("DESTDIR", "");
     script.env("PATH", mac_commands(dir.path(), &["codesign"]));
@@ -135,6 +154,10 @@ fn on_a_mac_the_library_is_the_dylib_and_static_linking_names_the_frameworks() {
         "lib/libvmette.a",
         "lib/libvmette.dylib",
         "lib/pkgconfig/vmette.pc",
+        "share/bash-completion/completions/vmette",
+        "share/fish/vendor_completions.d/vmette.fish",
+        "share/man/man1/vmette.1",
+        "share/zsh/site-functions/_vmette",
     ];
     assert_eq!(files(&prefix, &prefix), expected.map(str::to_owned).into());
     let link = pkg_config(&prefix, &["--static", "--libs"]).join(" ");
