@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod complaints;
+#[cfg(all(feature = "queue", target_os = "linux"))]
+pub mod queue;
 pub mod vsock;
 
 /// The program that serves a host folder over virtio-fs.

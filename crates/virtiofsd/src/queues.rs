@@ -9,8 +9,9 @@ use rustix::fd::OwnedFd;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::bitmap::BitmapMmapRegion;
 use vhost_user_backend::{VhostUserBackendMut, VringRwLock, VringState, VringT};
-use virtio_queue::{QueueOwnedT, QueueT};
+use virtio_queue::QueueT;
 use vm_memory::{GuestAddressSpace, GuestMemory, GuestMemoryAtomic, GuestMemoryRegion};
+use vmette_backend::queue::next_chain;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
@@ -154,7 +155,7 @@ impl<P: Files> Queues<P> {
     /// Serves the requests of a queue.
     fn serve(&mut self, index: usize, state: &mut State) -> io::Result<()> {
         for _ in 0..TURN {
-            let Some(chain) = self.next_chain(state)? else { return Ok(()) };
+            let Some(chain) = next_chain(state, &self.memory)? else { return Ok(()) };
             state.disable_notification().map_err(io::Error::other)?;
             let memory = self.memory.memory();
             if Requests::<P>::is_new_start(&memory, &chain) {
@@ -187,23 +188,6 @@ impl<P: Files> Queues<P> {
             }
         }
         Ok(())
-    }
-
-    /// The next request of a queue. `None` if there is none: the guest then notifies this device of the next one. It is an
-    /// error if the guest claims more requests than the queue holds, or fewer than it announced. The library would take
-    /// both for an empty queue and report it as not empty for ever.
-    fn next_chain(&self, state: &mut State) -> io::Result<Option<Chain>> {
-        let next = |state: &mut State| -> io::Result<Option<Chain>> {
-            Ok(state.get_queue_mut().iter(self.memory.memory()).map_err(io::Error::other)?.next())
-        };
-        if let Some(chain) = next(state)? {
-            return Ok(Some(chain));
-        }
-        // It may have added some before it could know that this is to be told.
-        if !state.enable_notification().map_err(io::Error::other)? {
-            return Ok(None);
-        }
-        next(state)?.map(Some).ok_or_else(|| io::Error::other("there are fewer requests than the guest says"))
     }
 }
 

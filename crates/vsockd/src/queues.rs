@@ -9,8 +9,9 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::OwnedFd;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackendMut, VringRwLock, VringState, VringT};
-use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
+use virtio_queue::{QueueOwnedT, QueueT};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vmette_backend::queue::next_chain;
 use vmette_backend::vsock::{Channel, ToDevice};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
@@ -47,7 +48,6 @@ const VERSION_1: u64 = 1 << 32;
 const EVENT_IDX: u64 = 1 << 29;
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
-type Chain = DescriptorChain<GuestMemoryLoadGuard<GuestMemoryMmap>>;
 
 /// The backend, as the vhost-user library drives it: on one thread, except for changes of the memory.
 pub(crate) struct Queues {
@@ -112,7 +112,7 @@ impl Queues {
     fn transmit(&mut self, vring: &mut VringState) -> io::Result<()> {
         let mut moved = false;
         for _ in 0..TURN {
-            let Some(chain) = self.next_chain(vring)? else {
+            let Some(chain) = next_chain(vring, &self.memory)? else {
                 return if moved { notify(vring) } else { Ok(()) };
             };
             vring.disable_notification().map_err(io::Error::other)?;
@@ -126,23 +126,6 @@ impl Queues {
         }
         self.put_off();
         notify(vring)
-    }
-
-    /// The next buffer of a queue. `None` if there is none: the guest then notifies this device of the next one. It is an
-    /// error if the guest claims more buffers than the queue holds, or fewer than it announced. The library would take both
-    /// for an empty queue and report it as not empty for ever.
-    fn next_chain(&self, vring: &mut VringState) -> io::Result<Option<Chain>> {
-        let next = |vring: &mut VringState| -> io::Result<Option<Chain>> {
-            Ok(vring.get_queue_mut().iter(self.memory.memory()).map_err(io::Error::other)?.next())
-        };
-        if let Some(chain) = next(vring)? {
-            return Ok(Some(chain));
-        }
-        // It may have added some before it could know that this is to be told.
-        if !vring.enable_notification().map_err(io::Error::other)? {
-            return Ok(None);
-        }
-        next(vring)?.map(Some).ok_or_else(|| io::Error::other("there are fewer buffers than the guest says"))
     }
 
     fn packet(&mut self, reader: &mut virtio_queue::Reader<'_>) {
@@ -171,7 +154,7 @@ impl Queues {
                 break;
             }
             let memory = self.memory.memory();
-            let Some(chain) = self.next_chain(vring)? else { break };
+            let Some(chain) = next_chain(vring, &self.memory)? else { break };
             vring.disable_notification().map_err(io::Error::other)?;
             let head = chain.head_index();
             let mut written = 0;

@@ -93,6 +93,14 @@ fn nothing_is_installed_that_would_remove_a_package() {
     assert_eq!(host.asked(), [""; 0]);
 }
 
+#[test]
+fn packages_that_are_not_known_are_the_lists_fault() {
+    let host = Host::new("echo 'E: Unable to locate package qemu-system-x86'; exit 100");
+    let said = said(&host.set_up("run"));
+    assert!(said.contains("Check the network") && !said.contains("removing"), "{said}");
+    assert_eq!(host.asked(), [""; 0]);
+}
+
 /// A part of QEMU from a backport keeps that of the release from being installed, and fits the backport's.
 #[test]
 fn what_fits_what_is_installed_is_taken() {
